@@ -1,7 +1,7 @@
 """What a run says: the vocabulary that results, FHIR and pages all speak.
 
 A model's answer becomes `Findings`: regions with measurements, or image-level observations, or neither ("no region
-above threshold", which is a statement too).  Codes are standard ones where a standard has one (`Code`, PS3.3 section 8).
+above threshold", which is a statement too).  Codes are standard ones where a standard has one (PS3.3 section 8).
 Numbers are stored unrounded; rounding happens once, where they are rendered.
 
 numpy-free on purpose: a findings file is JSON and can be read by anything.
