@@ -1,0 +1,298 @@
+"""The tables of the record (design section 5).
+
+SQLAlchemy 2 Core tables: `dicom_node.record` is the only place where SQL is written.  Truth is vault + artefacts +
+these rows; the workflow engine only decides when and where.  Times are aware UTC as ISO 8601 text with microseconds
+(one representation on every database); order comes from ids, never from clocks (I13).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+site = Table(
+    "site",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""Facts of the installation: site_namespace, node_instance."""
+
+arrivals = Table(
+    "arrivals",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("calling_ae", String(16), nullable=False),
+    Column("peer", String(64), nullable=False),
+    Column("opened_at", String(32), nullable=False),
+    Column("closed_at", String(32)),
+    Column("released", Boolean),
+    Column("instances", Integer, nullable=False, default=0),
+)
+"""One association (or upload).  `released` is False when it was aborted."""
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("uid", String(64), nullable=False, unique=True),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("bytes_sha256", String(64), nullable=False),
+    Column("arrival_id", ForeignKey("arrivals.id"), nullable=False),
+    Column("received_at", String(32), nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    # filled by the indexer, outside the C-STORE handler
+    Column("study_uid", String(64), index=True),
+    Column("series_uid", String(64), index=True),
+    Column("content_sha256", String(64)),
+    Column("header", JSON),
+    Column("refusal", JSON),
+    Column("own_result", Boolean, nullable=False, default=False),
+)
+"""One row per SOP Instance UID.  `content_sha256` is empty until the indexer has read the file."""
+
+copies = Table(
+    "copies",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("uid", String(64), nullable=False, index=True),
+    Column("path", Text, nullable=False),
+    Column("bytes_sha256", String(64), nullable=False),
+    Column("arrival_id", ForeignKey("arrivals.id"), nullable=False),
+    Column("received_at", String(32), nullable=False),
+    Column("content_sha256", String(64)),
+    Column("verdict", String(16)),
+    UniqueConstraint("uid", "bytes_sha256"),
+)
+"""Further bytes that came under a UID we hold: `verdict` becomes duplicate (file dropped) or conflict (quarantined)."""
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("uid", String(64), primary_key=True),
+    Column("public_id", String(32), nullable=False, unique=True),
+    Column("identity", JSON, nullable=False),
+    Column("first_seen_at", String(32), nullable=False),
+    Column("last_activity_at", String(32), nullable=False),
+    Column("quiet_at", String(32)),
+    Column("held", JSON),
+    Column("cancelled", Boolean, nullable=False, default=False),
+)
+"""`identity`: patient and study attributes by keyword, from the first instance.  `public_id` is opaque, for logs and
+pages.  `quiet_at`: when the quiet period was declared over, emptied by new arrivals."""
+
+series = Table(
+    "series",
+    metadata,
+    Column("uid", String(64), primary_key=True),
+    Column("study_uid", ForeignKey("studies.uid"), nullable=False, index=True),
+    Column("public_id", String(32), nullable=False, unique=True),
+    Column("facts", JSON),
+    Column("last_arrival_at", String(32), nullable=False),
+    Column("expected", JSON),
+    Column("role", String(32)),
+    Column("role_confidence", String(8)),
+    Column("role_reasons", JSON),
+    Column("held", JSON),
+)
+"""`expected`: counts announced by others, e.g. {"orthanc": 26, "images_in_acquisition": 26}."""
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("series_uid", ForeignKey("series.uid"), nullable=False, index=True),
+    Column("study_uid", String(64), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("set_sha256", String(64), nullable=False),
+    Column("grade", String(16), nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("instance_uids", JSON, nullable=False),
+    Column("closed_at", String(32), nullable=False),
+    Column("volume_path", Text),
+    Column("refusal", JSON),
+    Column("appearance", JSON),
+    UniqueConstraint("series_uid", "number"),
+    UniqueConstraint("series_uid", "set_sha256", name="uq_revisions_series_set"),
+)
+
+cases = Table(
+    "cases",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("study_uid", ForeignKey("studies.uid"), nullable=False, index=True),
+    Column("route", String(64), nullable=False),
+    Column("result_family", String(64), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("revisions", JSON, nullable=False),
+    Column("publish", String(16), nullable=False),
+    Column("destinations", JSON, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("refusal", JSON),
+    Column("supersedes_case", Integer),
+    Column("created_at", String(32), nullable=False),
+    Column("case_key", String(64), nullable=False, unique=True),
+)
+"""`rank`: which role set of the route was filled (0 is the best).  `case_key`: digest of study, route and revisions."""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_key", String(64), nullable=False, unique=True),
+    Column("case_id", ForeignKey("cases.id"), nullable=False, index=True),
+    Column("study_uid", String(64), nullable=False, index=True),
+    Column("result_family", String(64), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("created_at", String(32), nullable=False),
+    Column("identity", JSON, nullable=False),
+    Column("model_digest", String(64), nullable=False),
+    Column("settings_digest", String(64), nullable=False),
+    Column("predecessor_run", Integer),
+    Column("superseded_by", Integer),
+    Column("current_attempt", Integer, nullable=False, default=0),
+    Column("child_deaths", Integer, nullable=False, default=0),
+    Column("worker_deaths", Integer, nullable=False, default=0),
+    Column("refusal", JSON),
+    Column("error", Text),
+    Column("cancel", Boolean, nullable=False, default=False),
+    Column("cache_hit", Boolean, nullable=False, default=False),
+)
+"""One model version under one setting on one case.  `created_at` is the only clock its objects may show."""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("worker", String(64), nullable=False),
+    Column("started_at", String(32), nullable=False),
+    Column("ended_at", String(32)),
+    Column("outcome", String(32)),
+    Column("detail", Text),
+    UniqueConstraint("run_id", "number"),
+)
+"""Counted before the work starts; artefacts and deliveries are inserted only while their attempt is the current one."""
+
+artefacts = Table(
+    "artefacts",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False, index=True),
+    Column("attempt", Integer, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("sop_class_uid", String(64)),
+    Column("sop_instance_uid", String(64), index=True),
+    Column("series_uid", String(64)),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("run_id", "kind"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False, index=True),
+    Column("artefact_id", ForeignKey("artefacts.id"), nullable=False),
+    Column("destination", String(32), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("first_tried_at", String(32)),
+    Column("last_tried_at", String(32)),
+    Column("next_try_at", String(32)),
+    Column("confirmed_at", String(32)),
+    Column("confirmation", JSON),
+    Column("reason", JSON),
+    UniqueConstraint("artefact_id", "destination"),
+)
+"""One object to one destination, in sending order within (run, destination)."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", String(32), nullable=False),
+    Column("study_uid", String(64), index=True),
+    Column("series_uid", String(64)),
+    Column("run_id", Integer),
+    Column("name", String(64), nullable=False),
+    Column("detail", JSON, nullable=False),
+)
+"""The timeline: everything that happened to a study, in the order of ids."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", String(32), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("study_uid", String(64)),
+    Column("detail", JSON, nullable=False),
+    Column("previous_sha256", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False, unique=True),
+)
+"""Who did what and when, as a hash chain (I21)."""
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(64), nullable=False),
+    Column("prefix", String(16), nullable=False),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("revoked_at", String(32)),
+    Column("last_used_at", String(32)),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False, index=True),
+    Column("resource_type", String(32), nullable=False),
+    Column("resource_id", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("updated_at", String(32), nullable=False),
+    Column("study_uid", String(64), nullable=False, index=True),
+    Column("resource", JSON, nullable=False),
+    UniqueConstraint("resource_type", "resource_id", "version"),
+)
+"""What the node's own read-only FHIR endpoint shows: every version of every resource of a published report."""
+
+Index("ix_events_study_id", events.c.study_uid, events.c.id)

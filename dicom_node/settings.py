@@ -1,0 +1,335 @@
+"""One typed tree of settings: `config/node.yaml`, then environment ``AI_NODE__SECTION__KEY``; secrets by ``…_file``.
+
+An unknown key, a value out of range, or a listener on another address than loopback without a written reason refuses
+the start (invariant I22).  Messages name the key, never the value of a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[A-Z0-9_ .-]+$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class SettingsRefused(Exception):
+    """The configuration is refused; the text says which key, what was expected and what to do (exit code 5)."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeSection(_Section):
+    """Who this installation is."""
+
+    ae_title: AETitle = "AINODE"
+    organisation: str = Field("", max_length=64)
+    """Printed on the report and used as FHIR performer."""
+    contact: str = Field("", max_length=64)
+    """Whom a reader may ask: a telephone number or an e-mail address of the site."""
+    timezone_offset: str = Field("+00:00", pattern=r"^[+-]\d{2}:\d{2}$")
+    """Used where the images carry no Timezone Offset From UTC (0008,0201); printed with the result."""
+    language: Literal["en", "es"] = "en"
+    research_use_only: bool = True
+    site_namespace: uuid.UUID | None = None
+    """All result UIDs derive from it.  Made at the first start and kept in the records when not set here."""
+
+
+class DataSection(_Section):
+    """Where the node keeps its truth."""
+
+    folder: Path = Path("data")
+    min_free_gb: float = Field(5.0, ge=0)
+    """Admission stops (A700, 503) when less than this, or less than `min_free_share`, is free."""
+    min_free_share: float = Field(0.02, ge=0, le=0.5)
+    records_url: str | None = None
+    """SQLAlchemy URL of the records; default SQLite in `folder`."""
+
+
+class Sender(_Section):
+    """A peer that may open an association to the node."""
+
+    ae_title: AETitle
+    address: str | None = None
+    """Its IP address; None accepts any address the listener can be reached from."""
+    priority: Literal["stat", "routine"] = "routine"
+    issuer_of_patient_id: str | None = None
+    """Default issuer where the images carry none."""
+    is_archive: bool = False
+    """An Orthanc that forwards from the archive: its count is evidence, and originals are not passed back to it."""
+    quiet_s: float | None = Field(None, gt=0)
+    cap_s: float | None = Field(None, gt=0)
+
+
+class DoorSection(_Section):
+    """The C-STORE listener."""
+
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    insecure_ok_because: str = ""
+    """Written reason for listening on another address than loopback without TLS; logged at every start."""
+    senders: tuple[Sender, ...] = ()
+    """Deny first: an AE title that is not listed is rejected."""
+    max_associations: int = Field(100, ge=1)
+    max_associations_per_address: int = Field(25, ge=1)
+    acse_timeout_s: float = Field(5.0, gt=0)
+    dimse_timeout_s: float = Field(30.0, gt=0)
+    network_timeout_s: float = Field(60.0, gt=0)
+    max_pdu_bytes: int = Field(131072, ge=4096)
+    max_object_mb: float = Field(512, gt=0)
+
+
+class GatherSection(_Section):
+    """When is a series, and when is a study, taken as complete?"""
+
+    quiet_s: float = Field(3.0, gt=0)
+    cap_s: float = Field(60.0, gt=0)
+    study_quiet_s: float = Field(120.0, gt=0)
+
+
+class OrthancSection(_Section):
+    """The Orthanc in front of the node."""
+
+    url: str = "http://127.0.0.1:8042"
+    dicomweb_root: str = "/dicom-web"
+    username: str = ""
+    password_file: Path | None = None
+    ae_title: AETitle = "ORTHANC"
+    dicom_host: str = "127.0.0.1"
+    dicom_port: Port = 4242
+    pass_originals: bool = True
+    """Images that a modality sent straight to the node are passed on to this Orthanc."""
+    count_as_promised: bool = False
+    """True when this archive is fed by somebody other than the sender and the node: its counts are then a promise."""
+
+
+class EngineSection(_Section):
+    """How models are run."""
+
+    models: Path = Path("models")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["package", "f32", "bf16"] = "package"
+    threads: int = Field(0, ge=0)
+    """0: as many as there are processors."""
+    timeout_s: float = Field(900.0, gt=0)
+    memory_limit_mb: int = Field(6000, ge=500)
+    keep_warm: int = Field(1, ge=1)
+    """How many models stay loaded."""
+
+
+class WorkSection(_Section):
+    """The road."""
+
+    cpu_jobs: int = Field(2, ge=1)
+    decode_timeout_s: float = Field(120.0, gt=0)
+    decode_memory_mb: int = Field(3000, ge=200)
+    reconcile_s: float = Field(180.0, gt=0)
+    max_deaths: int = Field(3, ge=1)
+    """Deaths of a model or decode child after which a run has failed."""
+    max_worker_deaths: int = Field(20, ge=1)
+
+
+class WebSection(_Section):
+    """HTTP: health, metrics, FHIR, viewer."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    insecure_ok_because: str = ""
+    viewer_folder: Path | None = None
+    """OHIF's static files; None: no viewer is served."""
+
+
+class _Destination(_Section):
+    after: str | None = None
+    """Send only when this destination has confirmed."""
+    reject_superseded: bool = True
+    """Send a key object that rejects the superseded result set (113001)."""
+    retry_first_s: float = Field(5.0, gt=0)
+    retry_cap_s: float = Field(1800.0, gt=0)
+    retry_span_h: float = Field(72.0, gt=0)
+    timeout_s: float = Field(60.0, gt=0)
+
+
+class StowDestination(_Destination):
+    """A DICOMweb archive: STOW-RS, then QIDO-RS and WADO-RS to see that it is there."""
+
+    kind: Literal["stow"]
+    url: str
+    """Root of its DICOMweb services, e.g. http://127.0.0.1:8042/dicom-web"""
+    username: str = ""
+    password_file: Path | None = None
+    insecure_ok_because: str = ""
+
+
+class CStoreDestination(_Destination):
+    """A DIMSE archive: C-STORE, then C-FIND or, where it has one, QIDO-RS to see that it is there."""
+
+    kind: Literal["cstore"]
+    host: str
+    port: Port
+    ae_title: AETitle
+    insecure_ok_because: str = ""
+    verify_url: str | None = None
+    """Root of DICOMweb services of the same archive, for verification by content; else C-FIND by UID."""
+
+
+class FolderDestination(_Destination):
+    """A folder, for tests and for archives that watch one."""
+
+    kind: Literal["folder"]
+    path: Path
+
+
+class FhirDestination(_Destination):
+    """A FHIR R4 server."""
+
+    kind: Literal["fhir"]
+    url: str
+    token_file: Path | None = None
+    insecure_ok_because: str = ""
+
+
+Destination = Annotated[
+    StowDestination | CStoreDestination | FolderDestination | FhirDestination, Field(discriminator="kind")
+]
+
+
+class ReportSection(_Section):
+    """What the FHIR report says about identity and status."""
+
+    issuers: dict[str, str] = Field(default_factory=dict)
+    """Issuer of Patient ID -> FHIR identifier system (URI).  No mapping, no match."""
+    accession_system: str = ""
+    status: Literal["preliminary", "partial"] = "preliminary"
+    identifier_system: str = "urn:ainode:result"
+
+
+class Settings(BaseSettings):
+    """The whole tree; see `config/node.yaml` for the commented defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AI_NODE__", env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    node: NodeSection = NodeSection()
+    data: DataSection = DataSection()
+    door: DoorSection = DoorSection()
+    gather: GatherSection = GatherSection()
+    orthanc: OrthancSection = OrthancSection()
+    routes: Path = Path("config/routes.yaml")
+    engine: EngineSection = EngineSection()
+    work: WorkSection = WorkSection()
+    web: WebSection = WebSection()
+    destinations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")], Destination] = Field(
+        default_factory=dict
+    )
+    report: ReportSection = ReportSection()
+
+    @field_validator("destinations")
+    @classmethod
+    def _after_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, destination in value.items():
+            if destination.after is not None and (destination.after not in value or destination.after == name):
+                raise ValueError(f"destination {name!r}: `after` must name another destination")
+        return value
+
+    @model_validator(mode="after")
+    def _plain_text_stays_on_loopback(self) -> Settings:
+        for key, section in (("door", self.door), ("web", self.web)):
+            if section.host not in LOOPBACK and not section.insecure_ok_because:
+                raise ValueError(
+                    f"{key}.host is not a loopback address: set {key}.insecure_ok_because to the written reason why "
+                    "plain text is acceptable on that network (an isolated VLAN, a TLS proxy in front)"
+                )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @property
+    def vault_folder(self) -> Path:
+        return self.data.folder / "vault"
+
+    @property
+    def records_url(self) -> str:
+        return self.data.records_url or f"sqlite:///{(self.data.folder / 'records.sqlite').absolute()}"
+
+    @property
+    def engine_url(self) -> str:
+        """Where the workflow engine keeps its own tables."""
+        return f"sqlite:///{(self.data.folder / 'engine.sqlite').absolute()}"
+
+    def sender(self, ae_title: str) -> Sender | None:
+        """The configured sender with this AE title, if any."""
+        return next((s for s in self.door.senders if s.ae_title == ae_title), None)
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Read the YAML file (default: `AI_NODE_CONFIG`, else `config/node.yaml` if it is there) and the environment.
+
+    Relative paths in the file are relative to the working folder of the process.
+
+    Raises
+    ------
+    SettingsRefused
+        With one line per key that is unknown or out of range.
+    """
+    chosen = path or (Path(os.environ["AI_NODE_CONFIG"]) if "AI_NODE_CONFIG" in os.environ else None)
+    if chosen is None and Path("config/node.yaml").is_file():
+        chosen = Path("config/node.yaml")
+    values: Any = {}
+    if chosen is not None:
+        try:
+            values = yaml.safe_load(chosen.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise SettingsRefused(f"configuration file {chosen}: {error.strerror}. Give --config FILE.") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" at line {mark.line + 1}" if mark is not None else ""
+            raise SettingsRefused(f"configuration file {chosen} is not YAML{where}.") from None
+        if not isinstance(values, dict):
+            raise SettingsRefused(f"configuration file {chosen}: expected sections, found a {type(values).__name__}.")
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise SettingsRefused("configuration refused:\n  " + "\n  ".join(lines)) from None
+
+
+def read_secret(path: Path) -> str:
+    """Read a secret from a file that only its owner may read (0400 or 0600).
+
+    Raises
+    ------
+    SettingsRefused
+        If the file is absent, empty, or readable by group or others.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise SettingsRefused(f"secret file {path}: mode {mode:04o} lets others read it; expected 0600 or 0400.")
+        secret = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsRefused(f"secret file {path}: {error.strerror}.") from None
+    if not secret:
+        raise SettingsRefused(f"secret file {path} is empty.")
+    return secret
