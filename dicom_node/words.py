@@ -211,6 +211,8 @@ class RoleGuess:
     reasons: tuple[str, ...]
     ambiguous_with: tuple[str, ...] = ()
     """Other roles that the evidence leaves open; empty when decided."""
+    after_contrast: bool | None = None
+    """Whether the series was acquired after contrast was given; None where nothing in the study tells."""
 
 
 @dataclass(frozen=True)
