@@ -1,0 +1,328 @@
+"""What a ``model.yaml`` may say: one typed tree, unknown keys refused.
+
+A package is configuration, never code: everything it can choose (runner, intensity preprocessing, measurements,
+post-processing) is a name from a closed list in this repository, so nothing named in a file is imported.  The reference
+for authors is ``docs/reference/model-package.md``.
+
+Guaranteed: a `Description` that exists is complete and consistent (labels unique, composites made of labels that exist,
+limits in order).  Not guaranteed: that the weights fit it; the runner checks that when it builds the network.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ai_engine.findings import Code
+from ai_engine.packages.colour import cielab_from_rgb
+
+MAX_YAML_BYTES = 256 * 1024
+"""A description is a page of text; more is not one."""
+
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+VERSION = r"^\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,32})?$"
+KEY = r"^[a-z][a-z0-9_]{0,62}$"
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+
+class DescriptionError(ValueError):
+    """``model.yaml`` is not a valid description; the text names the keys and what was expected."""
+
+
+class Task(StrEnum):
+    """What the model answers: a mask, or a statement about the whole image."""
+
+    SEGMENTATION = "segmentation"
+    CLASSIFICATION = "classification"
+
+
+class MeasurementName(StrEnum):
+    """What `ai_engine.measure` can measure about a region."""
+
+    VOLUME = "volume"
+    LONG_AXIS = "long_axis"
+    SHORT_AXIS = "short_axis"
+    DIAMETER_3D = "diameter_3d"
+    SURFACE = "surface"
+    MEAN = "mean"
+    SD = "sd"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+Rgb = tuple[
+    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
+]
+Lab = tuple[
+    Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)]
+]
+
+
+class CodeEntry(_Strict):
+    """A coded concept (PS3.3 section 8): value, scheme designator, meaning."""
+
+    value: Annotated[str, Field(min_length=1, max_length=16)]
+    scheme: Annotated[str, Field(min_length=1, max_length=16)]
+    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+
+    def code(self) -> Code:
+        """The same as the ground's `Code`."""
+        return Code(self.value, self.scheme, self.meaning)
+
+
+class Input(_Strict):
+    """One input channel: which sequence role fills it and which acquisitions it was made for.
+
+    Limits in plane and along the slice step hold *after* the volume was turned to the package's `axes`.
+    """
+
+    role: Annotated[str, Field(pattern=KEY)]
+    modality: Annotated[tuple[str, ...], Field(min_length=1)]
+    spacing_in_plane_mm: Range
+    slice_step_mm: Range
+    min_slices: Annotated[int, Field(ge=1)]
+    extent_in_plane_mm: Range | None = None
+    """Smallest and largest side of a slice; outside is out-of-distribution."""
+    skull: Literal["native", "stripped", "any"] = "any"
+    intensity: Literal["none", "standardise_flair"] = "none"
+    """A function of `ai_engine.runners.intensity`, applied to the whole volume before all other preprocessing."""
+
+    @field_validator("spacing_in_plane_mm", "slice_step_mm", "extent_in_plane_mm")
+    @classmethod
+    def _in_order(cls, value: Range | None) -> Range | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError("the lower limit comes first")
+        return value
+
+
+class Postprocessing(_Strict):
+    """What is done to one label after the network, and what that was measured to do."""
+
+    min_component_mm3: Annotated[float, Field(ge=0)] = 0.0
+    """Components (26-connectivity) smaller than this are removed; 0 = off."""
+    fill_holes: bool = False
+    """Fill background that is enclosed by the label in its slice plane."""
+    keep_largest: bool = False
+    """Keep the largest component only."""
+    measured_effect: str = ""
+    """What switching this on changed on held-back data, in words with numbers."""
+
+    @model_validator(mode="after")
+    def _effect_is_stated(self) -> Self:
+        if (self.min_component_mm3 > 0 or self.fill_holes or self.keep_largest) and not self.measured_effect:
+            raise ValueError("post-processing that is on states its measured_effect")
+        return self
+
+
+class _Named(_Strict):
+    key: Annotated[str, Field(pattern=KEY)]
+    """Stable for ever: tracking UIDs derive from it."""
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    abbreviation: Annotated[str, Field(min_length=1, max_length=16)]
+    category: CodeEntry
+    type: CodeEntry
+    site: CodeEntry
+    color_rgb: Rgb
+    color_cielab: Lab | None = None
+    """As stored in (0062,000D); computed from `color_rgb` when left out."""
+
+    @property
+    def cielab(self) -> tuple[int, int, int]:
+        """The recommended display colour as DICOM stores it."""
+        return self.color_cielab if self.color_cielab is not None else cielab_from_rgb(self.color_rgb)
+
+
+class Label(_Named):
+    """One value of the mask."""
+
+    label: Annotated[int, Field(ge=1, le=254)]
+    postprocessing: Postprocessing = Postprocessing()
+
+
+class Composite(_Named):
+    """A union of labels that is measured and reported, but has no segment of its own."""
+
+    labels: Annotated[tuple[int, ...], Field(min_length=2)]
+
+
+class Threshold(_Strict):
+    """How class scores become a label.
+
+    ``argmax``: nnU-Net's own.  ``foreground``: a voxel is labelled where ``1 - P(background) >= value``, with the most
+    probable foreground label; for softmax models only.
+    """
+
+    rule: Literal["argmax", "foreground"] = "argmax"
+    value: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _value_belongs_to_rule(self) -> Self:
+        if (self.rule == "foreground") != (self.value is not None):
+            raise ValueError("`value` goes with rule `foreground`, and only with it")
+        return self
+
+
+class Precisions(_Strict):
+    """The arithmetic asked of each device.  What was really used is read back and stands in every result."""
+
+    cpu: Literal["f32", "bf16"] = "f32"
+    cuda: Literal["f32", "f16", "bf16"] = "f16"
+
+
+class Inference(_Strict):
+    """How the network is called."""
+
+    configuration: Annotated[str, Field(min_length=1, max_length=64)]
+    """The configuration of ``plans.json``, e.g. ``2d`` or ``3d_fullres``."""
+    step: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Tile step as a share of the patch (nnU-Net's tile_step_size)."""
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    """Axes of the patch that are mirrored and averaged; empty = no mirroring."""
+    batch: Annotated[int, Field(ge=1, le=64)] = 1
+    """Tiles per call of the network."""
+    precision: Precisions = Precisions()
+
+
+class Metric(_Strict):
+    """One measured number, with its interval and what it was measured on."""
+
+    name: Annotated[str, Field(min_length=1)]
+    value: float
+    ci95: tuple[float, float] | None = None
+    n: Annotated[int, Field(ge=1)]
+    region: str = ""
+    data: Annotated[str, Field(min_length=1)]
+
+
+class SelfTest(_Strict):
+    """A stored case with its stored answer, run by ``ai-node models verify --run`` and at start.
+
+    `file` is a safetensors file with one (S, R, C) float32 tensor per role and ``affine`` (4, 4) float64, the
+    `ai_engine.geometry.Affine` matrix.
+    """
+
+    file: Annotated[str, Field(pattern=FILE_NAME)]
+    voxels: dict[int, Annotated[int, Field(ge=0)]]
+    """Expected voxels per label."""
+    tolerance_percent: Annotated[float, Field(ge=0, le=50)] = 2.0
+
+
+class Description(_Strict):
+    """A whole ``model.yaml``."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=NAME)]
+    version: Annotated[str, Field(pattern=VERSION)]
+    title: Annotated[str, Field(min_length=1, max_length=64)]
+    task: Task
+    framework: Annotated[str, Field(min_length=1, max_length=64)]
+    """What made the weights, e.g. ``nnunetv2 2.8.1``."""
+    runner: Literal["nnunet"]
+    axes: Annotated[str, Field(pattern=r"^[LRAPSI]{3}$")]
+    """Where slice, row and column index grow to in the model's own arrays, e.g. ``SPL``: slices to the head, rows to
+    the back, columns to the patient's left, which is what a SimpleITK-read axial NIfTI looks like."""
+    max_tilt_deg: Annotated[float, Field(ge=0, le=54)] = 45.0
+    """Largest angle between the volume's axes and `axes`; more is orientation-unsupported."""
+    inputs: Annotated[tuple[Input, ...], Field(min_length=1)]
+    """In the order of the network's channels."""
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
+    composites: tuple[Composite, ...] = ()
+    measurements: tuple[MeasurementName, ...] = (MeasurementName.VOLUME,)
+    inference: Inference
+    threshold: Threshold = Threshold()
+    weights: Annotated[tuple[Annotated[str, Field(pattern=FILE_NAME)], ...], Field(min_length=1)]
+    """safetensors files; several are folds, whose logits are averaged as nnU-Net does."""
+    self_test: SelfTest | None = None
+    intended_use: Annotated[str, Field(min_length=1)]
+    limits: Annotated[tuple[str, ...], Field(min_length=1)]
+    training_data: Annotated[str, Field(min_length=1)]
+    metrics: tuple[Metric, ...] = ()
+    licence: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.task is not Task.SEGMENTATION:
+            raise ValueError("task: runner nnunet answers segmentation")
+        _all_different("inputs", [entry.role for entry in self.inputs])
+        _all_different("labels", [str(entry.label) for entry in self.labels])
+        _all_different("keys", [entry.key for entry in (*self.labels, *self.composites)])
+        _all_different("measurements", [str(name) for name in self.measurements])
+        known = {entry.label for entry in self.labels}
+        for composite in self.composites:
+            if not set(composite.labels) <= known or len(set(composite.labels)) != len(composite.labels):
+                raise ValueError(f"composites: {composite.key} is not made of different, known labels")
+        if self.self_test is not None and not set(self.self_test.voxels) <= known:
+            raise ValueError("self_test: voxels names a label that does not exist")
+        if sorted({"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}[letter] for letter in self.axes) != [0, 1, 2]:
+            raise ValueError("axes: one of L/R, one of A/P and one of S/I, in the order slice, row, column")
+        return self
+
+    @property
+    def reference(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+
+def _all_different(what: str, values: list[str]) -> None:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{what}: {', '.join(twice)} appears more than once")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases (a small file could grow without bound) and without repeated keys (the last would win)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise DescriptionError("model.yaml: anchors and aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise DescriptionError(f"model.yaml: key {str(key)[:64]!r} appears twice")
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_description(data: bytes) -> Description:
+    """Read the bytes of a ``model.yaml``.
+
+    Raises
+    ------
+    DescriptionError
+        If it is no YAML, too large, has unknown or missing keys, or contradicts itself.
+    """
+    if len(data) > MAX_YAML_BYTES:
+        raise DescriptionError(f"model.yaml: at most {MAX_YAML_BYTES} bytes expected, found {len(data)}")
+    try:
+        tree = yaml.load(data, Loader=_PlainLoader)  # _PlainLoader is a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        raise DescriptionError(f"model.yaml is not YAML{f', line {where.line + 1}' if where else ''}") from error
+    try:
+        return Description.model_validate(tree)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'model.yaml'}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)[:20]
+        ]
+        raise DescriptionError("model.yaml: " + "; ".join(lines)) from error
+
+
+def version_order(version: str) -> tuple[tuple[int, ...], bool, str]:
+    """Sort key of a version: numbers first, a pre-release before its release."""
+    numbers, _, extra = version.partition("-")
+    return tuple(int(part) for part in numbers.split(".")), not extra, extra
+
+
+def is_name(text: str) -> bool:
+    """Whether a text has the form of a model name."""
+    return re.match(NAME, text) is not None
