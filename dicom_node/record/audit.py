@@ -1,7 +1,7 @@
 """The audit log: who did what to which study and when, as a hash chain (invariant I21).
 
-Each entry's digest covers the previous digest, so a changed, dropped or reordered entry is found by `verify`; a cut tail
-is found by comparing with a head kept elsewhere (`head`).
+Each entry's digest covers the previous digest, so a changed, dropped or reordered entry is found by `verify`; a cut
+tail is found by comparing with a head kept elsewhere (`head`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,127 @@
+"""Deliveries: one object to one destination, with its confirmation (table `deliveries`).
+
+Rows are inserted in the same transaction that declares the run *built* (the outbox), and change state only through
+`runs.move`.  Within one run and destination the objects go in `position` order: SEG, PDF, SC, then the SR that refers
+to them (I3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+
+from dicom_node.record.database import now
+from dicom_node.record.runs import move
+from dicom_node.record.tables import artefacts, deliveries, runs
+from dicom_node.words import DeliveryState
+
+OPEN = (DeliveryState.PENDING.value, DeliveryState.SENDING.value)
+
+
+def add_deliveries(connection: Connection, run_id: int, destination: str, artefact_ids: Sequence[int]) -> None:
+    """Write the outbox of one destination, in sending order; rows that exist are left as they are."""
+    for position, artefact_id in enumerate(artefact_ids):
+        known = connection.execute(
+            select(deliveries.c.id).where(
+                deliveries.c.artefact_id == artefact_id, deliveries.c.destination == destination
+            )
+        ).first()
+        if known is None:
+            connection.execute(
+                insert(deliveries).values(
+                    run_id=run_id,
+                    artefact_id=artefact_id,
+                    destination=destination,
+                    position=position,
+                    state=DeliveryState.PENDING.value,
+                )
+            )
+
+
+def of_run(connection: Connection, run_id: int, destination: str | None = None) -> list[RowMapping]:
+    """Deliveries of a run (to one destination), in sending order, each with its artefact's kind, path and UIDs."""
+    query = (
+        select(
+            deliveries,
+            artefacts.c.kind,
+            artefacts.c.path,
+            artefacts.c.sha256,
+            artefacts.c.sop_class_uid,
+            artefacts.c.sop_instance_uid,
+            artefacts.c.series_uid,
+        )
+        .join(artefacts, artefacts.c.id == deliveries.c.artefact_id)
+        .where(deliveries.c.run_id == run_id)
+        .order_by(deliveries.c.destination, deliveries.c.position)
+    )
+    if destination is not None:
+        query = query.where(deliveries.c.destination == destination)
+    return list(connection.execute(query).mappings())
+
+
+def begin_try(connection: Connection, delivery_id: int) -> int:
+    """Count a try before it is made; which try it is (1 for the first)."""
+    move(connection, "delivery", delivery_id, DeliveryState.SENDING)
+    at = now()
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id)
+        .values(
+            attempts=deliveries.c.attempts + 1,
+            last_tried_at=at,
+            first_tried_at=func.coalesce(deliveries.c.first_tried_at, at),
+        )
+    )
+    return int(connection.execute(select(deliveries.c.attempts).where(deliveries.c.id == delivery_id)).scalar_one())
+
+
+def is_confirmed(connection: Connection, run_id: int, destination: str) -> bool:
+    """Whether every object of the run for this destination was seen there."""
+    states = connection.execute(
+        select(deliveries.c.state).where(deliveries.c.run_id == run_id, deliveries.c.destination == destination)
+    ).scalars()
+    found = list(states)
+    return bool(found) and all(state == DeliveryState.CONFIRMED.value for state in found)
+
+
+def was_published(connection: Connection, run_id: int) -> bool:
+    """Whether anything of the run may have left the node: from then on it can only be superseded, not forgotten."""
+    found = connection.execute(
+        select(deliveries.c.id).where(deliveries.c.run_id == run_id, deliveries.c.attempts > 0).limit(1)
+    ).first()
+    return found is not None
+
+
+def cancel_open(connection: Connection, run_id: int) -> None:
+    """Take back what was never tried."""
+    for found in connection.execute(
+        select(deliveries.c.id).where(
+            deliveries.c.run_id == run_id, deliveries.c.state == DeliveryState.PENDING.value, deliveries.c.attempts == 0
+        )
+    ).scalars():
+        move(connection, "delivery", int(found), DeliveryState.CANCELLED)
+
+
+def open_pairs(connection: Connection) -> list[tuple[int, str]]:
+    """(run, destination) pairs with something still to send, oldest first; cancelled runs left out."""
+    query = (
+        select(deliveries.c.run_id, deliveries.c.destination)
+        .join(runs, runs.c.id == deliveries.c.run_id)
+        .where(deliveries.c.state.in_(OPEN), runs.c.cancel.is_(False))
+        .distinct()
+        .order_by(deliveries.c.run_id)
+    )
+    return [(int(r.run_id), str(r.destination)) for r in connection.execute(query)]
+
+
+def in_state(connection: Connection, state: DeliveryState) -> list[RowMapping]:
+    """All deliveries in one state, with their study."""
+    query = (
+        select(deliveries, runs.c.study_uid, artefacts.c.kind)
+        .join(runs, runs.c.id == deliveries.c.run_id)
+        .join(artefacts, artefacts.c.id == deliveries.c.artefact_id)
+        .where(deliveries.c.state == state.value)
+        .order_by(deliveries.c.id)
+    )
+    return list(connection.execute(query).mappings())
