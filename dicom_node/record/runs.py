@@ -61,8 +61,8 @@ def add_case(connection: Connection, **values: Any) -> tuple[int, bool]:
     found = connection.execute(select(cases.c.id).where(cases.c.case_key == values["case_key"])).scalar()
     if found is not None:
         return int(found), False
-    result = connection.execute(insert(cases).values(created_at=now(), **values))
-    return int(result.inserted_primary_key[0]), True
+    added = connection.execute(insert(cases).values(created_at=now(), **values).returning(cases.c.id))
+    return int(added.scalar_one()), True
 
 
 def add_run(connection: Connection, **values: Any) -> tuple[int, bool]:
@@ -70,8 +70,8 @@ def add_run(connection: Connection, **values: Any) -> tuple[int, bool]:
     found = connection.execute(select(runs.c.id).where(runs.c.run_key == values["run_key"])).scalar()
     if found is not None:
         return int(found), False
-    result = connection.execute(insert(runs).values(created_at=now(), state=RunState.QUEUED.value, **values))
-    return int(result.inserted_primary_key[0]), True
+    row_values = {"created_at": now(), "state": RunState.QUEUED.value, **values}
+    return int(connection.execute(insert(runs).values(row_values).returning(runs.c.id)).scalar_one()), True
 
 
 def current_run(connection: Connection, study_uid: str, result_family: str) -> RowMapping | None:

@@ -1,0 +1,70 @@
+"""Keep bytes so that they survive a power cut: write beside, fsync, rename, fsync the folder.
+
+Used for artefacts and caches.  (The door has its own port for the same sequence, because its every call is a point at
+which a test may cut the power.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+
+def keep(folder: Path, data: bytes) -> tuple[str, str]:
+    """Keep bytes under their own digest.
+
+    Returns
+    -------
+    sha256, path
+        The digest, and the path relative to `folder`.
+    """
+    sha256 = hashlib.sha256(data).hexdigest()
+    relative = f"{sha256[:2]}/{sha256[2:]}"
+    target = folder / relative
+    if not target.exists():
+        write_durably(target, data)
+    return sha256, relative
+
+
+def write_durably(target: Path, data: bytes) -> None:
+    """Write a file completely or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = target.with_name(f".{secrets.token_hex(8)}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(folder: Path, relative: str, sha256: str) -> bytes:
+    """Read kept bytes and compare them with their digest.
+
+    Raises
+    ------
+    OSError
+        If the file is absent.
+    ValueError
+        If its bytes are not those that were kept.
+    """
+    data = (folder / relative).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError("a kept file has other bytes than those that were kept: the disk or somebody changed it")
+    return data
