@@ -72,8 +72,11 @@ instances = Table(
     Column("header", JSON),
     Column("refusal", JSON),
     Column("own_result", Boolean, nullable=False, default=False),
+    Column("pass_state", String(8), index=True),
+    Column("pass_attempts", Integer, nullable=False, default=0),
 )
-"""One row per SOP Instance UID.  `content_sha256` is empty until the indexer has read the file."""
+"""One row per SOP Instance UID.  `content_sha256` is empty until the indexer has read the file.  `pass_state`: whether
+the original goes on to the archive: empty (it came from there), pending, passed, or failed (the archive refused it)."""
 
 copies = Table(
     "copies",
@@ -99,11 +102,14 @@ studies = Table(
     Column("first_seen_at", String(32), nullable=False),
     Column("last_activity_at", String(32), nullable=False),
     Column("quiet_at", String(32)),
+    Column("quiet_number", Integer, nullable=False, default=0),
+    Column("quiet_put_at", String(32)),
     Column("held", JSON),
     Column("cancelled", Boolean, nullable=False, default=False),
 )
 """`identity`: patient and study attributes by keyword, from the first instance.  `public_id` is opaque, for logs and
-pages.  `quiet_at`: when the quiet period was declared over, emptied by new arrivals."""
+pages.  `quiet_at`: when the quiet period was declared over, emptied by new arrivals; `quiet_number` counts these
+declarations, `quiet_put_at` says that the last one was put to the road."""
 
 series = Table(
     "series",
@@ -113,13 +119,15 @@ series = Table(
     Column("public_id", String(32), nullable=False, unique=True),
     Column("facts", JSON),
     Column("last_arrival_at", String(32), nullable=False),
+    Column("is_open", Boolean, nullable=False, default=True, index=True),
     Column("expected", JSON),
     Column("role", String(32)),
     Column("role_confidence", String(8)),
     Column("role_reasons", JSON),
     Column("held", JSON),
 )
-"""`expected`: counts announced by others, e.g. {"orthanc": 26, "images_in_acquisition": 26}."""
+"""`is_open`: instances arrived that no revision holds yet.  `expected`: counts announced by others, e.g. {"archive": 26,
+"images_in_acquisition": 26}."""
 
 revisions = Table(
     "revisions",
@@ -134,12 +142,14 @@ revisions = Table(
     Column("evidence", JSON, nullable=False),
     Column("instance_uids", JSON, nullable=False),
     Column("closed_at", String(32), nullable=False),
+    Column("put_at", String(32)),
     Column("volume_path", Text),
     Column("refusal", JSON),
     Column("appearance", JSON),
     UniqueConstraint("series_uid", "number"),
     UniqueConstraint("series_uid", "set_sha256", name="uq_revisions_series_set"),
 )
+"""A row exists from the moment the series was judged complete; `put_at`: when its `read` job was put to the road."""
 
 cases = Table(
     "cases",

@@ -77,6 +77,8 @@ def upgrade() -> None:
         sa.Column("first_seen_at", sa.String(length=32), nullable=False),
         sa.Column("last_activity_at", sa.String(length=32), nullable=False),
         sa.Column("quiet_at", sa.String(length=32), nullable=True),
+        sa.Column("quiet_number", sa.Integer(), nullable=False),
+        sa.Column("quiet_put_at", sa.String(length=32), nullable=True),
         sa.Column("held", sa.JSON(), nullable=True),
         sa.Column("cancelled", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("uid", name=op.f("pk_studies")),
@@ -142,11 +144,14 @@ def upgrade() -> None:
         sa.Column("header", sa.JSON(), nullable=True),
         sa.Column("refusal", sa.JSON(), nullable=True),
         sa.Column("own_result", sa.Boolean(), nullable=False),
+        sa.Column("pass_state", sa.String(length=8), nullable=True),
+        sa.Column("pass_attempts", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["arrival_id"], ["arrivals.id"], name=op.f("fk_instances_arrival_id_arrivals")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instances")),
         sa.UniqueConstraint("uid", name=op.f("uq_instances_uid")),
     )
     with op.batch_alter_table("instances", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_instances_pass_state"), ["pass_state"], unique=False)
         batch_op.create_index(batch_op.f("ix_instances_series_uid"), ["series_uid"], unique=False)
         batch_op.create_index(batch_op.f("ix_instances_study_uid"), ["study_uid"], unique=False)
 
@@ -157,6 +162,7 @@ def upgrade() -> None:
         sa.Column("public_id", sa.String(length=32), nullable=False),
         sa.Column("facts", sa.JSON(), nullable=True),
         sa.Column("last_arrival_at", sa.String(length=32), nullable=False),
+        sa.Column("is_open", sa.Boolean(), nullable=False),
         sa.Column("expected", sa.JSON(), nullable=True),
         sa.Column("role", sa.String(length=32), nullable=True),
         sa.Column("role_confidence", sa.String(length=8), nullable=True),
@@ -167,6 +173,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("public_id", name=op.f("uq_series_public_id")),
     )
     with op.batch_alter_table("series", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_series_is_open"), ["is_open"], unique=False)
         batch_op.create_index(batch_op.f("ix_series_study_uid"), ["study_uid"], unique=False)
 
     op.create_table(
@@ -181,6 +188,7 @@ def upgrade() -> None:
         sa.Column("evidence", sa.JSON(), nullable=False),
         sa.Column("instance_uids", sa.JSON(), nullable=False),
         sa.Column("closed_at", sa.String(length=32), nullable=False),
+        sa.Column("put_at", sa.String(length=32), nullable=True),
         sa.Column("volume_path", sa.Text(), nullable=True),
         sa.Column("refusal", sa.JSON(), nullable=True),
         sa.Column("appearance", sa.JSON(), nullable=True),
