@@ -1,0 +1,179 @@
+"""What delivery is given and what it gives back: the object, the destination, the confirmation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+from dicom_node.refusals import RefusalCode, Refused
+
+
+@dataclass(frozen=True)
+class OutgoingObject:
+    """One DICOM Part 10 object whose bytes are fixed for ever (invariant I2).
+
+    `sop_instance_uid`, `study_uid` and `series_uid` say where it must be seen afterwards; `patient_id` and
+    `issuer_of_patient_id` are those written in it, without padding.  `dataset_offset` is the index in `data` at which
+    the data set begins, after preamble and file meta information (PS3.10 section 7.1).
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    patient_id: str = field(repr=False)
+    issuer_of_patient_id: str = field(repr=False)
+    transfer_syntax_uid: str
+    dataset_offset: int
+    sha256: str
+    data: bytes = field(repr=False)
+
+    @property
+    def dataset(self) -> bytes:
+        """The encoded data set without preamble and file meta information."""
+        return self.data[self.dataset_offset :]
+
+    @classmethod
+    def read(cls, data: bytes, sha256: str | None = None) -> OutgoingObject:
+        """Take stored bytes as they are and read from their header where they belong.
+
+        Parameters
+        ----------
+        data
+            A whole DICOM Part 10 file.
+        sha256
+            The digest under which the bytes were stored.
+
+        Raises
+        ------
+        ValueError
+            If the bytes are not those the digest was made from: the store is damaged, nothing may be sent.
+        Refused
+            `not-dicom`, if the bytes are no Part 10 file with the UIDs that a destination needs.
+        """
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and sha256 != found:
+            raise ValueError("stored object does not match its digest; expected the bytes that were built")
+        try:
+            stream = BytesIO(data)
+            header = dcmread(stream, specific_tags=_HEADER, stop_before_pixels=True)
+            values = {name: str(header[keyword].value) for name, keyword in _REQUIRED.items()}
+            syntax = str(header.file_meta.TransferSyntaxUID)
+        except (InvalidDicomError, KeyError, AttributeError, EOFError) as error:
+            raise Refused(
+                RefusalCode.NOT_DICOM, "a DICOM Part 10 object with its UIDs", type(error).__name__
+            ) from error
+        return cls(
+            sop_class_uid=values["sop_class_uid"],
+            sop_instance_uid=values["sop_instance_uid"],
+            study_uid=values["study_uid"],
+            series_uid=values["series_uid"],
+            patient_id=text_of(header.get("PatientID")),
+            issuer_of_patient_id=text_of(header.get("IssuerOfPatientID")),
+            transfer_syntax_uid=syntax,
+            dataset_offset=dataset_offset(data),
+            sha256=found,
+            data=data,
+        )
+
+
+_REQUIRED = {
+    "sop_class_uid": "SOPClassUID",
+    "sop_instance_uid": "SOPInstanceUID",
+    "study_uid": "StudyInstanceUID",
+    "series_uid": "SeriesInstanceUID",
+}
+_HEADER = [*_REQUIRED.values(), "PatientID", "IssuerOfPatientID", "SpecificCharacterSet"]
+
+
+def text_of(value: object) -> str:
+    """A string value without the padding that does not count (PS3.5 section 6.2, LO); empty for None."""
+    return "" if value is None else str(value).strip(" \0")
+
+
+def dataset_offset(data: bytes) -> int:
+    """Index at which the data set begins in a Part 10 file, from the File Meta Information Group Length.
+
+    Raises
+    ------
+    Refused
+        `not-dicom`, if the prefix or the group length (0002,0000) is not there.
+    """
+    if data[128:132] != b"DICM" or data[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
+        raise Refused(RefusalCode.NOT_DICOM, "DICM prefix and (0002,0000)", "something else")
+    return 144 + int.from_bytes(data[140:144], "little")
+
+
+@dataclass(frozen=True)
+class StowTarget:
+    """A DICOMweb archive (PS3.18): STOW-RS, then QIDO-RS and WADO-RS to see that it is there."""
+
+    url: str
+    """Root of its DICOMweb services; https, or http to loopback, or http with `insecure_ok_because`."""
+    username: str = ""
+    secret: Callable[[], str] | None = field(default=None, repr=False)
+    """Reads the password when it is needed; called a second time when the archive answers 401."""
+    insecure_ok_because: str = ""
+    timeout_s: float = 60.0
+    """For each wait on the network; a whole answer may take `total_timeout_s`."""
+    total_timeout_s: float = 600.0
+    settle_s: tuple[float, ...] = (0.25, 1.0, 2.5)
+    """Pauses before looking again when the archive has said *stored* but does not show the object yet."""
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
+
+
+@dataclass(frozen=True)
+class CStoreTarget:
+    """A DIMSE archive (PS3.4 annex B): C-STORE, then C-FIND, or QIDO-RS and WADO-RS of the same archive."""
+
+    host: str
+    port: int
+    ae_title: str
+    calling_ae_title: str = "AINODE"
+    insecure_ok_because: str = ""
+    timeout_s: float = 60.0
+    verify: StowTarget | None = None
+    """The DICOMweb services of the same archive: verification by content.  None: C-FIND, by UID only."""
+    settle_s: tuple[float, ...] = (0.25, 1.0, 2.5)
+
+
+@dataclass(frozen=True)
+class FolderTarget:
+    """A folder that an archive, or a test, watches."""
+
+    path: Path
+
+
+Target = StowTarget | CStoreTarget | FolderTarget
+
+
+class Seen(StrEnum):
+    """How a delivery was confirmed, strongest first."""
+
+    CONTENT = "content"
+    """Retrieved, and equal to what was sent."""
+    LISTED = "listed"
+    """Found by its UIDs in the right study and series; the archive offers no way to read it back."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The destination was seen to have the object."""
+
+    sop_instance_uid: str
+    sha256: str
+    seen: Seen
+    was_already_there: bool
+    """True when nothing had to be sent: an earlier attempt had arrived although its answer was lost."""
+    answer: str
+    """What the destination said to the request, e.g. ``HTTP 200`` or ``0000``; empty when nothing was sent."""
+    coerced: tuple[str, ...] = ()
+    """Keywords of the patient and study attributes that the archive keeps with other values."""
