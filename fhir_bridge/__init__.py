@@ -1,0 +1,39 @@
+"""Findings in, FHIR R4 out: the report an EHR receives, and the endpoint it may read.
+
+FHIR R4 (4.0.1).  `bundle` says what a run found as one transaction; `FhirClient.publish` brings it to a server without
+ever creating a Patient or an order, and without writing over a report that a person has finished; `server.router` is
+the node's own read-only endpoint over a `ReportStore`.
+
+Ground floor only: no database, no DICOM files, no settings.
+"""
+
+from __future__ import annotations
+
+from fhir_bridge.bundle import bundle, resolve
+from fhir_bridge.words import (
+    Confirmation,
+    Known,
+    Links,
+    ObjectReference,
+    Organisation,
+    ReportInput,
+    ReportOptions,
+    UsedSeries,
+    Written,
+    references,
+)
+
+__all__ = [
+    "Confirmation",
+    "Known",
+    "Links",
+    "ObjectReference",
+    "Organisation",
+    "ReportInput",
+    "ReportOptions",
+    "UsedSeries",
+    "Written",
+    "bundle",
+    "references",
+    "resolve",
+]
