@@ -1,0 +1,254 @@
+"""From NIfTI pairs to nnU-Net's preprocessed folder.
+
+Grey values are standardised by a named pure function, then nnU-Net's own ``DefaultPreprocessor`` crops and resamples in
+plane; between slices nothing is ever resampled (2D configuration). The plan is compact: one 2D configuration, patch
+256 x 256, our network class in place of nnU-Net's.
+
+Beside each case go *oblique* copies: the same head cut along tilted planes, so that a tilted acquisition or a
+reformatted series is nothing new to the network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from ai_engine.geometry import Affine
+from ai_engine.phantom import draw_lesion, synthesise_head
+from ai_engine.runners.intensity import STANDARDISATIONS
+from ai_engine.training.cases import Case, Pair, Split, read_pair
+
+PLANS_NAME = "nnUNetPlans"
+CONFIGURATION = "2d"
+OBLIQUE_MARK = "__oblique"
+PHANTOM_SOURCE = "phantom"
+
+Progress = Callable[[str], None]
+
+
+def compact_plans(
+    dataset_name: str,
+    *,
+    spacing_mm: tuple[float, float] = (0.95, 0.95),
+    step_mm: float = 5.0,
+    patch: tuple[int, int] = (256, 256),
+    batch_size: int = 16,
+    drop_path: float = 0.15,
+) -> dict[str, Any]:
+    """Plan for one 2D configuration, as nnU-Net's planner writes it.
+
+    Parameters
+    ----------
+    spacing_mm
+        In-plane spacing (row, column) that every picture is resampled to.
+    step_mm
+        Recorded as the usual slice step; nothing depends on it.
+    patch
+        Height and width that one call of the network sees; multiples of 32.
+    """
+    resampling = {
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
+        "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
+    }
+    configuration = {
+        "data_identifier": f"{PLANS_NAME}_{CONFIGURATION}",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": batch_size,
+        "patch_size": list(patch),
+        "median_image_size_in_voxels": [float(size) for size in patch],
+        "spacing": list(spacing_mm),
+        "normalization_schemes": ["NoNormalization"],
+        "use_mask_for_norm": [False],
+        **resampling,
+        "architecture": {
+            "network_class_name": "ai_engine.runners.efficientnet_unet.EfficientNetV2UNet",
+            "arch_kwargs": {"decoder_widths": [128, 64, 48, 32], "drop_path": drop_path},
+            "_kw_requires_import": [],
+        },
+        "batch_dice": True,
+    }
+    return {
+        "dataset_name": dataset_name,
+        "plans_name": PLANS_NAME,
+        "original_median_spacing_after_transp": [step_mm, *spacing_mm],
+        "original_median_shape_after_transp": [30, *patch],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {CONFIGURATION: configuration},
+        "experiment_planner_used": "compact_plans",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": {}},
+    }
+
+
+def dataset_description(channel: str, label: str, cases: int) -> dict[str, Any]:
+    """nnU-Net's ``dataset.json`` for one channel and one label; "noNorm" because the volume is standardised before."""
+    return {
+        "channel_names": {"0": "noNorm"},
+        "channel_roles": {"0": channel},
+        "labels": {"background": 0, label: 1},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+    }
+
+
+def oblique_copy(pair: Pair, angles_deg: tuple[float, float, float], step_mm: float, in_plane_mm: float) -> Pair:
+    """Cut the head along tilted planes through its centre.
+
+    Parameters
+    ----------
+    angles_deg
+        Rotation about the slice, row and column axes of space.
+    step_mm, in_plane_mm
+        Spacing of the new grid. Where the new step is longer than the old, slices are averaged over the step first.
+    """
+    spacing = np.array(pair.spacing_mm)
+    image = pair.image
+    if step_mm > 1.5 * spacing[0]:
+        image = ndimage.uniform_filter1d(image, max(1, round(0.8 * step_mm / spacing[0])), axis=0)
+    target = np.array([step_mm, in_plane_mm, in_plane_mm])
+    shape = np.array(pair.image.shape)
+    size = np.ceil(shape * spacing / target).astype(int)
+    matrix = np.diag(1 / spacing) @ _rotation(angles_deg) @ np.diag(target)
+    offset = (shape - 1) / 2 - matrix @ ((size - 1) / 2)
+    cut = ndimage.affine_transform(image, matrix, offset, tuple(size), order=1)
+    mask = ndimage.affine_transform(pair.mask.astype(np.float32), matrix, offset, tuple(size), order=1) > 0.5
+    full = np.flatnonzero((cut > 0.05 * np.percentile(cut, 99)).mean((1, 2)) > 0.01)
+    if full.size:
+        cut, mask = cut[full[0] : full[-1] + 1], mask[full[0] : full[-1] + 1]
+    return Pair(cut.astype(np.float32), mask, (step_mm, in_plane_mm, in_plane_mm))
+
+
+def _rotation(angles_deg: tuple[float, float, float]) -> npt.NDArray[np.float64]:
+    result = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(angles_deg)):
+        first, second = (other for other in range(3) if other != axis)
+        turn = np.eye(3)
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        result = result @ turn
+    return result
+
+
+def phantom_pair(seed: int) -> Pair:
+    """Draw a synthetic FLAIR: two of three heads with a lesion, half of them on a tilted grid."""
+    random = np.random.default_rng((seed, 3))
+    head = synthesise_head(
+        seed,
+        shape=(28, 256, 256),
+        spacing_mm=(float(random.uniform(3, 6)), 0.95, 0.95),
+        lesion=draw_lesion(seed) if seed % 3 else None,
+    )
+    matrix = head.affine.matrix.copy()
+    if random.random() < 0.5:
+        tilt, nod, turn = random.uniform(-20, 20, 3)
+        middle = matrix @ np.array([*(np.array(head.shape) - 1) / 2, 1.0])
+        matrix[:3, :3] = _rotation((turn, nod, tilt)) @ matrix[:3, :3]
+        matrix[:3, 3] = middle[:3] - matrix[:3, :3] @ ((np.array(head.shape) - 1) / 2)
+    grid = Affine(matrix)
+    image = head.render("flair", grid, noise=float(random.uniform(0.01, 0.06)), bias=float(random.uniform(0.05, 0.3)))
+    return Pair(image, head.truth(grid), head.affine.spacing_mm)
+
+
+def dataset_folder(work: Path, dataset_name: str) -> Path:
+    """Where the preprocessed data set lies within the working folder."""
+    return work / "preprocessed" / dataset_name
+
+
+def prepare(
+    cases: Iterable[Case],
+    split: Split,
+    work: Path,
+    plans: Mapping[str, Any],
+    description: Mapping[str, Any],
+    *,
+    intensity: str,
+    oblique: Mapping[str, int] | None = None,
+    phantoms: int = 0,
+    seed: int = 0,
+    progress: Progress = lambda line: None,
+) -> None:
+    """Write plan, split and preprocessed cases; what is there already is kept, so it can be called again.
+
+    Parameters
+    ----------
+    intensity
+        A name of :data:`ai_engine.runners.intensity.STANDARDISATIONS`.
+    oblique
+        For each collection, how many oblique copies to make of every case that is not for the test.
+    phantoms
+        How many synthetic heads join the training side, as collection ``phantom``.
+    """
+    folder = dataset_folder(work, str(plans["dataset_name"]))
+    synthetic = {f"{PHANTOM_SOURCE}_{1000 + number}": 1000 + number for number in range(phantoms)}
+    sides = {"train": [*split.train, *synthetic], "validation": list(split.validation), "test": list(split.test)}
+    store = folder / str(plans["configurations"][CONFIGURATION]["data_identifier"])
+    store.mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        (f"{PLANS_NAME}.json", plans),
+        ("dataset.json", description),
+        ("split.json", sides),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    held_out = set(split.test)
+    for number, case in enumerate(cases):
+        if case.name in held_out or (store / f"{case.name}.pkl").exists():
+            continue
+        pair = read_pair(case)
+        random = np.random.default_rng((seed, number))
+        for copy in range((oblique or {}).get(case.source, 0)):
+            tilt, nod, turn = random.uniform(-25, 25, 3)
+            step = float(random.uniform(3, 6)) if pair.spacing_mm[0] < 2 else pair.spacing_mm[0]
+            tilted = oblique_copy(
+                pair, (0.2 * tilt, nod, turn), step, float(plans["configurations"][CONFIGURATION]["spacing"][0])
+            )
+            save_case(tilted, f"{case.name}{OBLIQUE_MARK}{copy}", store, plans, description, intensity)
+        save_case(pair, case.name, store, plans, description, intensity)
+        progress(f"prepared {case.name}")
+    for name, number in synthetic.items():
+        if not (store / f"{name}.pkl").exists():
+            save_case(phantom_pair(number), name, store, plans, description, intensity)
+            progress(f"prepared {name}")
+
+
+def save_case(
+    pair: Pair, name: str, store: Path, plans: Mapping[str, Any], description: Mapping[str, Any], intensity: str
+) -> None:
+    """Standardise, run nnU-Net's preprocessor and store in its format."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(json.loads(json.dumps(plans)))
+    configuration = manager.get_configuration(CONFIGURATION)
+    image = STANDARDISATIONS[intensity](pair.image)
+    data, segmentation, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        image[None],
+        pair.mask[None].astype(np.int8),
+        {"spacing": list(pair.spacing_mm)},
+        manager,
+        configuration,
+        json.loads(json.dumps(description)),
+    )
+    blocks, chunks = comp_blosc2_params(data.shape, tuple(configuration.patch_size), data.itemsize)
+    nnUNetDatasetBlosc2.save_case(
+        data.astype(np.float32),
+        segmentation.astype(np.int8),
+        properties,
+        str(store / name),
+        chunks=chunks,
+        blocks=blocks,
+        chunks_seg=chunks,
+        blocks_seg=blocks,
+    )
