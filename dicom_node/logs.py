@@ -1,0 +1,96 @@
+"""Logs: JSON, one line each, UTC, fixed event names, fields from an allow-list (invariant I4).
+
+A UID, an accession number or a description is patient data: events carry opaque ids instead.  A field that is not in the
+list is dropped and counted, never printed.  The loggers of the libraries (pynetdicom and pydicom print whole data sets,
+HTTP clients print URLs with queries) are cut off above the level at which they speak of data.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+FIELDS = frozenset(
+    {
+        "event", "level", "timestamp", "process", "pid", "code", "count", "seconds", "attempt", "stage", "run", "case",
+        "revision", "study", "series", "study_id", "series_id", "arrival", "destination", "object", "kind", "outcome", "reason", "refusal", "status",
+        "route", "model", "version", "port", "host", "peer", "sender", "bytes", "size_bytes", "pause_s", "grade",
+        "queue", "job", "error", "limit", "free_bytes", "check", "method", "path", "key_id", "worker", "slices",
+        "deaths", "instances", "wait_s", "tries", "dropped_fields", "cause", "files", "rows", "where", "section",
+    }
+)  # fmt: skip
+
+_QUIET = {
+    "pynetdicom": logging.CRITICAL,
+    "pydicom": logging.CRITICAL,
+    "highdicom": logging.CRITICAL,
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "uvicorn.access": logging.CRITICAL,
+    "dbos": logging.CRITICAL,
+    "sqlalchemy.engine": logging.CRITICAL,
+    "alembic": logging.WARNING,
+    "matplotlib": logging.WARNING,
+    "PIL": logging.WARNING,
+    "fontTools": logging.CRITICAL,
+}
+
+
+def allow_listed(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Drop every field that is not on the list."""
+    unknown = [key for key in event if key not in FIELDS]
+    for key in unknown:
+        del event[key]
+    if unknown:
+        event["dropped_fields"] = len(unknown)
+    return event
+
+
+def set_up(process: str, *, level: int = logging.INFO) -> None:
+    """Configure logging of one process; everything goes to standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _add_process(process),
+            _name_the_error,
+            allow_listed,
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s", force=True)
+    for name, quiet in _QUIET.items():
+        logging.getLogger(name).setLevel(quiet)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
+
+
+def _add_process(process: str) -> structlog.typing.Processor:
+    def add(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = process if "process" not in event else event["process"]
+        return event
+
+    return add
+
+
+def _name_the_error(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep an exception's type and where it was raised; its text may hold element values."""
+    failure = event.pop("exc_info", None)
+    if failure is True:
+        failure = sys.exc_info()[1]
+    if isinstance(failure, BaseException):
+        event["error"] = type(failure).__name__
+        trace = failure.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if trace is not None:
+            code = trace.tb_frame.f_code
+            event["where"] = f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
+    return event

@@ -1,0 +1,112 @@
+"""What every stage of the road is handed: settings, records, models, and who this installation is."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection
+
+from ai_engine.findings import Findings
+from ai_engine.geometry import Affine
+from dicom_node import files
+from dicom_node.record import Database
+from dicom_node.record.runs import Attempt, add_artefact, artefact
+from dicom_node.settings import Settings
+
+FloatImage = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInput:
+    """One input channel: (S, R, C) float32 modality values, their grid, and where they are padding."""
+
+    array: FloatImage
+    affine: Affine
+    valid: npt.NDArray[np.bool_] | None
+    modality: str
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What decides a run key about a model as it would run here and now."""
+
+    name: str
+    version: str
+    digest_sha256: str
+    settings_sha256: str
+    """Digest of step, mirroring, backend, device and the precision read back from the compiled network."""
+    roles: tuple[str, ...]
+    reference_role: str
+    """The role on whose grid the result lies."""
+
+
+class ChildDied(Exception):
+    """The model's child process ended, hung or grew past its limit; counted, and retried a bounded number of times."""
+
+
+class Models(Protocol):
+    """The models of this installation, kept warm in child processes."""
+
+    def describe(self, reference: str) -> ModelDescription: ...
+    def predict(self, reference: str, inputs: Mapping[str, ModelInput]) -> tuple[Mask, Findings]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Handed to every stage."""
+
+    settings: Settings
+    database: Database
+    models: Models
+    site_namespace: str
+    node_instance: str
+    version: str
+    worker: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(4)}")
+
+    @property
+    def artefact_folder(self) -> Path:
+        return self.settings.data.folder / "artefacts"
+
+    @property
+    def volume_folder(self) -> Path:
+        return self.settings.data.folder / "cache" / "volumes"
+
+    def vault_path(self, relative: str) -> Path:
+        """The stored file of an instance."""
+        return self.settings.data.folder / relative
+
+    # -- artefacts: bytes named by their digest, rows only while the attempt is current ----------------------------
+
+    def keep(self, connection: Connection, attempt: Attempt, kind: str, data: bytes, **columns: Any) -> bool:
+        """Keep an artefact's bytes, then its row; False when the attempt was stale."""
+        sha256, path = files.keep(self.artefact_folder, data)
+        return add_artefact(connection, attempt, kind, sha256, path, **columns)
+
+    def load(self, connection: Connection, run_id: int, kind: str) -> bytes | None:
+        """The bytes of a run's artefact, compared with their digest."""
+        row = artefact(connection, run_id, kind)
+        return None if row is None else files.load(self.artefact_folder, row["path"], row["sha256"])
+
+
+def pack_mask(mask: Mask) -> bytes:
+    """A (S, R, C) uint8 mask as bytes: a JSON line with the shape, then zlib.  The same mask is the same bytes."""
+    head = json.dumps({"shape": list(mask.shape)}).encode() + b"\n"
+    return head + zlib.compress(np.ascontiguousarray(mask, dtype=np.uint8).tobytes(), level=6)
+
+
+def unpack_mask(data: bytes) -> Mask:
+    """The inverse of `pack_mask`."""
+    head, body = data.split(b"\n", 1)
+    shape: Sequence[int] = json.loads(head)["shape"]
+    return np.frombuffer(zlib.decompress(body), dtype=np.uint8).reshape(shape)

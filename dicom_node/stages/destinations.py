@@ -1,0 +1,46 @@
+"""Which destinations a run's results go to, and in which order.
+
+PACS destinations first; the FHIR ones, and the node's own FHIR endpoint, wait until the archive was seen to hold the
+objects (I3), unless their `after` says something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dicom_node.settings import Settings
+from dicom_node.words import Publish
+
+OWN_ENDPOINT = "own-fhir"
+"""The node's own read-only FHIR endpoint, a destination like any other."""
+
+
+def is_report(settings: Settings, name: str) -> bool:
+    """Whether a destination takes the FHIR report instead of DICOM objects."""
+    return name == OWN_ENDPOINT or settings.destinations[name].kind == "fhir"
+
+
+def wanted(settings: Settings, publish: Publish, named: Sequence[str]) -> list[str]:
+    """The destinations of a run: those its route names, as far as its `publish` lets them, in sending order."""
+    if publish is Publish.NOTHING:
+        return []
+    chosen = [name for name in named if name in settings.destinations]
+    archives = [name for name in chosen if not is_report(settings, name)]
+    if publish is Publish.PACS:
+        return archives
+    return [*archives, *(name for name in chosen if is_report(settings, name)), OWN_ENDPOINT]
+
+
+def waits_for(settings: Settings, name: str, among: Iterable[str]) -> set[str]:
+    """Which of the run's destinations must have confirmed before this one is sent to."""
+    others = set(among) - {name}
+    if name != OWN_ENDPOINT and settings.destinations[name].after is not None:
+        return {str(settings.destinations[name].after)} & others
+    if is_report(settings, name):
+        return {other for other in others if not is_report(settings, other)}
+    return set()
+
+
+def first_destinations(settings: Settings, among: set[str]) -> list[str]:
+    """Those that wait for no other."""
+    return sorted(name for name in among if not waits_for(settings, name, among))

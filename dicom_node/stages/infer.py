@@ -1,0 +1,116 @@
+"""Infer: the volumes of a case go through one model; the mask and the findings are kept (queue `model`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from dicom_node.failpoints import reach
+from dicom_node.stages.read import load_or_build
+
+from dicom_node.durable import Put
+from dicom_node.record import canonical_json, runs
+from dicom_node.record.runs import Attempt
+from dicom_node.record.tables import cases
+from dicom_node.record.tables import runs as run_table
+from dicom_node.record.timeline import note
+from dicom_node.refusals import Refused
+from dicom_node.stages.context import ChildDied, ModelInput, Tools, pack_mask
+from dicom_node.words import RunState
+
+log = structlog.get_logger()
+
+MASK, FINDINGS = "mask", "findings"
+
+
+def infer(tools: Tools, run_id: int) -> list[Put]:
+    """Run one model version on one case, once.
+
+    A run that already has its findings goes on at once.  A refusal of the input ends the run as *refused*; a dead child
+    is counted before the next try, and three deaths end the run as *failed* (I11).
+    """
+    started = start(tools, run_id, "infer")
+    if started is None:
+        return []
+    attempt, case = started
+    follow = [Put("cpu", "write", f"write/{run_id}", (run_id,), case["priority"])]
+    reach("K9")
+    with tools.database.read() as connection:
+        if runs.artefact(connection, run_id, FINDINGS) is not None:
+            return follow
+    try:
+        inputs = {}
+        for role, revision_id in sorted(case["revisions"].items()):
+            volume = load_or_build(tools, int(revision_id))
+            inputs[role] = ModelInput(volume.array, volume.affine, volume.valid, volume.modality)
+        reach("K10")
+        mask, findings = tools.models.predict(case["model"], inputs)
+    except Refused as refused:
+        refuse(tools, attempt, refused)
+        return []
+    except ChildDied as death:
+        return _after_death(tools, attempt, str(death), case["priority"])
+    with tools.database.write() as connection:
+        kept = tools.keep(connection, attempt, MASK, pack_mask(mask)) and tools.keep(
+            connection, attempt, FINDINGS, canonical_json(findings.to_json()).encode()
+        )
+        runs.end_attempt(connection, attempt, "done" if kept else "stale")
+        if not kept:
+            return []
+        note(
+            connection,
+            "run.inferred",
+            case["study_uid"],
+            run_id=run_id,
+            seconds={key: round(value, 3) for key, value in findings.timings_s},
+            regions={region.key: region.voxels for region in findings.regions},
+        )
+    return follow
+
+
+def start(tools: Tools, run_id: int, stage: str) -> tuple[Attempt, dict[str, Any]] | None:
+    """Count an attempt before the work begins; None when the run is over, cancelled or superseded."""
+    with tools.database.write() as connection:
+        run = runs.row(connection, run_table, run_id)
+        if run["state"] not in (RunState.QUEUED.value, RunState.RUNNING.value) or run["cancel"]:
+            return None
+        case = dict(runs.row(connection, cases, run["case_id"]))
+        attempt = runs.begin_attempt(connection, run_id, stage, tools.worker)
+        runs.move(connection, "run", run_id, RunState.RUNNING)
+        note(connection, f"run.{stage}", run["study_uid"], run_id=run_id, attempt=attempt.number)
+    return attempt, case
+
+
+def refuse(tools: Tools, attempt: Attempt, refused: Refused) -> None:
+    """End the run as refused: permanent, named, and never shown as a finding (I6)."""
+    with tools.database.write() as connection:
+        if runs.is_current(connection, attempt):
+            study = runs.row(connection, run_table, attempt.run_id)["study_uid"]
+            runs.move(connection, "run", attempt.run_id, RunState.REFUSED, refusal=refused.refusal.to_json())
+            note(connection, "run.refused", study, run_id=attempt.run_id, refusal=refused.refusal.to_json())
+        runs.end_attempt(connection, attempt, "refused", refused.refusal.code.value)
+
+
+def fail(tools: Tools, attempt: Attempt, reason: str) -> None:
+    """End the run as failed: a fault of ours, visible, with a retry by hand."""
+    with tools.database.write() as connection:
+        if runs.is_current(connection, attempt):
+            study = runs.row(connection, run_table, attempt.run_id)["study_uid"]
+            runs.move(connection, "run", attempt.run_id, RunState.FAILED, error=reason)
+            note(connection, "run.failed", study, run_id=attempt.run_id, reason=reason)
+        runs.end_attempt(connection, attempt, "failed", reason)
+    log.error("run.failed", run=attempt.run_id, reason=reason)
+
+
+def _after_death(tools: Tools, attempt: Attempt, reason: str, priority: int) -> list[Put]:
+    limit = tools.settings.work.max_deaths
+    with tools.database.write() as connection:
+        deaths = runs.count_death(connection, attempt.run_id, "child_deaths")
+        study = runs.row(connection, run_table, attempt.run_id)["study_uid"]
+        note(connection, "run.child-died", study, run_id=attempt.run_id, deaths=deaths, reason=reason)
+        runs.end_attempt(connection, attempt, "child-died", reason)
+    if deaths >= limit:
+        fail(tools, attempt, f"the model's process ended {deaths} times ({reason}); given up after {limit}")
+        return []
+    key = f"infer/{attempt.run_id}/death-{deaths}"
+    return [Put("model", "infer", key, (attempt.run_id,), priority, delay_s=2.0 * deaths)]

@@ -1,0 +1,84 @@
+"""Read: a closed revision's instances become an exact volume in the cache, or a refusal by name (queue `cpu`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from dicom_node.record import arrivals
+from dicom_node.record.timeline import note
+from dicom_node.refusals import Refused
+from dicom_node.routing import appearance
+from dicom_node.stages.context import Tools
+from dicom_node.volume import build_volume, load_volume, save_volume
+from dicom_node.words import Volume
+
+log = structlog.get_logger()
+
+
+def read_revision(tools: Tools, revision_id: int) -> bool:
+    """Decode one revision, once; whether there is a volume.
+
+    The refusal, or what the pictures look like, is written to the revision for routing and for the timeline.
+    """
+    with tools.database.read() as connection:
+        revision = arrivals.revision_row(connection, revision_id)
+    if revision["refusal"] is not None:
+        return False
+    if revision["appearance"] is not None:
+        return True
+    try:
+        volume = load_or_build(tools, revision_id)
+    except Refused as refused:
+        with tools.database.write() as connection:
+            arrivals.set_revision_refusal(connection, revision_id, refused.refusal.to_json())
+            note(
+                connection,
+                "series.refused",
+                revision["study_uid"],
+                series_uid=revision["series_uid"],
+                revision=revision["number"],
+                refusal=refused.refusal.to_json(),
+            )
+        return False
+    seen = appearance(volume.array, volume.affine)
+    with tools.database.write() as connection:
+        arrivals.set_revision_read(connection, revision_id, seen.to_json())
+        note(
+            connection,
+            "series.read",
+            revision["study_uid"],
+            series_uid=revision["series_uid"],
+            revision=revision["number"],
+            slices=len(volume.slices),
+            spacing_mm=[round(s, 4) for s in volume.affine.spacing_mm],
+            notes=list(volume.notes),
+        )
+    return True
+
+
+def load_or_build(tools: Tools, revision_id: int) -> Volume:
+    """The volume of a revision: from the cache file, else built from the vault and cached (I10: originals stay).
+
+    Raises
+    ------
+    Refused
+        If the series is not a volume that can be trusted.
+    """
+    target = cache_path(tools, revision_id)
+    if target.exists():
+        try:
+            return load_volume(target)
+        except (OSError, ValueError, KeyError):  # a cache may be thrown away at any time
+            log.warning("volume.cache-damaged", revision=revision_id)
+    with tools.database.read() as connection:
+        instances = arrivals.revision_instances(connection, revision_id)
+    volume = build_volume([tools.vault_path(instance.path) for instance in instances])
+    save_volume(volume, target)
+    return volume
+
+
+def cache_path(tools: Tools, revision_id: int) -> Path:
+    """Where the volume of a revision is cached."""
+    return tools.volume_folder / f"{revision_id}"

@@ -1,0 +1,112 @@
+"""Report: what a run said goes to FHIR, after the archive was seen to hold its objects.
+
+The input of the report is built from artefacts and records, never recomputed, so a retry says the same (I14).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import fhir_bridge
+from ai_engine.findings import findings_from_json
+from dicom_node.failpoints import reach
+from dicom_node.record import reports, runs
+from dicom_node.record.tables import cases
+from dicom_node.record.tables import runs as run_table
+from dicom_node.refusals import Refused
+from dicom_node.results import device_uid, tracking_uid
+from dicom_node.routing import publication_gate
+from dicom_node.settings import FhirDestination, read_secret
+from dicom_node.stages.context import Tools
+from dicom_node.stages.infer import FINDINGS
+from dicom_node.words import ObjectKind, RunIdentity
+
+PDF_PAGE = "pdf-page"
+
+
+def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.ReportInput:
+    """Everything the report of one run says.
+
+    Raises
+    ------
+    Refused
+        Where identity or consent does not allow a report outside the archive (standards 7.1).
+    """
+    with tools.database.read() as connection:
+        run = runs.row(connection, run_table, run_id)
+        case = runs.row(connection, cases, run["case_id"])
+        said = tools.load(connection, run_id, FINDINGS)
+        pdf = tools.load(connection, run_id, PDF_PAGE)
+        kept = runs.artefacts_of(connection, run_id)
+    if said is None or pdf is None:
+        raise LookupError(f"run {run_id} has no findings or no page, and yet its report is to be sent")
+    attributes: dict[str, Any] = run["identity"]["attributes"]
+    for code, expected, found in publication_gate(attributes):
+        raise Refused(code, expected, found)
+    findings = findings_from_json(json.loads(said))
+    identity = RunIdentity(**run["identity"]["results"], run_key=run["run_key"], created=run["created_at"])
+    settings = tools.settings
+    kinds = {kind.value for kind in ObjectKind}
+    return fhir_bridge.ReportInput(
+        run=identity,
+        findings=findings,
+        attributes=attributes,
+        objects=tuple(
+            fhir_bridge.ObjectReference(
+                ObjectKind(row["kind"]), row["sop_class_uid"], row["sop_instance_uid"], row["series_uid"]
+            )
+            for row in kept
+            if row["kind"] in kinds and row["sop_instance_uid"]
+        ),
+        pdf=pdf,
+        organisation=fhir_bridge.Organisation(
+            name=settings.node.organisation or "dicom-ai-node", contact=settings.node.contact
+        ),
+        result_family=case["result_family"],
+        series=tuple(fhir_bridge.UsedSeries(**series) for series in run["identity"]["series"]),
+        issuer_systems=settings.report.issuers,
+        accession_systems={"": settings.report.accession_system} if settings.report.accession_system else {},
+        options=fhir_bridge.ReportOptions(
+            status=settings.report.status,
+            title=findings.model.title,
+            research_use_only=settings.node.research_use_only,
+        ),
+        tracking_uids={
+            region.key: tracking_uid(identity.site_namespace, identity.study_uid, region.key)
+            for region in findings.regions
+        },
+        device_uid=device_uid("dicom-ai-node", findings.model.name, findings.model.version),
+    )
+
+
+def publish_own(tools: Tools, run_id: int) -> dict[str, Any]:
+    """Put the report into the node's own read-only endpoint; the same report twice changes nothing."""
+    report = report_input(tools, run_id, "own-fhir")
+    with tools.database.write() as connection:
+        study = report.run.study_uid
+        previous = [row["resource"] for row in reports.of_study(connection, study)]
+        resources = fhir_bridge.resolve(fhir_bridge.bundle(report), previous)
+        changed = reports.put_resources(connection, run_id, study, resources)
+    return {"seen": "content", "resources": len(resources), "changed": changed}
+
+
+def publish_to_server(tools: Tools, run_id: int, name: str) -> dict[str, Any]:
+    """Publish the report to a FHIR server and say what it was seen to hold."""
+    destination = tools.settings.destinations[name]
+    if not isinstance(destination, FhirDestination):
+        raise TypeError(f"destination {name!r} is no FHIR server")
+    report = report_input(tools, run_id, name)
+    with fhir_bridge.FhirClient(
+        destination.url,
+        token=read_secret(destination.token_file) if destination.token_file else None,
+        insecure_ok_because=destination.insecure_ok_because,
+        timeout_s=destination.timeout_s,
+    ) as client:
+        confirmation = client.publish(report)
+    reach("K16")
+    return {
+        "seen": confirmation.outcome,
+        "report": confirmation.report.reference if confirmation.report else "",
+        "version": confirmation.report.version if confirmation.report else "",
+    }

@@ -1,0 +1,159 @@
+"""Write: findings become SEG, SR, PDF; they are checked, kept, and put into the outbox (queue `cpu`).
+
+All objects of a result are built, checked and hashed before the first is sent (I3).  The outbox rows are committed in
+the transaction that declares the run *built*.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from dicom_node.failpoints import reach
+from sqlalchemy import Connection
+
+from ai_engine.findings import Findings, findings_from_json
+from dicom_node.durable import Put
+from dicom_node.record import deliveries, runs
+from dicom_node.record.tables import cases
+from dicom_node.record.tables import runs as run_table
+from dicom_node.record.timeline import note
+from dicom_node.refusals import Refused
+from dicom_node.results import Producer, build, build_rejection, check
+from dicom_node.stages.context import Mask, Tools, unpack_mask
+from dicom_node.stages.destinations import OWN_ENDPOINT, first_destinations, wanted
+from dicom_node.stages.infer import FINDINGS, MASK, fail, refuse, start
+from dicom_node.stages.read import load_or_build
+from dicom_node.words import ObjectKind, Publish, ResultSet, RunIdentity, RunState, Volume
+
+log = structlog.get_logger()
+
+PDF_PAGE, OVERLAY = "pdf-page", "overlay"
+DICOM_KINDS = (ObjectKind.SEG, ObjectKind.PDF, ObjectKind.SC, ObjectKind.SR, ObjectKind.KO)
+
+
+def write(tools: Tools, run_id: int) -> list[Put]:
+    """Build and check the result set of one run, once; then one delivery job per destination."""
+    started = start(tools, run_id, "write")
+    if started is None:
+        return deliver_puts(tools, run_id)
+    attempt, case = started
+    volume, mask, findings, identity = inputs(tools, run_id, case)
+    try:
+        result = build(identity, volume, mask, findings, producer(tools), language=tools.settings.node.language)
+        check(result, volume, mask, findings)
+    except Refused as refused:
+        if refused.refusal.code == "result-check-failed":
+            fail(tools, attempt, f"result check: expected {refused.refusal.expected}, found {refused.refusal.found}")
+        else:
+            refuse(tools, attempt, refused)
+        return []
+    rejection = _rejection(tools, identity, volume, run_id)
+    reach("K11")
+    with tools.database.write() as connection:
+        kept = _keep_all(tools, connection, attempt, result)
+        if kept and rejection is not None:
+            kept = tools.keep(
+                connection,
+                attempt,
+                ObjectKind.KO.value,
+                rejection.data,
+                sop_class_uid=rejection.sop_class_uid,
+                sop_instance_uid=rejection.sop_instance_uid,
+                series_uid=rejection.series_uid,
+            )
+        runs.end_attempt(connection, attempt, "done" if kept else "stale")
+        if not kept:
+            return []
+        runs.move(connection, "run", run_id, RunState.BUILT)
+        _fill_outbox(tools, connection, run_id, case)
+        note(
+            connection,
+            "run.built",
+            case["study_uid"],
+            run_id=run_id,
+            objects=[o.kind.value for o in result.objects] + (["ko"] if rejection else []),
+            publish=case["publish"],
+        )
+    reach("K12")
+    return deliver_puts(tools, run_id)
+
+
+def deliver_puts(tools: Tools, run_id: int) -> list[Put]:
+    """The delivery jobs that may start at once: destinations that wait for no other."""
+    with tools.database.read() as connection:
+        run = runs.row(connection, run_table, run_id)
+        if run["state"] != RunState.BUILT.value:
+            return []
+        case = runs.row(connection, cases, run["case_id"])
+        rows = deliveries.of_run(connection, run_id)
+    return [
+        Put(f"out-{name}", "deliver", f"deliver/{run_id}/{name}/0", (run_id, name, 0), case["priority"])
+        for name in first_destinations(tools.settings, {str(row["destination"]) for row in rows})
+    ]
+
+
+def inputs(tools: Tools, run_id: int, case: Mapping[str, Any]) -> tuple[Volume, Mask, Findings, RunIdentity]:
+    """What the objects of a run are made from, out of cache, artefacts and records."""
+    with tools.database.read() as connection:
+        run = runs.row(connection, run_table, run_id)
+        packed = tools.load(connection, run_id, MASK)
+        said = tools.load(connection, run_id, FINDINGS)
+    if packed is None or said is None:
+        raise LookupError(f"run {run_id} has no mask or findings, and yet its objects are to be written")
+    identity = RunIdentity(**run["identity"]["results"], run_key=run["run_key"], created=run["created_at"])
+    reference = load_or_build(tools, int(run["identity"]["reference_revision"]))
+    return reference, unpack_mask(packed), findings_from_json(json.loads(said)), identity
+
+
+def producer(tools: Tools) -> Producer:
+    """This installation, as its results name it."""
+    node = tools.settings.node
+    return Producer(
+        manufacturer=node.organisation or "dicom-ai-node",
+        product="dicom-ai-node",
+        version=tools.version,
+        instance_id=tools.node_instance,
+        contact=node.contact,
+        is_research_use_only=node.research_use_only,
+    )
+
+
+def _rejection(tools: Tools, identity: RunIdentity, volume: Volume, run_id: int) -> Any:
+    if identity.predecessor is None:
+        return None
+    return build_rejection(identity, volume, producer(tools))
+
+
+def _keep_all(tools: Tools, connection: Connection, attempt: runs.Attempt, result: ResultSet) -> bool:
+    for item in result.objects:
+        kept = tools.keep(
+            connection,
+            attempt,
+            item.kind.value,
+            item.data,
+            sop_class_uid=item.sop_class_uid,
+            sop_instance_uid=item.sop_instance_uid,
+            series_uid=item.series_uid,
+        )
+        if not kept:
+            return False
+    return tools.keep(connection, attempt, PDF_PAGE, result.pdf) and tools.keep(
+        connection, attempt, OVERLAY, result.overlay_png
+    )
+
+
+def _fill_outbox(tools: Tools, connection: Connection, run_id: int, case: Mapping[str, Any]) -> None:
+    publish = Publish(case["publish"])
+    kept = {row["kind"]: int(row["id"]) for row in runs.artefacts_of(connection, run_id)}
+    objects = [kept[kind.value] for kind in DICOM_KINDS if kind.value in kept]
+    without_rejection = [kept[kind.value] for kind in DICOM_KINDS if kind.value in kept and kind is not ObjectKind.KO]
+    for name in wanted(tools.settings, publish, case["destinations"]):
+        destination = tools.settings.destinations.get(name)
+        if name == OWN_ENDPOINT or (destination is not None and destination.kind == "fhir"):
+            deliveries.add_deliveries(connection, run_id, name, [kept[FINDINGS]])
+        elif destination is not None:
+            rejects = destination.reject_superseded
+            deliveries.add_deliveries(connection, run_id, name, objects if rejects else without_rejection)
