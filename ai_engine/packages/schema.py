@@ -47,7 +47,6 @@ class MeasurementName(StrEnum):
     LONG_AXIS = "long_axis"
     SHORT_AXIS = "short_axis"
     DIAMETER_3D = "diameter_3d"
-    SURFACE = "surface"
     MEAN = "mean"
     SD = "sd"
 

@@ -1,0 +1,52 @@
+"""Networks through PyTorch: CUDA where there is one, the CPU where OpenVINO is not wanted.
+
+cuDNN's search is off and its deterministic algorithms are asked for, so that the same input gives the same bytes on
+the same machine (hardening I14).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+
+from ai_engine.backends import FloatTiles, NetworkOptions
+
+_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
+
+
+class TorchNetwork:
+    """A module in evaluation mode on one device; see `ai_engine.backends.Network`."""
+
+    backend = "torch"
+
+    def __init__(self, module: nn.Module, device: torch.device, precision: str, batch: int) -> None:
+        self._module = module.to(device).eval()
+        self._device = device
+        self.batch = batch
+        self.device = "CPU" if device.type == "cpu" else f"CUDA:{device.index or 0}"
+        self.precision = precision
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        if self.precision == "f32":
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=_DTYPES[self.precision])
+
+    def __call__(self, tiles: FloatTiles) -> FloatTiles:
+        with torch.inference_mode(), self._arithmetic():
+            answer = self._module(torch.from_numpy(np.ascontiguousarray(tiles, dtype=np.float32)).to(self._device))
+        return np.asarray(answer.float().cpu().numpy(), dtype=np.float32)
+
+
+def open_torch(module: nn.Module, input_shape: tuple[int, ...], device: str, options: NetworkOptions) -> TorchNetwork:
+    """Put a module on `device` and choose its arithmetic: autocast for anything but f32."""
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    precision = options.precision_cuda if device == "cuda" else options.precision_cpu
+    return TorchNetwork(module, torch.device(device), precision, input_shape[0])

@@ -1,0 +1,238 @@
+"""One model, loaded, in this process: volumes in, mask and findings out.
+
+`Engine` ties the pieces together: input gate, turn to the model's axes, intensity preprocessing, runner, turn back,
+post-processing, measuring.  It knows no DICOM, no database and no network; `ai_engine.host` runs it in a warm child.
+
+Guaranteed: the mask lies on the grid of the volumes that came in; the same input under the same settings on the same
+machine gives the same bytes (hardening I14); nothing is computed for an input that the package does not declare.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_engine.backends import BackendName, Device, NetworkOptions, Precision
+from ai_engine.findings import Findings, ModelIdentity
+from ai_engine.gate import InputVolume, Turn, check_input
+from ai_engine.geometry import Affine, rearrange
+from ai_engine.packages import ModelPackage
+from ai_engine.postprocess import postprocess
+from ai_engine.report import regions_of
+from ai_engine.runners.nnunet import NnunetRunner, RunnerOptions
+from dicom_node.refusals import RefusalCode, Refused
+
+GRID_TOLERANCE_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a model is run; None and ``package`` mean what the package says.
+
+    The fields are what ``engine.*`` of the configuration and the options of ``ai-node predict`` set.
+    """
+
+    device: Device = "auto"
+    backend: BackendName = "auto"
+    precision: Precision | Literal["package"] = "package"
+    threads: int = 0
+    """0: as many as there are processors."""
+    step: float | None = None
+    mirroring: bool | None = None
+    batch: int | None = None
+    folds: Literal["all", "first"] = "all"
+    cache_folder: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a run says.
+
+    Attributes
+    ----------
+    mask
+        (S, R, C) uint8 label values on the input's own grid.
+    affine
+        Of the mask and of the input.
+    findings
+        Regions with measurements, model identity, notes and timings.
+    timings_s
+        Seconds per stage: gate, prepare, network, restore, measure.  Not repeatable, never part of a digest.
+    passes
+        Tiles that went through a network.
+    """
+
+    mask: npt.NDArray[np.uint8]
+    affine: Affine
+    findings: Findings
+    timings_s: Mapping[str, float]
+    passes: int
+
+
+class Engine:
+    """A package with its networks opened once.
+
+    Raises
+    ------
+    ModelFault
+        If the package cannot be run: names that are not allowed, weights that do not fit, no such device.
+    """
+
+    def __init__(self, package: ModelPackage, settings: EngineSettings | None = None) -> None:
+        self.settings = settings or EngineSettings()
+        self.package = package
+        _fix_threads(self.settings.threads)
+        self._runner = NnunetRunner(
+            package,
+            _network_options(package, self.settings),
+            RunnerOptions(
+                step=self.settings.step,
+                mirroring=self.settings.mirroring,
+                batch=self.settings.batch,
+                folds=self.settings.folds,
+            ),
+        )
+        self.identity = self._identity()
+
+    def run(self, inputs: Mapping[str, InputVolume]) -> Prediction:
+        """Segment one case.
+
+        Parameters
+        ----------
+        inputs
+            Role to volume; exactly the roles of the package, all on one grid.
+
+        Raises
+        ------
+        Refused
+            If the input is not what the package was made for.
+        OutputNotFinite
+            If the network answered with NaN or infinity.
+        """
+        started = time.monotonic()
+        first, turn = self._check(inputs)
+        channels, spacing_mm = self._channels(inputs, turn)
+        gated = time.monotonic()
+        scores = self._runner.run(channels, spacing_mm)
+        del channels
+        answered = time.monotonic()
+        axes, flips = turn.back()
+        mask = np.ascontiguousarray(rearrange(scores.mask, axes, flips)).astype(np.uint8, copy=False)
+        probability = {
+            label: np.asarray(rearrange(values, axes, flips), dtype=np.float16)
+            for label, values in scores.probability.items()
+        }
+        mask, removed = postprocess(mask, first.affine, self.package.description)
+        regions = regions_of(mask, probability, first, self.package.description, removed)
+        measured = time.monotonic()
+        timings = {
+            "gate": gated - started,
+            **dict(scores.timings_s),
+            "measure": measured - answered,
+        }
+        findings = Findings(
+            model=self.identity,
+            regions=regions,
+            notes=self.package.description.limits,
+            timings_s=tuple(timings.items()),
+        )
+        return Prediction(mask, first.affine, findings, timings, scores.passes)
+
+    def _check(self, inputs: Mapping[str, InputVolume]) -> tuple[InputVolume, Turn]:
+        description = self.package.description
+        wanted = [entry.role for entry in description.inputs]
+        if set(inputs) != set(wanted):
+            raise Refused(
+                RefusalCode.ROLES_UNFILLED,
+                expected=", ".join(wanted),
+                found=", ".join(sorted(set(inputs) & set(wanted))) or "none of them",
+            )
+        first = inputs[wanted[0]]
+        turns = [check_input(inputs[entry.role], entry, description) for entry in description.inputs]
+        for role in wanted[1:]:
+            other = inputs[role]
+            if other.array.shape != first.array.shape or not other.affine.close_to(first.affine, GRID_TOLERANCE_MM):
+                raise Refused(
+                    RefusalCode.GEOMETRY_INCONSISTENT,
+                    expected=f"{role} on the grid of {wanted[0]}",
+                    found="another grid",
+                )
+        return first, turns[0]
+
+    def _channels(
+        self, inputs: Mapping[str, InputVolume], turn: Turn
+    ) -> tuple[npt.NDArray[np.float32], tuple[float, float, float]]:
+        from ai_engine.runners.intensity import STANDARDISATIONS
+
+        channels = []
+        for entry in self.package.description.inputs:
+            volume = inputs[entry.role]
+            values = rearrange(_without_padding(volume, entry.intensity), turn.axes, turn.flips)
+            channels.append(STANDARDISATIONS[entry.intensity](np.ascontiguousarray(values, dtype=np.float32)))
+        affine = inputs[self.package.description.inputs[0].role].affine
+        step, row, column = (affine.spacing_mm[axis] for axis in turn.axes)
+        return np.stack(channels), (step, row, column)
+
+    def _identity(self) -> ModelIdentity:
+        description, network, plan = self.package.description, self._runner.networks[0], self._runner.plan
+        return ModelIdentity(
+            name=description.name,
+            version=description.version,
+            digest_sha256=self.package.digest_sha256,
+            title=description.title,
+            framework=description.framework,
+            backend=network.backend,
+            device=network.device,
+            precision=network.precision,
+            settings=(
+                ("batch", str(network.batch)),
+                ("configuration", description.inference.configuration),
+                ("folds", str(len(self._runner.networks))),
+                ("mirror_axes", ",".join(str(axis) for axis in plan.mirror_axes) or "none"),
+                ("step", f"{plan.step:g}"),
+                ("threads", str(self.settings.threads)),
+                ("threshold", _threshold_words(self.package)),
+            ),
+            intended_use=description.intended_use,
+            licence=description.licence,
+        )
+
+
+def _threshold_words(package: ModelPackage) -> str:
+    rule = package.description.threshold
+    return rule.rule if rule.value is None else f"{rule.rule}>={rule.value:g}"
+
+
+def _network_options(package: ModelPackage, settings: EngineSettings) -> NetworkOptions:
+    asked = package.description.inference.precision
+    given: Precision | None = None if settings.precision == "package" else settings.precision
+    return NetworkOptions(
+        device=settings.device,
+        backend=settings.backend,
+        precision_cpu=given or asked.cpu,
+        precision_cuda=given or asked.cuda,
+        threads=settings.threads,
+        cache_folder=settings.cache_folder,
+    )
+
+
+def _fix_threads(threads: int) -> None:
+    """One thread count for torch's own work (resampling), set before any of it runs."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+
+
+def _without_padding(volume: InputVolume, intensity: str) -> npt.NDArray[np.float32]:
+    """Padding becomes air: nnU-Net's outside (0), or the smallest real value where the intensities are standardised."""
+    if volume.valid is None or bool(volume.valid.all()):
+        return volume.array
+    air = np.float32(0) if intensity == "none" else volume.array[volume.valid].min()
+    return np.where(volume.valid, volume.array, air)
