@@ -1,8 +1,8 @@
 """Logs: JSON, one line each, UTC, fixed event names, fields from an allow-list (invariant I4).
 
-A UID, an accession number or a description is patient data: events carry opaque ids instead.  A field that is not in the
-list is dropped and counted, never printed.  The loggers of the libraries (pynetdicom and pydicom print whole data sets,
-HTTP clients print URLs with queries) are cut off above the level at which they speak of data.
+A UID, an accession number or a description is patient data: events carry opaque ids instead.  A field that is not in
+the list is dropped and counted, never printed.  The loggers of the libraries (pynetdicom and pydicom print whole data
+sets, HTTP clients print URLs with queries) are cut off above the level at which they speak of data.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import structlog
 
 FIELDS = frozenset(
     {
-        "event", "level", "timestamp", "process", "pid", "code", "count", "seconds", "attempt", "stage", "run", "case",
-        "revision", "study", "series", "study_id", "series_id", "arrival", "destination", "object", "kind", "outcome", "reason", "refusal", "status",
-        "route", "model", "version", "port", "host", "peer", "sender", "bytes", "size_bytes", "pause_s", "grade",
-        "queue", "job", "error", "limit", "free_bytes", "check", "method", "path", "key_id", "worker", "slices",
+        "event", "level", "timestamp", "process", "pid", "code", "count", "seconds", "attempt", "stage", "run",
+        "case", "revision", "study_id", "series_id", "arrival", "destination", "object", "kind", "outcome", "reason",
+        "refusal", "status", "route", "model", "version", "port", "host", "peer", "sender", "size_bytes", "pause_s",
+        "grade", "queue", "job", "error", "limit", "free_bytes", "check", "method", "key_id", "worker", "slices",
         "deaths", "instances", "wait_s", "tries", "dropped_fields", "cause", "files", "rows", "where", "section",
     }
 )  # fmt: skip
@@ -74,7 +74,7 @@ def set_up(process: str, *, level: int = logging.INFO) -> None:
 
 def _add_process(process: str) -> structlog.typing.Processor:
     def add(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["process"] = process if "process" not in event else event["process"]
+        event.setdefault("process", process)
         return event
 
     return add

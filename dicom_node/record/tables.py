@@ -21,6 +21,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+Json = JSON(none_as_null=True)
+"""None is SQL NULL, so that `IS NULL` means what it says."""
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(column_0_label)s",
@@ -69,8 +72,8 @@ instances = Table(
     Column("study_uid", String(64), index=True),
     Column("series_uid", String(64), index=True),
     Column("content_sha256", String(64)),
-    Column("header", JSON),
-    Column("refusal", JSON),
+    Column("header", Json),
+    Column("refusal", Json),
     Column("own_result", Boolean, nullable=False, default=False),
     Column("pass_state", String(8), index=True),
     Column("pass_attempts", Integer, nullable=False, default=0),
@@ -98,13 +101,13 @@ studies = Table(
     metadata,
     Column("uid", String(64), primary_key=True),
     Column("public_id", String(32), nullable=False, unique=True),
-    Column("identity", JSON, nullable=False),
+    Column("identity", Json, nullable=False),
     Column("first_seen_at", String(32), nullable=False),
     Column("last_activity_at", String(32), nullable=False),
     Column("quiet_at", String(32)),
     Column("quiet_number", Integer, nullable=False, default=0),
     Column("quiet_put_at", String(32)),
-    Column("held", JSON),
+    Column("held", Json),
     Column("cancelled", Boolean, nullable=False, default=False),
 )
 """`identity`: patient and study attributes by keyword, from the first instance.  `public_id` is opaque, for logs and
@@ -117,14 +120,14 @@ series = Table(
     Column("uid", String(64), primary_key=True),
     Column("study_uid", ForeignKey("studies.uid"), nullable=False, index=True),
     Column("public_id", String(32), nullable=False, unique=True),
-    Column("facts", JSON),
+    Column("facts", Json),
     Column("last_arrival_at", String(32), nullable=False),
     Column("is_open", Boolean, nullable=False, default=True, index=True),
-    Column("expected", JSON),
+    Column("expected", Json),
     Column("role", String(32)),
     Column("role_confidence", String(8)),
-    Column("role_reasons", JSON),
-    Column("held", JSON),
+    Column("role_reasons", Json),
+    Column("held", Json),
 )
 """`is_open`: instances arrived that no revision holds yet.  `expected`: counts announced by others, e.g. {"archive": 26,
 "images_in_acquisition": 26}."""
@@ -139,13 +142,13 @@ revisions = Table(
     Column("state", String(16), nullable=False),
     Column("set_sha256", String(64), nullable=False),
     Column("grade", String(16), nullable=False),
-    Column("evidence", JSON, nullable=False),
-    Column("instance_uids", JSON, nullable=False),
+    Column("evidence", Json, nullable=False),
+    Column("instance_uids", Json, nullable=False),
     Column("closed_at", String(32), nullable=False),
     Column("put_at", String(32)),
     Column("volume_path", Text),
-    Column("refusal", JSON),
-    Column("appearance", JSON),
+    Column("refusal", Json),
+    Column("appearance", Json),
     UniqueConstraint("series_uid", "number"),
     UniqueConstraint("series_uid", "set_sha256", name="uq_revisions_series_set"),
 )
@@ -161,12 +164,12 @@ cases = Table(
     Column("model", String(128), nullable=False),
     Column("rank", Integer, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("revisions", JSON, nullable=False),
+    Column("revisions", Json, nullable=False),
     Column("publish", String(16), nullable=False),
-    Column("destinations", JSON, nullable=False),
+    Column("destinations", Json, nullable=False),
     Column("priority", Integer, nullable=False),
-    Column("reasons", JSON, nullable=False),
-    Column("refusal", JSON),
+    Column("reasons", Json, nullable=False),
+    Column("refusal", Json),
     Column("supersedes_case", Integer),
     Column("created_at", String(32), nullable=False),
     Column("case_key", String(64), nullable=False, unique=True),
@@ -183,7 +186,7 @@ runs = Table(
     Column("result_family", String(64), nullable=False),
     Column("state", String(16), nullable=False, index=True),
     Column("created_at", String(32), nullable=False),
-    Column("identity", JSON, nullable=False),
+    Column("identity", Json, nullable=False),
     Column("model_digest", String(64), nullable=False),
     Column("settings_digest", String(64), nullable=False),
     Column("predecessor_run", Integer),
@@ -191,7 +194,7 @@ runs = Table(
     Column("current_attempt", Integer, nullable=False, default=0),
     Column("child_deaths", Integer, nullable=False, default=0),
     Column("worker_deaths", Integer, nullable=False, default=0),
-    Column("refusal", JSON),
+    Column("refusal", Json),
     Column("error", Text),
     Column("cancel", Boolean, nullable=False, default=False),
     Column("cache_hit", Boolean, nullable=False, default=False),
@@ -244,8 +247,8 @@ deliveries = Table(
     Column("last_tried_at", String(32)),
     Column("next_try_at", String(32)),
     Column("confirmed_at", String(32)),
-    Column("confirmation", JSON),
-    Column("reason", JSON),
+    Column("confirmation", Json),
+    Column("reason", Json),
     UniqueConstraint("artefact_id", "destination"),
 )
 """One object to one destination, in sending order within (run, destination)."""
@@ -259,7 +262,7 @@ events = Table(
     Column("series_uid", String(64)),
     Column("run_id", Integer),
     Column("name", String(64), nullable=False),
-    Column("detail", JSON, nullable=False),
+    Column("detail", Json, nullable=False),
 )
 """The timeline: everything that happened to a study, in the order of ids."""
 
@@ -271,7 +274,7 @@ audit = Table(
     Column("actor", String(128), nullable=False),
     Column("action", String(64), nullable=False),
     Column("study_uid", String(64)),
-    Column("detail", JSON, nullable=False),
+    Column("detail", Json, nullable=False),
     Column("previous_sha256", String(64), nullable=False),
     Column("sha256", String(64), nullable=False, unique=True),
 )
@@ -284,7 +287,7 @@ api_keys = Table(
     Column("name", String(64), nullable=False),
     Column("prefix", String(16), nullable=False),
     Column("sha256", String(64), nullable=False, unique=True),
-    Column("scopes", JSON, nullable=False),
+    Column("scopes", Json, nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("revoked_at", String(32)),
     Column("last_used_at", String(32)),
@@ -300,7 +303,7 @@ reports = Table(
     Column("version", Integer, nullable=False),
     Column("updated_at", String(32), nullable=False),
     Column("study_uid", String(64), nullable=False, index=True),
-    Column("resource", JSON, nullable=False),
+    Column("resource", Json, nullable=False),
     UniqueConstraint("resource_type", "resource_id", "version"),
 )
 """What the node's own read-only FHIR endpoint shows: every version of every resource of a published report."""

@@ -1,0 +1,86 @@
+"""What every command shares: the configuration, exit codes, JSON on standard output, words on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from dicom_node.refusals import PeerTrouble, Refused
+from dicom_node.settings import Settings, SettingsRefused, load_settings
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Exit(IntEnum):
+    """Exit codes of every command (design section 7)."""
+
+    DONE = 0
+    FAULT = 1
+    USAGE = 2
+    REFUSED = 3
+    UNREACHABLE = 4
+    CONFIGURATION = 5
+
+
+class _Chosen:
+    config: Path | None = None
+
+
+def choose_config(path: Path | None) -> None:
+    """Remember ``--config`` for the command that follows."""
+    _Chosen.config = path
+
+
+def chosen_config() -> Path | None:
+    """The file given with ``--config``."""
+    return _Chosen.config
+
+
+def settings() -> Settings:
+    """The settings in force, or exit 5 with the key that is wrong."""
+    try:
+        return load_settings(_Chosen.config)
+    except SettingsRefused as refused:
+        stop(Exit.CONFIGURATION, str(refused))
+
+
+def stop(code: Exit, message: str) -> NoReturn:
+    """Say why on standard error and leave."""
+    err.print(message, markup=False, soft_wrap=True)
+    raise typer.Exit(int(code))
+
+
+def emit(value: Any) -> None:
+    """One JSON value on one line of standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def answering(*, as_json: bool) -> Iterator[None]:
+    """Turn the three kinds of trouble into exit codes."""
+    try:
+        yield
+    except Refused as refused:
+        if as_json:
+            emit({"refusal": refused.refusal.to_json()})
+        told = refused.refusal
+        details = "".join(f"\n  {k}: {v}" for k, v in (("expected", told.expected), ("found", told.found)) if v)
+        stop(Exit.REFUSED, f"refused ({told.code.value}): {told.message}{details}\n  what to do: {told.advice}")
+    except PeerTrouble as trouble:
+        stop(Exit.UNREACHABLE, f"{trouble}")
+    except SettingsRefused as refused_settings:
+        stop(Exit.CONFIGURATION, str(refused_settings))
+
+
+Command = Callable[..., None]
+JSON_OPTION = typer.Option(False, "--json", help="One JSON value on standard output, for machines.")

@@ -1,0 +1,188 @@
+"""What people ask of the record: studies, one study's story, jobs, what is held.  Reads only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, or_, select
+
+from dicom_node.record import deliveries as delivery_queries
+from dicom_node.record import runs as run_queries
+from dicom_node.record.tables import attempts, cases, deliveries, revisions, runs, series, studies
+from dicom_node.record.timeline import timeline
+from dicom_node.words import CaseState, DeliveryState, RunState
+
+_WORST = ("failed", "held", "refused", "waiting", "completed")
+
+
+def list_studies(connection: Connection, limit: int = 50) -> list[dict[str, Any]]:
+    """The newest studies, each with the state of its worst part and what its results say or would have said."""
+    rows = connection.execute(select(studies).order_by(studies.c.last_activity_at.desc()).limit(limit)).mappings()
+    return [summary(connection, dict(row)) for row in rows]
+
+
+def find_study(connection: Connection, name: str) -> dict[str, Any] | None:
+    """A study by its Study Instance UID or its opaque id."""
+    found = connection.execute(
+        select(studies).where(or_(studies.c.uid == name, studies.c.public_id == name)).limit(1)
+    ).mappings()
+    row = found.first()
+    return None if row is None else dict(row)
+
+
+def summary(connection: Connection, study: dict[str, Any]) -> dict[str, Any]:
+    """One line about a study."""
+    uid = study["uid"]
+    study_runs = [dict(r) for r in connection.execute(select(runs).where(runs.c.study_uid == uid)).mappings()]
+    study_cases = [dict(r) for r in connection.execute(select(cases).where(cases.c.study_uid == uid)).mappings()]
+    sent = [row for run in study_runs for row in delivery_queries.of_run(connection, int(run["id"]))]
+    return {
+        "id": study["public_id"],
+        "study_uid": uid,
+        "state": _worst(connection, study, study_cases, study_runs, sent),
+        "last_activity_at": study["last_activity_at"],
+        "series": len(list(connection.execute(select(series.c.uid).where(series.c.study_uid == uid)))),
+        "runs": [
+            {
+                "id": run["id"],
+                "state": run["state"],
+                "result_family": run["result_family"],
+                "refusal": run["refusal"],
+                "error": run["error"],
+                "publish": next((c["publish"] for c in study_cases if c["id"] == run["case_id"]), None),
+            }
+            for run in study_runs
+        ],
+        "refusals": [c["refusal"] for c in study_cases if c["refusal"]]
+        + [
+            r.refusal
+            for r in connection.execute(
+                select(revisions.c.refusal).where(
+                    revisions.c.study_uid == uid, revisions.c.state == "complete", revisions.c.refusal.is_not(None)
+                )
+            )
+            if r.refusal
+        ],
+        "held": study["held"],
+    }
+
+
+def _worst(
+    connection: Connection,
+    study: dict[str, Any],
+    study_cases: list[dict[str, Any]],
+    study_runs: list[dict[str, Any]],
+    sent: list[Any],
+) -> str:
+    found = set()
+    live = [r for r in study_runs if r["state"] != RunState.SUPERSEDED.value]
+    if study["held"] or any(c["state"] == CaseState.HELD.value for c in study_cases):
+        found.add("held")
+    for row in sent:
+        if row["state"] in (DeliveryState.HELD.value, DeliveryState.FAILED.value):
+            found.add(row["state"])
+        elif row["state"] in (DeliveryState.PENDING.value, DeliveryState.SENDING.value):
+            found.add("waiting")
+    for run in live:
+        if run["state"] in (RunState.FAILED.value, RunState.REFUSED.value):
+            found.add(run["state"])
+        elif run["state"] in (RunState.QUEUED.value, RunState.RUNNING.value):
+            found.add("waiting")
+        elif run["state"] == RunState.BUILT.value:
+            found.add("completed")
+    if any(c["state"] == CaseState.REFUSED.value for c in study_cases) and "completed" not in found:
+        found.add("refused")
+    if not found:
+        found.add("waiting" if study["quiet_at"] is None else "completed")
+    return next(state for state in _WORST if state in found)
+
+
+def story(connection: Connection, study: dict[str, Any]) -> dict[str, Any]:
+    """Everything about one study: series with roles and evidence, cases, runs, attempts, deliveries, timeline."""
+    uid = study["uid"]
+
+    def rows(table: Any, column: Any) -> list[dict[str, Any]]:
+        return [
+            dict(r)
+            for r in connection.execute(select(table).where(column == uid).order_by(*table.primary_key)).mappings()
+        ]
+
+    study_runs = rows(runs, runs.c.study_uid)
+    return {
+        **summary(connection, study),
+        "series_rows": rows(series, series.c.study_uid),
+        "revisions": [
+            {k: v for k, v in r.items() if k != "appearance"} for r in rows(revisions, revisions.c.study_uid)
+        ],
+        "cases": rows(cases, cases.c.study_uid),
+        "run_rows": study_runs,
+        "attempts": [
+            dict(r)
+            for run in study_runs
+            for r in connection.execute(select(attempts).where(attempts.c.run_id == run["id"])).mappings()
+        ],
+        "artefacts": [dict(r) for run in study_runs for r in run_queries.artefacts_of(connection, int(run["id"]))],
+        "deliveries": [dict(r) for run in study_runs for r in delivery_queries.of_run(connection, int(run["id"]))],
+        "timeline": timeline(connection, uid),
+    }
+
+
+def held(connection: Connection) -> list[dict[str, Any]]:
+    """Everything that waits for a person: studies, series, deliveries.  Each has an id that `held` commands take."""
+    found: list[dict[str, Any]] = []
+    for row in connection.execute(select(studies).where(studies.c.held.is_not(None))).mappings():
+        if row["held"]:
+            found.append({"id": f"study-{row['public_id']}", "study_uid": row["uid"], "reason": row["held"]})
+    for row in connection.execute(select(series).where(series.c.held.is_not(None))).mappings():
+        if row["held"]:
+            found.append({"id": f"series-{row['public_id']}", "study_uid": row["study_uid"], "reason": row["held"]})
+    for row in connection.execute(select(cases).where(cases.c.state == CaseState.HELD.value)).mappings():
+        found.append({"id": f"case-{row['id']}", "study_uid": row["study_uid"], "reason": row["refusal"]})
+    for delivery in delivery_queries.in_state(connection, DeliveryState.HELD):
+        found.append(
+            {
+                "id": f"delivery-{delivery['id']}",
+                "study_uid": delivery["study_uid"],
+                "destination": delivery["destination"],
+                "object": delivery["kind"],
+                "reason": delivery["reason"],
+            }
+        )
+    return found
+
+
+def jobs(connection: Connection) -> list[dict[str, Any]]:
+    """Runs and deliveries that are not finished, failed ones first."""
+    order = {RunState.FAILED.value: 0, RunState.RUNNING.value: 1, RunState.QUEUED.value: 2}
+    wanted = [dict(r) for r in connection.execute(select(runs).where(runs.c.state.in_(list(order)))).mappings()]
+    rows = [
+        {
+            "id": f"run-{r['id']}",
+            "state": r["state"],
+            "study_uid": r["study_uid"],
+            "attempt": r["current_attempt"],
+            "error": r["error"],
+        }
+        for r in sorted(wanted, key=lambda r: (order[r["state"]], r["id"]))
+    ]
+    for state in (DeliveryState.FAILED, DeliveryState.SENDING, DeliveryState.PENDING):
+        rows += [
+            {
+                "id": f"delivery-{r['id']}",
+                "state": r["state"],
+                "study_uid": r["study_uid"],
+                "destination": r["destination"],
+                "object": r["kind"],
+                "attempt": r["attempts"],
+                "next_try_at": r["next_try_at"],
+                "error": r["reason"],
+            }
+            for r in delivery_queries.in_state(connection, state)
+        ]
+    return rows
+
+
+def delivery_row(connection: Connection, delivery_id: int) -> dict[str, Any] | None:
+    """One delivery."""
+    row = connection.execute(select(deliveries).where(deliveries.c.id == delivery_id)).mappings().first()
+    return None if row is None else dict(row)
