@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ai_engine.geometry import Affine, closest_axes
 from ai_engine.packages import Description, Input
+from ai_engine.prediction import InputVolume
 from dicom_node.refusals import RefusalCode, Refused
 
 MAX_VOXELS = 120_000_000
@@ -28,28 +28,6 @@ _DIRECTIONS = {
 }
 SPACING_TOLERANCE = 1e-3
 """Relative; limits are meant, not their decimal rounding."""
-
-
-@dataclass(frozen=True, eq=False)
-class InputVolume:
-    """One input of a run.
-
-    Attributes
-    ----------
-    array
-        (S, R, C) float32 modality values.
-    affine
-        (slice, row, column) to LPS millimetres.
-    valid
-        (S, R, C) bool, False where padding; None when there is none.
-    modality
-        DICOM Modality (0008,0060); empty when the source says none (NIfTI), which is then the caller's word.
-    """
-
-    array: npt.NDArray[np.float32]
-    affine: Affine
-    valid: npt.NDArray[np.bool_] | None = None
-    modality: str = ""
 
 
 @dataclass(frozen=True)

@@ -69,23 +69,23 @@ def plane_diameters(mask: Mask, affine: Affine) -> PlaneDiameters | None:
     basis, to_plane = _plane_basis(affine)
     best: tuple[float, float, int, Points] | None = None
     eight = np.ones((3, 3), dtype=bool)
-    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+    for index in (int(found) for found in np.flatnonzero(mask.any(axis=(1, 2)))):
         islands, count = ndimage.label(mask[index], structure=eight)
         for island, box in enumerate(ndimage.find_objects(islands, max_label=count), start=1):
             if best is not None and _longest_possible(box, to_plane) <= best[0]:
                 continue
-            outline = _outline(islands[box] == island) + [box[0].start, box[1].start]
+            outline = _outline(islands[box] == island) + np.array([box[0].start, box[1].start])
             hull = _hull(outline @ to_plane.T)
             long_mm, first, second = _farthest(hull)
             if best is None or long_mm > best[0]:
                 short_mm = _widest_chord(hull, hull[second] - hull[first])
-                best = (long_mm, short_mm, int(index), hull[[first, second]])
+                best = (long_mm, short_mm, index, hull[[first, second]])
     if best is None:
         return None
-    long_mm, short_mm, index, ends = best
-    origin = affine.to_patient([index, 0, 0])
+    long_mm, short_mm, at_slice, ends = best
+    origin = affine.to_patient([at_slice, 0, 0])
     first_end, second_end = (tuple(float(v) for v in origin + basis @ end) for end in ends)
-    return PlaneDiameters(long_mm, short_mm, index, (_three(first_end), _three(second_end)))
+    return PlaneDiameters(long_mm, short_mm, at_slice, (_three(first_end), _three(second_end)))
 
 
 def diameter_3d_mm(mask: Mask, affine: Affine) -> float:
@@ -179,7 +179,7 @@ def _farthest(points: Points) -> tuple[float, int, int]:
 def _widest_chord(hull: Points, along: Points) -> float:
     """Longest chord of a convex polygon at right angles to `along`.
 
-    The width at a position along the axis is piecewise linear between corners and concave, so the maximum is at a corner.
+    The width at a position along the axis is concave and linear between corners, so the maximum is at a corner.
     """
     axis = along / np.linalg.norm(along)
     position = hull @ axis

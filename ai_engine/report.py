@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.findings import Code, Measurement, Region
-from ai_engine.gate import InputVolume
 from ai_engine.measure import component_count, diameter_3d_mm, mean_and_sd, plane_diameters, volume_ml
 from ai_engine.packages import Composite, Description, Label, MeasurementName
+from ai_engine.prediction import InputVolume
 
 CM3 = Code("cm3", "UCUM", "cubic centimeter")
 MM = Code("mm", "UCUM", "millimeter")

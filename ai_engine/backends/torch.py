@@ -33,7 +33,8 @@ class TorchNetwork:
     def _arithmetic(self) -> AbstractContextManager[object]:
         if self.precision == "f32":
             return nullcontext()
-        return torch.autocast(self._device.type, dtype=_DTYPES[self.precision])
+        cast: AbstractContextManager[object] = torch.autocast(self._device.type, dtype=_DTYPES[self.precision])
+        return cast
 
     def __call__(self, tiles: FloatTiles) -> FloatTiles:
         with torch.inference_mode(), self._arithmetic():

@@ -1,9 +1,9 @@
 """The nnU-Net runner: nnU-Net's own preprocessing and export geometry around our own calling of the network.
 
 Order of operations, nnU-Net's (Isensee et al., Nature Methods 18, 2021): transpose, crop to nonzero, normalise,
-resample; windows; logits resampled back by nnU-Net's function, then argmax, crop and transpose undone.  What comes from a package
-(``plans.json``, ``dataset.json``) is checked against closed lists before nnU-Net sees it, because nnU-Net turns names
-found there into imports.
+resample; windows; logits resampled back by nnU-Net's function, then argmax, crop and transpose undone.  What comes from
+a package (``plans.json``, ``dataset.json``) is checked against closed lists before nnU-Net sees it, because nnU-Net
+turns names found there into imports.
 """
 
 from __future__ import annotations
@@ -200,13 +200,14 @@ def check_plans(plans: Any, configuration: str) -> None:
     if configuration not in plans["configurations"]:
         raise ModelFault("model.yaml: inference.configuration is not one of plans.json")
     chain: list[str] = []
-    while configuration is not None:
-        entry = plans["configurations"].get(configuration)
-        if configuration in chain or not isinstance(entry, dict):
+    name: str | None = configuration
+    while name is not None:
+        entry = plans["configurations"].get(name)
+        if name in chain or not isinstance(entry, dict):
             raise ModelFault("plans.json: configurations inherit from each other in a circle or from nothing")
-        chain.append(configuration)
+        chain.append(name)
         _check_configuration(entry)
-        configuration = entry.get("inherits_from")
+        name = entry.get("inherits_from")
 
 
 def _check_configuration(entry: Mapping[str, Any]) -> None:

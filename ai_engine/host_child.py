@@ -1,0 +1,141 @@
+"""The warm model child: ``python -m ai_engine.host_child``, started and watched by `ai_engine.host`.
+
+It loads one package from bytes it has hashed itself, keeps the network compiled and answers jobs one by one over two
+pipes.  It ends when a pipe closes and when its parent dies (PR_SET_PDEATHSIG), holds no secret, opens no socket, and
+writes nothing but OpenVINO's cache where one is configured.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai_engine import wire
+from ai_engine.faults import EngineFault
+from ai_engine.geometry import Affine
+
+PR_SET_PDEATHSIG = 1
+REQUEST_LIMIT_BYTES = 4 * 1024**3
+
+
+def main() -> int:
+    """Serve until the request pipe closes.  Arguments: request fd, answer fd, lifeline fd, parent's process id."""
+    requests, answers, lifeline, parent = (int(text) for text in sys.argv[1:5])
+    _die_with(parent, lifeline)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)  # libraries that print must not reach whoever started us
+    with os.fdopen(requests, "rb", buffering=0) as source, os.fdopen(answers, "wb", buffering=0) as sink:
+        return _serve(_Pipe(source, sink))
+
+
+class _Pipe:
+    def __init__(self, source: Any, sink: Any) -> None:
+        self._source, self._sink = source, sink
+
+    def read_exactly(self, count: int) -> bytes:
+        buffer = bytearray(count)
+        view, done = memoryview(buffer), 0
+        while done < count:
+            got = self._source.readinto(view[done:])
+            if not got:
+                raise EOFError
+            done += got
+        return bytes(buffer)
+
+    def receive(self) -> tuple[dict[str, Any], dict[str, wire.Array]]:
+        return wire.read_frame(self.read_exactly, REQUEST_LIMIT_BYTES)
+
+    def send(self, body: Mapping[str, Any]) -> None:
+        self.send_buffers(wire.pack(body, {}))
+
+    def send_buffers(self, buffers: list[memoryview]) -> None:
+        for buffer in buffers:
+            done = 0
+            while done < len(buffer):
+                done += self._sink.write(buffer[done:])
+
+
+def _serve(pipe: _Pipe) -> int:
+    from ai_engine.engine import Engine
+    from ai_engine.packages import load_package
+    from ai_engine.prediction import EngineSettings
+    from dicom_node.refusals import Refused
+
+    try:
+        order, _ = pipe.receive()
+        try:
+            package = load_package(Path(order["folder"]), pinned_sha256=order["digest_sha256"])
+            engine = Engine(package, EngineSettings(**order["settings"]))
+        except Refused as refused:
+            pipe.send({"kind": "refused", "refusal": refused.refusal.to_json()})
+            return 0
+        except Exception as error:  # a process boundary: whatever it was, the parent must hear it
+            pipe.send(_fault(error))
+            return 1
+        pipe.send({"kind": "ready", "digest_sha256": package.digest_sha256, "identity": vars(engine.identity)})
+        while True:
+            order, arrays = pipe.receive()
+            try:
+                buffers = _job(engine, order, arrays)
+            except Refused as refused:
+                pipe.send({"kind": "refused", "refusal": refused.refusal.to_json()})
+            except Exception as error:  # a process boundary, as above
+                pipe.send(_fault(error))
+            else:
+                pipe.send_buffers(buffers)
+    except (EOFError, BrokenPipeError):
+        return 0
+
+
+def _job(engine: Any, order: Mapping[str, Any], arrays: Mapping[str, wire.Array]) -> list[memoryview]:
+    from ai_engine.prediction import InputVolume
+
+    inputs = {
+        role: InputVolume(
+            array=np.asarray(arrays[f"{role}/array"], dtype=np.float32),
+            affine=Affine(arrays[f"{role}/affine"]),
+            valid=arrays.get(f"{role}/valid"),
+            modality=str(modality),
+        )
+        for role, modality in order["inputs"].items()
+    }
+    prediction = engine.run(inputs)
+    answer = {
+        "kind": "prediction",
+        "findings": prediction.findings.to_json(),
+        "timings_s": dict(prediction.timings_s),
+        "passes": prediction.passes,
+    }
+    return wire.pack(answer, {"mask": prediction.mask})
+
+
+def _fault(error: Exception) -> dict[str, Any]:
+    """A fault as code and text.  The engine sees arrays only, so its texts hold no patient data."""
+    code = error.code if isinstance(error, EngineFault) else "engine-fault"
+    return {"kind": "fault", "code": code, "text": f"{type(error).__name__}: {error}"[:2000]}
+
+
+def _die_with(parent: int, lifeline: int) -> None:
+    """End with the parent: by signal where the kernel offers it, and by the end of a pipe everywhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+    def watch() -> None:
+        os.read(lifeline, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
