@@ -115,6 +115,11 @@ def open_pairs(connection: Connection) -> list[tuple[int, str]]:
     return [(int(r.run_id), str(r.destination)) for r in connection.execute(query)]
 
 
+def study_of(connection: Connection, run_id: int) -> str:
+    """The study of a run."""
+    return str(connection.execute(select(runs.c.study_uid).where(runs.c.id == run_id)).scalar_one())
+
+
 def in_state(connection: Connection, state: DeliveryState) -> list[RowMapping]:
     """All deliveries in one state, with their study."""
     query = (

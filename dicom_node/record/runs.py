@@ -177,9 +177,17 @@ def count_death(connection: Connection, run_id: int, column: str) -> int:
     return int(connection.execute(select(counter).where(runs.c.id == run_id)).scalar_one())
 
 
-def open_attempts(connection: Connection) -> list[RowMapping]:
-    """Attempts without an end: at the start of a worker, those that died with the one before."""
-    return list(connection.execute(select(attempts).where(attempts.c.ended_at.is_(None))).mappings())
+def run_row(connection: Connection, run_id: int) -> RowMapping:
+    """One run."""
+    return row(connection, runs, run_id)
+
+
+def open_attempts(connection: Connection, run_id: int | None = None) -> list[RowMapping]:
+    """Attempts without an end (of one run): at the start of a worker, those that died with the one before."""
+    query = select(attempts).where(attempts.c.ended_at.is_(None))
+    if run_id is not None:
+        query = query.where(attempts.c.run_id == run_id)
+    return list(connection.execute(query).mappings())
 
 
 def unfinished_runs(connection: Connection) -> list[RowMapping]:

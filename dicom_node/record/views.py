@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, or_, select
 
+from ai_engine.findings import findings_from_json
+from dicom_node import files
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
 from dicom_node.record.tables import attempts, cases, deliveries, revisions, runs, series, studies
@@ -186,3 +190,16 @@ def delivery_row(connection: Connection, delivery_id: int) -> dict[str, Any] | N
     """One delivery."""
     row = connection.execute(select(deliveries).where(deliveries.c.id == delivery_id)).mappings().first()
     return None if row is None else dict(row)
+
+
+def says(connection: Connection, artefact_folder: Path, run_id: int) -> str:
+    """What a run's findings say in one line: "FLAIR abnormality 12.3 mL", or that no region was above threshold."""
+    row = run_queries.artefact(connection, run_id, "findings")
+    if row is None:
+        return ""
+    said = findings_from_json(json.loads(files.load(artefact_folder, row["path"], row["sha256"])))
+    present = [region for region in said.regions if region.present]
+    if not present:
+        return "no region above threshold"
+    volumes = [(region.name, region.measure("volume")) for region in present]
+    return ", ".join(f"{name} {volume.value:.1f} mL" if volume else name for name, volume in volumes)

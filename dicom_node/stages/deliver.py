@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from dicom_node import delivery, files
 from dicom_node.durable import Put
@@ -41,8 +41,8 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
         run = runs.row(connection, run_table, run_id)
         case = runs.row(connection, cases, run["case_id"])
         rows = deliveries.of_run(connection, run_id, name)
-    if run["cancel"]:
-        return []
+        if run["cancel"] or not is_due(tools, connection, run_id, name):
+            return []
     for row in rows:
         if row["state"] not in OPEN:
             if row["state"] == DeliveryState.CONFIRMED.value:
@@ -81,6 +81,13 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
                 seen=confirmation.get("seen", ""),
             )
     return _next(tools, run_id, name, case["priority"])
+
+
+def is_due(tools: Tools, connection: Connection, run_id: int, name: str) -> bool:
+    """Whether every destination that this one waits for has confirmed everything."""
+    names = {str(row["destination"]) for row in deliveries.of_run(connection, run_id)}
+    needs = waits_for(tools.settings, name, names)
+    return all(deliveries.is_confirmed(connection, run_id, other) for other in needs)
 
 
 def _send(tools: Tools, run_id: int, name: str, row: Any, *, tries: int) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""ai-node: the command line.  Each command says with ``--help`` what it does, with an example.
+
+Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 input refused, 4 a peer is unreachable, 5 configuration refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from dicom_node.cli.common import choose_config
+
+_LAZY: dict[str, tuple[str, str, str]] = {
+    # name: (module, attribute, one line for the list)
+    "serve": ("dicom_node.cli.processes", "serve", "Run the node: listener, worker and web, supervised."),
+    "listen": ("dicom_node.cli.processes", "listen", "Run the C-STORE listener alone."),
+    "work": ("dicom_node.cli.processes", "work", "Run the worker alone."),
+    "web": ("dicom_node.cli.processes", "web", "Run the HTTP server alone."),
+    "demo": ("dicom_node.cli.demo", "demo", "Three synthetic studies go in; results come back."),
+    "send": ("dicom_node.cli.demo", "send", "Send a folder of DICOM files by C-STORE."),
+    "predict": ("dicom_node.cli.predict", "predict", "Run a model on files, without a server."),
+    "studies": ("dicom_node.cli.operate", "studies", "The newest studies and what was said of them."),
+    "study": ("dicom_node.cli.operate", "study_app", "One study's whole story."),
+    "jobs": ("dicom_node.cli.operate", "jobs_app", "What runs, waits or failed."),
+    "held": ("dicom_node.cli.operate", "held_app", "What waits for a person's decision."),
+    "models": ("dicom_node.cli.models", "app", "Model packages: list, show, verify, import."),
+    "routes": ("dicom_node.cli.routes", "app", "Which series go to which model, and why."),
+    "keys": ("dicom_node.cli.operate", "keys_app", "API keys of programs."),
+    "audit": ("dicom_node.cli.operate", "audit_app", "The audit log."),
+    "config": ("dicom_node.cli.doctor", "config_app", "The settings in force."),
+    "doctor": ("dicom_node.cli.doctor", "doctor", "Check everything the node needs, and say what to do."),
+    "train": ("dicom_node.cli.train", "app", "Train a model on your own data."),
+    "evaluate": ("dicom_node.cli.evaluate", "app", "Measure a model on labelled cases."),
+}
+
+
+class _LazyGroup(TyperGroup):
+    """Imports a command's module when it is used: `ai-node --help` need not load a deep-learning framework."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_LAZY)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = _LAZY.get(cmd_name)
+        if found is None:
+            return None
+        module, attribute, line = found
+        target: Any = getattr(importlib.import_module(module), attribute)
+        if isinstance(target, typer.Typer):
+            command = typer.main.get_command(target)
+        else:
+            single = typer.Typer(add_completion=False)
+            single.command()(target)
+            command = typer.main.get_command(single)
+        command.name = cmd_name
+        command.short_help = line
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in _LAZY.items()])
+
+
+app = typer.Typer(
+    cls=_LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="A DICOM/PACS-integrated AI node. Decision support for review by a qualified professional, never a diagnosis.",
+    epilog="Example: ai-node --config config/node.yaml serve",
+)
+
+
+@app.callback()
+def _common(
+    config: Path | None = typer.Option(
+        None, "--config", envvar="AI_NODE_CONFIG", help="Settings file; default config/node.yaml if it is there."
+    ),
+) -> None:
+    choose_config(config)
+
+
+def main() -> None:
+    """Entry point of the command ``ai-node``."""
+    app()

@@ -1,0 +1,250 @@
+"""Commands for the person on duty: studies, jobs, held, keys, audit.  They work while the node runs, and while not."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.table import Table as Grid
+
+from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
+from dicom_node.record import Database, actions, audit, keys, views
+from dicom_node.settings import Settings
+
+study_app = typer.Typer(no_args_is_help=True, help="One study's whole story.")
+jobs_app = typer.Typer(no_args_is_help=True, help="What runs, waits or failed; retry or cancel it.")
+held_app = typer.Typer(no_args_is_help=True, help="What waits for a person's decision.")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of programs.")
+audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
+
+REASON = typer.Option(..., "--reason", help="Why; goes to the audit log.")
+ITEM = typer.Argument(..., help="The id that the list prints.")
+
+
+@contextmanager
+def record() -> Iterator[tuple[Settings, Database]]:
+    """The record of this installation, or exit 5 when the node has never been started."""
+    chosen = settings()
+    database = Database(chosen.records_url)
+    try:
+        if not database.is_migrated():
+            stop(Exit.CONFIGURATION, "the records are not set up: start the node once with `ai-node serve`")
+        yield chosen, database
+    finally:
+        database.close()
+
+
+def studies(limit: int = typer.Option(50, help="How many, newest first."), as_json: bool = JSON_OPTION) -> None:
+    """The newest studies: state, and what was said, or would have been said where a route publishes nothing.
+
+    Example: ai-node studies --limit 10
+    """
+    with record() as (chosen, database), database.read() as connection:
+        rows = views.list_studies(connection, limit)
+        for row in rows:
+            for run in row["runs"]:
+                run["says"] = views.says(connection, chosen.data.folder / "artefacts", int(run["id"]))
+    if as_json:
+        emit(rows)
+        return
+    grid = Grid("study", "state", "series", "last activity (UTC)", "result")
+    for row in rows:
+        said = [f"{r['result_family']}: {r['says'] or r['state']} [{r['publish']}]" for r in row["runs"]]
+        refused = [f"refused: {r['code']}" for r in row["refusals"]]
+        grid.add_row(
+            row["id"], row["state"], str(row["series"]), row["last_activity_at"][:19], "\n".join(said or refused)
+        )
+    out.print(grid)
+
+
+@study_app.command("show")
+def study_show(
+    uid: str = typer.Argument(..., help="Study Instance UID, or the id that `studies` prints."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Everything that happened to one study, in order, and why.
+
+    Example: ai-node study show 1.2.840.113619.2.55.3
+    """
+    with record() as (_, database), database.read() as connection:
+        row = views.find_study(connection, uid)
+        if row is None:
+            stop(Exit.REFUSED, "no such study here: it has not arrived, or under another Study Instance UID")
+        story = views.story(connection, row)
+    if as_json:
+        emit(story)
+        return
+    out.print(f"study {story['id']}: {story['state']}")
+    for entry in story["series_rows"]:
+        why = "; ".join(entry["role_reasons"] or [])
+        out.print(
+            f"  series {entry['public_id']}: role {entry['role'] or '-'} ({entry['role_confidence'] or '-'}) {why}"
+        )
+    for event in story["timeline"]:
+        detail = ", ".join(f"{k}={v}" for k, v in event["detail"].items())
+        out.print(f"  {event['at'][:23]}  {event['name']:<22} {detail}", markup=False, soft_wrap=True)
+
+
+@jobs_app.command("list")
+def jobs_list(as_json: bool = JSON_OPTION) -> None:
+    """Runs and deliveries that are not finished, failed ones first.
+
+    Example: ai-node jobs list
+    """
+    with record() as (_, database), database.read() as connection:
+        _rows(views.jobs(connection), as_json)
+
+
+@jobs_app.command("retry")
+def jobs_retry(item: str = ITEM, reason: str = REASON) -> None:
+    """Start a failed job again.
+
+    Example: ai-node jobs retry run-7 --reason "model updated"
+    """
+    _act(actions.retry, item, reason)
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(item: str = ITEM, reason: str = REASON) -> None:
+    """Stop a job; what it has not yet done it will not do.
+
+    Example: ai-node jobs cancel run-7 --reason "wrong patient"
+    """
+    _act(actions.cancel, item, reason)
+
+
+@held_app.command("list")
+def held_list(as_json: bool = JSON_OPTION) -> None:
+    """What waits for a person.
+
+    Example: ai-node held list
+    """
+    with record() as (_, database), database.read() as connection:
+        _rows(views.held(connection), as_json)
+
+
+@held_app.command("show")
+def held_show(item: str = ITEM) -> None:
+    """One held item with its reason, as JSON.
+
+    Example: ai-node held show delivery-3
+    """
+    with record() as (_, database), database.read() as connection:
+        found = [row for row in views.held(connection) if row["id"] == item]
+    if not found:
+        stop(Exit.REFUSED, f"{item} is not held")
+    emit(found[0])
+
+
+@held_app.command("release")
+def held_release(item: str = ITEM, reason: str = REASON) -> None:
+    """Let a held item go on.
+
+    Example: ai-node held release delivery-3 --reason "patient merged in the PACS, checked with radiology"
+    """
+    _act(actions.release, item, reason)
+
+
+@held_app.command("reject")
+def held_reject(item: str = ITEM, reason: str = REASON) -> None:
+    """Decide that a held item goes no further.
+
+    Example: ai-node held reject study-1f3c --reason "test phantom"
+    """
+    _act(actions.reject, item, reason)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: str = typer.Argument(..., help="Which program this key is for."),
+    scope: list[str] = typer.Option(["fhir:read"], help="What it may do; may be given more than once."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Make an API key; it is shown this once and kept as a digest only.
+
+    Example: ai-node keys create ehr --scope fhir:read
+    """
+    with record() as (_, database):
+        try:
+            token = keys.create(database, name, scope, actor=getpass.getuser())
+        except keys.KeyRefused as refused:
+            stop(Exit.USAGE, str(refused))
+    if as_json:
+        emit({"name": name, "key": token, "scopes": sorted(scope)})
+    else:
+        out.print(token, markup=False)
+
+
+@keys_app.command("list")
+def keys_list(as_json: bool = JSON_OPTION) -> None:
+    """Keys by name and first characters.
+
+    Example: ai-node keys list
+    """
+    with record() as (_, database):
+        _rows([dataclasses.asdict(row) for row in keys.rows(database)], as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(name: str = typer.Argument(..., help="Name of the key.")) -> None:
+    """Make a key worthless from now on.
+
+    Example: ai-node keys revoke ehr
+    """
+    with record() as (_, database):
+        try:
+            keys.revoke(database, name, actor=getpass.getuser())
+        except keys.KeyRefused as refused:
+            stop(Exit.REFUSED, str(refused))
+
+
+@audit_app.command("verify")
+def audit_verify(as_json: bool = JSON_OPTION) -> None:
+    """Walk the hash chain; say where it breaks. Keep the printed head elsewhere: a cut tail shows against it.
+
+    Example: ai-node audit verify
+    """
+    with record() as (_, database), database.read() as connection:
+        broken = audit.verify(connection)
+        count, head = audit.head(connection)
+    if as_json:
+        emit({"entries": count, "head_sha256": head, "broken": broken})
+    else:
+        out.print(f"{count} entries, head {head}" if broken is None else f"broken: {broken}")
+    if broken is not None:
+        raise typer.Exit(int(Exit.FAULT))
+
+
+def _act(action: Callable[[Any, str, str, str], list[actions.Job]], item: str, reason: str) -> None:
+    from dicom_node import durable
+
+    with record() as (chosen, database):
+        try:
+            with database.write() as connection:
+                jobs = action(connection, item, getpass.getuser(), reason)
+        except actions.UnknownItem as unknown:
+            stop(Exit.REFUSED, str(unknown.args[0]))
+        if jobs:
+            client = durable.connect(chosen.engine_url)
+            for queue, job, key, args in jobs:
+                client.put(durable.Put(queue, job, key, args))
+            client.close()
+    out.print(f"{item}: done", markup=False)
+
+
+def _rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        emit(rows)
+        return
+    if not rows:
+        out.print("none")
+        return
+    columns = [key for key in rows[0] if key != "study_uid"]
+    grid = Grid(*columns)
+    for row in rows:
+        grid.add_row(*("" if row.get(c) is None else str(row.get(c)) for c in columns))
+    out.print(grid)

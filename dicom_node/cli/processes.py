@@ -1,0 +1,143 @@
+"""The node's processes: listen, work, web, and serve, which supervises the three."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from collections.abc import Callable
+
+import typer
+
+from dicom_node.cli.common import Exit, chosen_config, settings, stop
+from dicom_node.record import Database, DatabaseRefused
+from dicom_node.settings import Settings
+
+
+def serve() -> None:
+    """Run the whole node until SIGTERM: listener, worker and web, each in its own process, started again if it ends.
+
+    Example: ai-node --config config/node.yaml serve
+    """
+    from dicom_node import logs
+    from dicom_node.serve import Supervisor, migrate
+
+    chosen = settings()
+    logs.set_up("serve")
+    _check_before_start(chosen)
+    try:
+        migrate(chosen)
+    except DatabaseRefused as refused:
+        stop(Exit.CONFIGURATION, str(refused))
+    raise typer.Exit(Supervisor(chosen_config()).run())
+
+
+def listen() -> None:
+    """Run the C-STORE listener: it receives, stores and acknowledges, and decides when a series is complete.
+
+    Example: ai-node listen
+    """
+    from dicom_node import durable
+    from dicom_node.durable import Put
+    from dicom_node.listen import run_listen
+    from dicom_node.volume.digest import content_digest
+    from dicom_node.volume.geometry import series_geometry
+    from dicom_node.volume.header import read_header
+
+    chosen, database = _start("listen")
+    engine = durable.connect(chosen.engine_url)
+
+    def put_read(revision_id: int, priority: int) -> None:
+        engine.put(Put("cpu", "read", f"read/{revision_id}", ("revision", revision_id), priority))
+
+    def put_quiet(study_uid: str, key: str, priority: int) -> None:
+        engine.put(Put("cpu", "read", key, ("study", study_uid), priority))
+
+    def body(ended: threading.Event) -> None:
+        run_listen(
+            chosen,
+            database,
+            put_read=put_read,
+            put_quiet=put_quiet,
+            read_header=read_header,
+            content_digest=content_digest,
+            series_geometry=series_geometry,
+            stop=ended,
+        )
+
+    _until_told(body)
+
+
+def work() -> None:
+    """Run the worker: volumes, models, results, deliveries.  One per data folder.
+
+    Example: ai-node work
+    """
+    from dicom_node.durable import AlreadyRunning
+    from dicom_node.models import WarmModels
+    from dicom_node.stages.context import Tools
+    from dicom_node.work import run_work
+
+    chosen, database = _start("work")
+    tools = Tools(
+        settings=chosen,
+        database=database,
+        models=WarmModels(chosen),
+        site_namespace=str(chosen.node.site_namespace or database.site_fact("site_namespace")),
+        node_instance=database.site_fact("node_instance"),
+        version=importlib.metadata.version("dicom-ai-node"),
+    )
+    try:
+        _until_told(lambda ended: run_work(chosen, tools, ended))
+    except AlreadyRunning as running:
+        stop(Exit.CONFIGURATION, str(running))
+
+
+def web() -> None:
+    """Run the HTTP server: health, metrics, FHIR, viewer.
+
+    Example: ai-node web
+    """
+    from dicom_node.cli.web import run_web
+
+    chosen, database = _start("web")
+    _until_told(lambda ended: run_web(chosen, database, ended))
+
+
+def _start(name: str) -> tuple[Settings, Database]:
+    from dicom_node import logs
+    from dicom_node.serve import end_with_parent
+
+    end_with_parent()
+    chosen = settings()
+    logs.set_up(name)
+    database = Database(chosen.records_url)
+    try:
+        if not database.is_migrated():
+            from dicom_node.serve import migrate
+
+            migrate(chosen)
+        database.check()
+    except DatabaseRefused as refused:
+        stop(Exit.CONFIGURATION, str(refused))
+    return chosen, database
+
+
+def _check_before_start(chosen: Settings) -> None:
+    """What must be right before anything listens: the route file and the models it names (I22, I25)."""
+    from dicom_node.models import check_models
+    from dicom_node.refusals import Refused
+    from dicom_node.routing import RoutesRefused, load_routes
+
+    try:
+        check_models(chosen, load_routes(chosen.routes))
+    except RoutesRefused as refused:
+        stop(Exit.CONFIGURATION, str(refused))
+    except Refused as refused:
+        told = refused.refusal
+        stop(Exit.CONFIGURATION, f"{told.message} expected {told.expected}, found {told.found}. {told.advice}")
+
+
+def _until_told(body: Callable[[threading.Event], None]) -> None:
+    from dicom_node.work import until_told
+
+    raise typer.Exit(until_told(body))

@@ -1,0 +1,83 @@
+"""The road.
+
+A study arrives by C-STORE, the right model reads the right series, and the radiologist finds a segmentation in the PACS,
+the EHR finds a report, and everybody can see why:
+
+    read      a closed revision becomes an exact volume; then the study's case is decided        (queue `cpu`)
+    infer     the volumes of a case go through one model                                         (queue `model`)
+    write     findings become SEG, SR, PDF; they are checked and put into the outbox             (queue `cpu`)
+    deliver   one run's objects go to one destination and are then seen there                    (queue `out-<name>`)
+
+Each is a job with a derived key, short, idempotent, and returns the jobs that follow from it.  What goes wrong is one of
+three kinds: a refusal of the input is written to the revision, case or run; trouble with a peer is tried again by
+`deliver`; a fault of ours ends the run as *failed*, visibly, and keeps its evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from dicom_node.durable import Job, Put
+from dicom_node.record import arrivals, runs
+from dicom_node.record.timeline import note
+from dicom_node.settings import Settings
+from dicom_node.stages.assemble import assemble
+from dicom_node.stages.context import Tools
+from dicom_node.stages.deliver import deliver
+from dicom_node.stages.destinations import OWN_ENDPOINT
+from dicom_node.stages.infer import infer
+from dicom_node.stages.read import read_revision
+from dicom_node.stages.write import write
+from dicom_node.words import RunState
+
+log = structlog.get_logger()
+
+
+def queues(settings: Settings) -> dict[str, int]:
+    """The queues and how many jobs of each run at once."""
+    return {"cpu": settings.work.cpu_jobs, "model": 1} | {
+        f"out-{name}": 1 for name in (*settings.destinations, OWN_ENDPOINT)
+    }
+
+
+def jobs(tools: Tools) -> dict[str, Job]:
+    """The four kinds of job, bound to this installation."""
+
+    def read(what: str, which: int | str) -> Sequence[Put]:
+        if what == "revision":
+            revision_id = int(which)
+            with tools.database.read() as connection:
+                study_uid = str(arrivals.revision_row(connection, revision_id)["study_uid"])
+        else:
+            study_uid = str(which)
+        return assemble(tools, study_uid, read_revision)
+
+    def run_infer(run_id: int) -> Sequence[Put]:
+        return _guarded(tools, run_id, lambda: infer(tools, run_id))
+
+    def run_write(run_id: int) -> Sequence[Put]:
+        return _guarded(tools, run_id, lambda: write(tools, run_id))
+
+    def run_deliver(run_id: int, name: str, attempt: int) -> Sequence[Put]:
+        return deliver(tools, run_id, name, attempt)
+
+    return {"read": read, "infer": run_infer, "write": run_write, "deliver": run_deliver}
+
+
+def _guarded(tools: Tools, run_id: int, body: Job) -> Sequence[Put]:
+    """A fault of ours ends the run as failed; its type and place are kept, its text (which may hold data) is not."""
+    try:
+        return body()
+    except Exception as fault:  # the job's boundary
+        log.exception("run.fault", run=run_id)
+        with tools.database.write() as connection:
+            run = runs.run_row(connection, run_id)
+            if run["state"] in (RunState.QUEUED.value, RunState.RUNNING.value):
+                reason = f"a fault of the node: {type(fault).__name__}; see the worker's log at this time"
+                runs.move(connection, "run", run_id, RunState.FAILED, error=reason)
+                note(connection, "run.failed", run["study_uid"], run_id=run_id, reason=reason)
+            for attempt in runs.open_attempts(connection, run_id):
+                runs.end_attempt(connection, runs.Attempt(run_id, int(attempt["number"])), "failed")
+        return []

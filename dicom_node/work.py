@@ -1,0 +1,117 @@
+"""Work: the process that runs the road.  It owns the engine, the warm models and the reconciler.
+
+At its start it counts the attempts that died with the worker before it; at 20 deaths of the worker while one run was
+active that run has failed (design section 4).  Every few minutes the *reconciler* submits again, under a new suffix,
+what has no final state and no live job, and says so on the timeline: the engine's own books are never the only ones.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from dicom_node import durable
+from dicom_node.durable import Put, Worker
+from dicom_node.record import arrivals, deliveries, now, runs
+from dicom_node.record.timeline import note
+from dicom_node.road import jobs, queues
+from dicom_node.settings import Settings
+from dicom_node.stages.context import Tools
+from dicom_node.stages.deliver import is_due
+from dicom_node.words import RunState
+
+log = structlog.get_logger()
+
+PURGE_AFTER_S = 7 * 24 * 3600.0
+
+
+def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
+    """Run the road until `stop` is set.
+
+    Raises
+    ------
+    AlreadyRunning
+        When another worker holds this data folder.
+    """
+    worker = Worker(settings.engine_url, jobs(tools), queues(settings))
+    worker.start()
+    try:
+        bury_the_dead(tools)
+        client = durable.connect(settings.engine_url)
+        reconcile(tools, client, is_start=True)
+        log.info("work.started")
+        while not stop.wait(settings.work.reconcile_s):
+            try:
+                reconcile(tools, client, is_start=False)
+                client.purge(PURGE_AFTER_S)
+            except Exception:  # the loop's boundary: a reconciler that fails once must come again
+                log.exception("work.reconcile-failed")
+        client.close()
+    finally:
+        worker.stop()
+        tools.models.close()
+        log.info("work.stopped")
+
+
+def bury_the_dead(tools: Tools) -> None:
+    """Close the attempts that died with the last worker, and count those deaths against their runs."""
+    limit = tools.settings.work.max_worker_deaths
+    with tools.database.write() as connection:
+        for row in runs.open_attempts(connection):
+            attempt = runs.Attempt(int(row["run_id"]), int(row["number"]))
+            runs.end_attempt(connection, attempt, "worker-died")
+            run = runs.run_row(connection, attempt.run_id)
+            if run["state"] != RunState.RUNNING.value:
+                continue
+            deaths = runs.count_death(connection, attempt.run_id, "worker_deaths")
+            if deaths >= limit:
+                reason = f"the worker ended {deaths} times while this run was active; given up after {limit}"
+                runs.move(connection, "run", attempt.run_id, RunState.FAILED, error=reason)
+                note(connection, "run.failed", run["study_uid"], run_id=attempt.run_id, reason=reason)
+
+
+def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
+    """Submit again what has no final state and no live job; how many were submitted.
+
+    Keys get a new suffix (the time), because putting the key of finished work again starts nothing.
+    """
+    suffix = f"again-{now()}"
+    wanted: list[tuple[str, Put, str]] = []
+    live = set(engine.live())
+
+    def is_live(prefix: str) -> bool:
+        return any(key == prefix or key.startswith(prefix + "/") for key in live)
+
+    with tools.database.read() as connection:
+        for run in runs.unfinished_runs(connection):
+            number = int(run["id"])
+            if not is_live(f"infer/{number}") and not is_live(f"write/{number}"):
+                put = Put("model", "infer", f"infer/{number}/{suffix}", (number,))
+                wanted.append((run["study_uid"], put, "run"))
+        for number, name in deliveries.open_pairs(connection):
+            if not is_live(f"deliver/{number}/{name}") and is_due(tools, connection, number, name):
+                put = Put(f"out-{name}", "deliver", f"deliver/{number}/{name}/{suffix}", (number, name, 0))
+                wanted.append((deliveries.study_of(connection, number), put, "delivery"))
+        for revision in arrivals.unread_revisions(connection):
+            if not is_live(f"read/{revision['id']}"):
+                put = Put("cpu", "read", f"read/{revision['id']}/{suffix}", ("revision", revision["id"]))
+                wanted.append((revision["study_uid"], put, "revision"))
+    for study_uid, put, what in wanted:
+        engine.put(put)
+        with tools.database.write() as connection:
+            note(connection, "work.submitted-again", study_uid, what=what, at_start=is_start)
+    if wanted:
+        log.warning("work.submitted-again", count=len(wanted))
+    return len(wanted)
+
+
+def until_told(run: Callable[[threading.Event], None]) -> int:
+    """Run a process body until SIGTERM or SIGINT; the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    run(stop)
+    return 0
