@@ -25,9 +25,9 @@ class OutgoingObject:
     """
 
     sop_class_uid: str
-    sop_instance_uid: str
-    study_uid: str
-    series_uid: str
+    sop_instance_uid: str = field(repr=False)
+    study_uid: str = field(repr=False)
+    series_uid: str = field(repr=False)
     patient_id: str = field(repr=False)
     issuer_of_patient_id: str = field(repr=False)
     transfer_syntax_uid: str
@@ -168,7 +168,7 @@ class Seen(StrEnum):
 class Confirmation:
     """The destination was seen to have the object."""
 
-    sop_instance_uid: str
+    sop_instance_uid: str = field(repr=False)
     sha256: str
     seen: Seen
     was_already_there: bool
