@@ -255,6 +255,13 @@ def test_redirects_are_not_followed():
         assert elsewhere.requests == []
 
 
+def test_an_endless_answer_is_cut_at_the_limit():
+    with StubPacs(script=["endless"]) as pacs:
+        with pytest.raises(PeerTrouble):
+            send(make_object(), target(pacs))
+        assert 10_000_000 <= pacs.endless_bytes < 40_000_000
+
+
 def test_an_archive_that_is_down_is_peer_trouble():
     pacs = StubPacs().start()
     pacs.stop()

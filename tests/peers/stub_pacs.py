@@ -46,6 +46,8 @@ class StubPacs:
     store: list[Stored] = field(default_factory=list)
     """More than one entry per UID is possible, as in archives that key by patient."""
     requests: list[str] = field(default_factory=list)
+    endless_bytes: int = 0
+    """How much of an endless answer its reader took."""
 
     def start(self) -> StubPacs:
         handler = type("Handler", (_Handler,), {"pacs": self})
@@ -208,6 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for _ in range(1000):
                 self.wfile.write(b"%x\r\n" % len(block) + block + b"\r\n")
+                self.pacs.endless_bytes += len(block)
         except OSError:
             pass
         self.close_connection = True
