@@ -1,15 +1,15 @@
 """The road.
 
-A study arrives by C-STORE, the right model reads the right series, and the radiologist finds a segmentation in the PACS,
-the EHR finds a report, and everybody can see why:
+A study arrives by C-STORE, the right model reads the right series, and the radiologist finds a segmentation in the
+PACS, the EHR finds a report, and everybody can see why:
 
     read      a closed revision becomes an exact volume; then the study's case is decided        (queue `cpu`)
     infer     the volumes of a case go through one model                                         (queue `model`)
     write     findings become SEG, SR, PDF; they are checked and put into the outbox             (queue `cpu`)
     deliver   one run's objects go to one destination and are then seen there                    (queue `out-<name>`)
 
-Each is a job with a derived key, short, idempotent, and returns the jobs that follow from it.  What goes wrong is one of
-three kinds: a refusal of the input is written to the revision, case or run; trouble with a peer is tried again by
+Each is a job with a derived key, short, idempotent, and returns the jobs that follow from it.  What goes wrong is one
+of three kinds: a refusal of the input is written to the revision, case or run; trouble with a peer is tried again by
 `deliver`; a fault of ours ends the run as *failed*, visibly, and keeps its evidence.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import structlog
 
 from dicom_node.durable import Job, Put
-from dicom_node.record import arrivals, runs
+from dicom_node.record import runs, studies
 from dicom_node.record.timeline import note
 from dicom_node.settings import Settings
 from dicom_node.stages.assemble import assemble
@@ -49,7 +49,7 @@ def jobs(tools: Tools) -> dict[str, Job]:
         if what == "revision":
             revision_id = int(which)
             with tools.database.read() as connection:
-                study_uid = str(arrivals.revision_row(connection, revision_id)["study_uid"])
+                study_uid = str(studies.revision_row(connection, revision_id)["study_uid"])
         else:
             study_uid = str(which)
         return assemble(tools, study_uid, read_revision)

@@ -15,7 +15,7 @@ import structlog
 
 from dicom_node import durable
 from dicom_node.durable import Put, Worker
-from dicom_node.record import arrivals, deliveries, now, runs
+from dicom_node.record import deliveries, now, runs
 from dicom_node.record.timeline import note
 from dicom_node.road import jobs, queues
 from dicom_node.settings import Settings
@@ -95,7 +95,7 @@ def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
             if not is_live(f"deliver/{number}/{name}") and is_due(tools, connection, number, name):
                 put = Put(f"out-{name}", "deliver", f"deliver/{number}/{name}/{suffix}", (number, name, 0))
                 wanted.append((deliveries.study_of(connection, number), put, "delivery"))
-        for revision in arrivals.unread_revisions(connection):
+        for revision in studies.unassembled_revisions(connection):
             if not is_live(f"read/{revision['id']}"):
                 put = Put("cpu", "read", f"read/{revision['id']}/{suffix}", ("revision", revision["id"]))
                 wanted.append((revision["study_uid"], put, "revision"))

@@ -105,9 +105,7 @@ def web() -> None:
 
 def _start(name: str) -> tuple[Settings, Database]:
     from dicom_node import logs
-    from dicom_node.serve import end_with_parent
 
-    end_with_parent()
     chosen = settings()
     logs.set_up(name)
     database = Database(chosen.records_url)

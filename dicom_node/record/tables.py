@@ -149,6 +149,7 @@ revisions = Table(
     Column("volume_path", Text),
     Column("refusal", Json),
     Column("appearance", Json),
+    Column("assembled", Boolean, nullable=False, default=False),
     UniqueConstraint("series_uid", "number"),
     UniqueConstraint("series_uid", "set_sha256", name="uq_revisions_series_set"),
 )

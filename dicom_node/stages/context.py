@@ -16,24 +16,13 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from ai_engine.findings import Findings
-from ai_engine.geometry import Affine
+from ai_engine.prediction import InputVolume
 from dicom_node import files
 from dicom_node.record import Database
 from dicom_node.record.runs import Attempt, add_artefact, artefact
 from dicom_node.settings import Settings
 
-FloatImage = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False)
-class ModelInput:
-    """One input channel: (S, R, C) float32 modality values, their grid, and where they are padding."""
-
-    array: FloatImage
-    affine: Affine
-    valid: npt.NDArray[np.bool_] | None
-    modality: str
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ class Models(Protocol):
     """The models of this installation, kept warm in child processes."""
 
     def describe(self, reference: str) -> ModelDescription: ...
-    def predict(self, reference: str, inputs: Mapping[str, ModelInput]) -> tuple[Mask, Findings]: ...
+    def predict(self, reference: str, inputs: Mapping[str, InputVolume]) -> tuple[Mask, Findings]: ...
     def close(self) -> None: ...
 
 

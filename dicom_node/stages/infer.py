@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from dicom_node.failpoints import reach
-from dicom_node.stages.read import load_or_build
 
+from ai_engine.prediction import InputVolume
 from dicom_node.durable import Put
+from dicom_node.failpoints import reach
 from dicom_node.record import canonical_json, runs
 from dicom_node.record.runs import Attempt
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
-from dicom_node.stages.context import ChildDied, ModelInput, Tools, pack_mask
+from dicom_node.stages.context import ChildDied, Tools, pack_mask
+from dicom_node.stages.read import load_or_build
 from dicom_node.words import RunState
 
 log = structlog.get_logger()
@@ -42,7 +43,7 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
         inputs = {}
         for role, revision_id in sorted(case["revisions"].items()):
             volume = load_or_build(tools, int(revision_id))
-            inputs[role] = ModelInput(volume.array, volume.affine, volume.valid, volume.modality)
+            inputs[role] = InputVolume(volume.array, volume.affine, volume.valid, volume.modality)
         reach("K10")
         mask, findings = tools.models.predict(case["model"], inputs)
     except Refused as refused:

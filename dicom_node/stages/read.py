@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from dicom_node.record import arrivals
+from dicom_node.record import studies
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.routing import appearance
@@ -23,7 +23,7 @@ def read_revision(tools: Tools, revision_id: int) -> bool:
     The refusal, or what the pictures look like, is written to the revision for routing and for the timeline.
     """
     with tools.database.read() as connection:
-        revision = arrivals.revision_row(connection, revision_id)
+        revision = studies.revision_row(connection, revision_id)
     if revision["refusal"] is not None:
         return False
     if revision["appearance"] is not None:
@@ -32,7 +32,7 @@ def read_revision(tools: Tools, revision_id: int) -> bool:
         volume = load_or_build(tools, revision_id)
     except Refused as refused:
         with tools.database.write() as connection:
-            arrivals.set_revision_refusal(connection, revision_id, refused.refusal.to_json())
+            studies.set_revision_refusal(connection, revision_id, refused.refusal.to_json())
             note(
                 connection,
                 "series.refused",
@@ -44,7 +44,7 @@ def read_revision(tools: Tools, revision_id: int) -> bool:
         return False
     seen = appearance(volume.array, volume.affine)
     with tools.database.write() as connection:
-        arrivals.set_revision_read(connection, revision_id, seen.to_json())
+        studies.set_revision_read(connection, revision_id, seen.to_json())
         note(
             connection,
             "series.read",
@@ -73,7 +73,7 @@ def load_or_build(tools: Tools, revision_id: int) -> Volume:
         except (OSError, ValueError, KeyError):  # a cache may be thrown away at any time
             log.warning("volume.cache-damaged", revision=revision_id)
     with tools.database.read() as connection:
-        instances = arrivals.revision_instances(connection, revision_id)
+        instances = studies.revision_instances(connection, revision_id)
     volume = build_volume([tools.vault_path(instance.path) for instance in instances])
     save_volume(volume, target)
     return volume

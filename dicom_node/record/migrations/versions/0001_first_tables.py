@@ -192,6 +192,7 @@ def upgrade() -> None:
         sa.Column("volume_path", sa.Text(), nullable=True),
         sa.Column("refusal", sa.JSON(), nullable=True),
         sa.Column("appearance", sa.JSON(), nullable=True),
+        sa.Column("assembled", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["series_uid"], ["series.uid"], name=op.f("fk_revisions_series_uid_series")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_revisions")),
         sa.UniqueConstraint("series_uid", "number", name=op.f("uq_revisions_series_uid")),

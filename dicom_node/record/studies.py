@@ -1,0 +1,92 @@
+"""What the road asks about a study: its closed revisions, its open series, what the pictures of a revision look like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, select, update
+
+from dicom_node.record.tables import instances, revisions, series, studies
+from dicom_node.words import Instance, RevisionState
+
+
+def study_row(connection: Connection, study_uid: str) -> RowMapping:
+    """One study."""
+    return connection.execute(select(studies).where(studies.c.uid == study_uid)).mappings().one()
+
+
+def series_rows(connection: Connection, study_uid: str) -> list[RowMapping]:
+    """Its series, oldest first."""
+    query = select(series).where(series.c.study_uid == study_uid).order_by(series.c.uid)
+    return list(connection.execute(query).mappings())
+
+
+def revision_row(connection: Connection, revision_id: int) -> RowMapping:
+    """One revision."""
+    return connection.execute(select(revisions).where(revisions.c.id == revision_id)).mappings().one()
+
+
+def closed_revisions(connection: Connection, study_uid: str) -> list[RowMapping]:
+    """The current revision of every closed series of a study."""
+    query = (
+        select(revisions)
+        .where(revisions.c.study_uid == study_uid, revisions.c.state == RevisionState.COMPLETE.value)
+        .order_by(revisions.c.series_uid)
+    )
+    return list(connection.execute(query).mappings())
+
+
+def revision_instances(connection: Connection, revision_id: int) -> list[Instance]:
+    """The stored instances of a revision, by SOP Instance UID."""
+    wanted = revision_row(connection, revision_id)["instance_uids"]
+    found: list[Instance] = []
+    for start in range(0, len(wanted), 500):  # SQLite takes a bounded number of parameters
+        query = select(instances).where(instances.c.uid.in_(wanted[start : start + 500]))
+        for row in connection.execute(query).mappings():
+            found.append(
+                Instance(
+                    uid=row["uid"],
+                    series_uid=row["series_uid"],
+                    study_uid=row["study_uid"],
+                    sop_class_uid=row["sop_class_uid"],
+                    transfer_syntax_uid=row["transfer_syntax_uid"],
+                    path=row["path"],
+                    size_bytes=row["size_bytes"],
+                    content_sha256=row["content_sha256"],
+                    header=row["header"] or {},
+                )
+            )
+    return sorted(found, key=lambda instance: instance.uid)
+
+
+def set_revision_refusal(connection: Connection, revision_id: int, refusal: dict[str, str]) -> None:
+    """Write why no volume can be made of a revision."""
+    connection.execute(update(revisions).where(revisions.c.id == revision_id).values(refusal=refusal))
+
+
+def set_revision_read(connection: Connection, revision_id: int, appearance: dict[str, Any]) -> None:
+    """Write what the pictures of a revision look like; from then on it counts as read."""
+    connection.execute(update(revisions).where(revisions.c.id == revision_id).values(appearance=appearance))
+
+
+def set_role(connection: Connection, series_uid: str, role: str, confidence: float, reasons: tuple[str, ...]) -> bool:
+    """Write the role of a series; whether it is another one than before."""
+    before = connection.execute(select(series.c.role, series.c.role_reasons).where(series.c.uid == series_uid)).one()
+    connection.execute(
+        update(series)
+        .where(series.c.uid == series_uid)
+        .values(role=role, role_confidence=f"{confidence:.2f}", role_reasons=list(reasons))
+    )
+    return bool(before.role != role)
+
+
+def set_assembled(connection: Connection, revision_ids: list[int]) -> None:
+    """Mark revisions as having been considered for a case."""
+    if revision_ids:
+        connection.execute(update(revisions).where(revisions.c.id.in_(revision_ids)).values(assembled=True))
+
+
+def unassembled_revisions(connection: Connection) -> list[RowMapping]:
+    """Closed revisions that no case decision has seen: the reconciler asks for each whether a job is alive."""
+    query = select(revisions).where(revisions.c.state == RevisionState.COMPLETE.value, revisions.c.assembled.is_(False))
+    return list(connection.execute(query).mappings())
