@@ -80,8 +80,8 @@ def resolve(transaction: Mapping[str, Any], previous: Iterable[Mapping[str, Any]
     transaction
         What `bundle` made.
     previous
-        The resources of the result set that this one supersedes; Observations among them that the new one no longer
-        makes come back as `entered-in-error`, so that no old number stays current.
+        What the store holds about the study.  Observations of the *same result* among them that the new Bundle no
+        longer makes come back as `entered-in-error`, so that no old number stays current; the rest is left alone.
     """
     ids = {
         str(entry["fullUrl"]): f"{entry['resource']['resourceType']}/{str(entry['fullUrl']).removeprefix(_URN)}"
@@ -91,11 +91,21 @@ def resolve(transaction: Mapping[str, Any], previous: Iterable[Mapping[str, Any]
     for entry in transaction["entry"]:
         body = _literal(copy.deepcopy(entry["resource"]), ids)
         resolved.append({"resourceType": body.pop("resourceType"), "id": entry["fullUrl"].removeprefix(_URN), **body})
-    present = {(item["resourceType"], item["id"]) for item in resolved}
+    present = {item["id"] for item in resolved if item["resourceType"] == "Observation"}
+    report = next(item for item in resolved if item["resourceType"] == "DiagnosticReport")
     for old in previous:
-        if old["resourceType"] == "Observation" and ("Observation", old["id"]) not in present:
+        if old["resourceType"] == "Observation" and old["id"] not in present and _is_of(old, report):
             resolved.append(resources.stale({key: value for key, value in old.items() if key != "meta"}))
     return resolved
+
+
+def _is_of(observation: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
+    """Whether an Observation's identifier is one of this report's result id."""
+    ours = report["identifier"][0]
+    return any(
+        item.get("system") == ours["system"] and str(item.get("value", "")).startswith(f"{ours['value']}/")
+        for item in observation.get("identifier", [])
+    )
 
 
 def token(system: str, value: str) -> str:

@@ -286,7 +286,10 @@ def _image_statements(report: ReportInput, observation: Observation) -> Iterator
             "bodySite": codes.concept(observation.site, overrides=systems),
             "note": _notes(report, None),
             "component": [
-                {"code": codes.concept(FINDING), "valueCodeableConcept": codes.concept(observation.finding, "", systems)}
+                {
+                    "code": codes.concept(FINDING),
+                    "valueCodeableConcept": codes.concept(observation.finding, "", systems),
+                }
             ],
         }
         if measurement.method:
@@ -464,9 +467,7 @@ def _entities(report: ReportInput, study_url: str) -> list[Resource]:
     for item in report.objects:
         what = {"identifier": dicom_uid(item.sop_instance_uid), "display": f"DICOM {item.kind.value.upper()}"}
         entities.append({"role": "derivation", "what": what})
-    entities.append(
-        {"role": "derivation", "what": {"identifier": {"system": RUN_SYSTEM, "value": report.run.run_key}}}
-    )
+    entities.append({"role": "derivation", "what": {"identifier": {"system": RUN_SYSTEM, "value": report.run.run_key}}})
     for old in (report.run.predecessor or {}).get("objects", []):
         what = {"identifier": dicom_uid(str(old["sop_instance_uid"])), "display": f"DICOM {str(old['kind']).upper()}"}
         entities.append({"role": "revision", "what": what})

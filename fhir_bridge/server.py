@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from fhir_bridge.capability import capability_statement
 from fhir_bridge.search import PARAMETERS, Search, SearchError, parse
@@ -164,8 +165,6 @@ class _Endpoint:
 
     async def search_by_post(self, request: Request, kind: str) -> Response:
         """Search by form: keeps identifiers out of URLs and access logs."""
-        from starlette.concurrency import run_in_threadpool
-
         if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
             return outcome(415, "not-supported", "a search form is application/x-www-form-urlencoded")
         raw = await request.body()
@@ -175,9 +174,7 @@ class _Endpoint:
             pairs = parse_qsl(raw.decode(), keep_blank_values=True, strict_parsing=bool(raw), max_num_fields=100)
         except ValueError:
             return outcome(400, "invalid", "the search form cannot be read")
-        return await run_in_threadpool(
-            self._search, request, kind, [*request.query_params.multi_items(), *pairs]
-        )
+        return await run_in_threadpool(self._search, request, kind, [*request.query_params.multi_items(), *pairs])
 
     def _search(self, request: Request, kind: str, pairs: list[tuple[str, str]]) -> Response:
         if not _acceptable(request):

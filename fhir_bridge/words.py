@@ -23,6 +23,9 @@ CODES_SYSTEM = "urn:ainode:codes"
 AI_CATEGORY = "ai-result"
 """Second category of every report, by which an EHR tells machine output from a person's report."""
 
+RADIOLOGY = Code("RAD", "http://terminology.hl7.org/CodeSystem/v2-0074", "Radiology")
+IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic imaging study")
+
 
 @dataclass(frozen=True)
 class Organisation:
@@ -43,8 +46,8 @@ class ReportOptions:
     """URI that we alone own, for result identifiers; empty means ``urn:uuid:<site namespace>``."""
     status: Literal["preliminary", "partial"] = "preliminary"
     """`partial` is true to the letter for unreviewed output; most EHRs only understand `preliminary`."""
-    category: Code = Code("RAD", "http://terminology.hl7.org/CodeSystem/v2-0074", "Radiology")
-    code: Code = Code("18748-4", "LN", "Diagnostic imaging study")
+    category: Code = RADIOLOGY
+    code: Code = IMAGING_REPORT
     title: str = "AI result"
     """`code.text` of the report, e.g. "AI brain MR segmentation"."""
     research_use_only: bool = True

@@ -24,9 +24,9 @@ RESOURCES = (
     "Provenance",
 )
 NOTE = (
-    "Reduced from HL7's FHIR R4 (4.0.1) JSON schema, http://hl7.org/fhir/R4/fhir.schema.json.zip, which HL7 gives to the "
-    "public domain (CC0, http://hl7.org/fhir/R4/license.html): only the definitions that our resources reach, without "
-    "their descriptions."
+    "Reduced from HL7's FHIR R4 (4.0.1) JSON schema, http://hl7.org/fhir/R4/fhir.schema.json.zip, which HL7 gives to "
+    "the public domain (CC0, http://hl7.org/fhir/R4/license.html): only the definitions that our resources reach, "
+    "without their descriptions."
 )
 
 

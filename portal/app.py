@@ -1,0 +1,74 @@
+"""The application factory."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from fhir_bridge import server as fhir
+from portal import docs, health, viewer
+from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
+from portal.problems import plain, refused
+from portal.services import PortalServices
+from portal.shell import Shell
+
+_log = structlog.get_logger("portal")
+
+
+def create_app(services: PortalServices) -> FastAPI:
+    """Build the HTTP side of the node.
+
+    Order of the layers, from outside: `Shell` (limits, headers, faults), `Gate` (who calls), routes (what they may).
+    """
+    app = FastAPI(
+        title="dicom-ai-node",
+        version=services.settings.version,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(authorise)],
+    )
+    app.include_router(health.router(services))
+    app.include_router(docs.router(app))
+    if services.reports is not None:
+        base = f"{services.settings.base_url.rstrip('/')}/fhir" if services.settings.base_url else ""
+        app.include_router(
+            fhir.router(
+                services.reports, version=services.settings.version, base_url=base, on_access=services.on_access
+            )
+        )
+    if services.viewer is not None:
+        app.include_router(viewer.router(services.viewer, services.on_access))
+    _handle_errors(app, services)
+    open_paths = {r.path for r in routes_of(app) if r.permission == OPEN or r.permission.startswith(LOOPBACK)}
+    app.add_middleware(Gate, services=services, open_paths=open_paths)
+    app.add_middleware(Shell, settings=services.settings)
+    return app
+
+
+def _handle_errors(app: FastAPI, services: PortalServices) -> None:
+    async def on_refused(request: Request, error: Exception) -> Response:
+        code = error.refusal.code if isinstance(error, Refused) else RefusalCode.VALIDATION
+        if code is RefusalCode.NOT_AUTHORISED:
+            services.metrics.count("auth_failures_total", kind="scope")
+        return refused(code, request.state.correlation)
+
+    async def on_trouble(request: Request, error: Exception) -> Response:
+        _log.warning("peer-trouble", correlation=request.state.correlation, error=type(error).__name__)
+        return plain(502, request.state.correlation)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return plain(status, request.state.correlation)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        return refused(RefusalCode.VALIDATION, request.state.correlation)
+
+    app.add_exception_handler(Refused, on_refused)
+    app.add_exception_handler(PeerTrouble, on_trouble)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid)

@@ -1,0 +1,130 @@
+"""Who may do what: one gate for every route, deny by default (I5, S26).
+
+A route says its permission in ``openapi_extra={"x-permission": ...}``.  A request from nobody is turned away before
+its body is read; a route that says nothing is closed to everybody, and a test finds it.
+
+Permissions: ``open`` (anybody), ``loopback:<scope>`` (anybody on this machine, else a key with the scope), or a scope
+of `dicom_node.record.keys.SCOPES`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dicom_node.record.keys import SCOPES, KeyIdentity
+from dicom_node.refusals import RefusalCode, Refused
+from portal.problems import refused
+from portal.services import PortalServices
+
+OPEN = "open"
+LOOPBACK = "loopback:"
+
+
+def permission(scope: str) -> dict[str, str]:
+    """`openapi_extra` of a route that needs this permission."""
+    return {"x-permission": scope}
+
+
+def is_known(declared: str) -> bool:
+    """Whether a declared permission is one that exists."""
+    return declared == OPEN or declared.removeprefix(LOOPBACK) in SCOPES
+
+
+@dataclass(frozen=True)
+class RouteFacts:
+    """A route as it is reached: path, methods, declared permission."""
+
+    path: str
+    methods: frozenset[str]
+    permission: str
+    summary: str
+
+
+def routes_of(app: FastAPI) -> list[RouteFacts]:
+    """Every route of the application, those of included routers too."""
+    found = []
+    for context in iter_route_contexts(app.routes):
+        extra = getattr(context, "openapi_extra", None) or {}
+        summary = (getattr(context.endpoint, "__doc__", "") or "").strip().split("\n")[0]
+        declared = str(extra.get("x-permission", ""))
+        found.append(RouteFacts(str(context.path), frozenset(context.methods or ()), declared, summary))
+    return found
+
+
+def is_from_this_machine(connection: HTTPConnection) -> bool:
+    """Whether the caller is a process on this machine; what a proxy passed on never is."""
+    forwarded = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+    if connection.client is None or any(name in connection.headers for name in forwarded):
+        return False
+    try:
+        return ipaddress.ip_address(connection.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _token(connection: HTTPConnection) -> str:
+    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    return connection.headers.get("x-api-key", "").strip()
+
+
+class Gate:
+    """ASGI middleware: finds out who calls, and turns nobody away from everything but the open doors."""
+
+    def __init__(self, app: ASGIApp, services: PortalServices, open_paths: Iterable[str]) -> None:
+        self._app = app
+        self._services = services
+        self._open = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        connection = HTTPConnection(scope)
+        identity = await self._identify(connection)
+        scope.setdefault("state", {})["identity"] = identity
+        if identity is None and scope["path"] not in self._open:
+            kind = "unknown-key" if _token(connection) else "missing"
+            self._services.metrics.count("auth_failures_total", kind=kind)
+            answer = refused(RefusalCode.UNAUTHENTICATED, scope["state"].get("correlation", ""))
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _identify(self, connection: HTTPConnection) -> KeyIdentity | None:
+        token = _token(connection)
+        if token:
+            return await run_in_threadpool(self._services.verify_key, token)
+        viewer = self._services.viewer
+        return viewer.office.visitor(connection.cookies) if viewer else None
+
+
+def authorise(request: Request) -> None:
+    """Hold a request to the permission of the route it reached.
+
+    Raises
+    ------
+    Refused
+        `unauthenticated` without a caller; `not-authorised` when the caller lacks the scope or the route says nothing.
+    """
+    route = request.scope.get("route")
+    extra = (route.openapi_extra or {}) if isinstance(route, APIRoute) else {}
+    declared = str(extra.get("x-permission", ""))
+    if declared == OPEN:
+        return
+    if declared.startswith(LOOPBACK) and is_from_this_machine(request):
+        return
+    identity: KeyIdentity | None = request.state.identity
+    if identity is None:
+        raise Refused(RefusalCode.UNAUTHENTICATED)
+    if not declared or declared.removeprefix(LOOPBACK) not in identity.scopes:
+        raise Refused(RefusalCode.NOT_AUTHORISED)

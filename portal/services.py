@@ -1,0 +1,72 @@
+"""What the portal is given: functions and a store, so that it knows no database and no road."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+
+from dicom_node.metrics import METRICS, Metrics
+from dicom_node.record.keys import KeyIdentity
+from fhir_bridge.server import Access
+from fhir_bridge.store import ReportStore
+
+if TYPE_CHECKING:
+    from portal.viewer import ViewerSettings
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Whether one condition of readiness holds, why not, and what to do.  Words only: no paths, no patient data."""
+
+    ok: bool
+    reason: str = ""
+    advice: str = ""
+
+
+Check = Callable[[], CheckResult]
+
+
+@dataclass(frozen=True)
+class PortalSettings:
+    """Limits and addresses of the HTTP side."""
+
+    version: str = "0"
+    allowed_hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost", "::1"})
+    """Names under which the portal may be called (Host header, without port): stops DNS rebinding."""
+    base_url: str = ""
+    """Public address, e.g. ``https://node.example``; empty takes each request's own."""
+    max_body_bytes: int = 1_000_000
+    max_json_depth: int = 32
+    check_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class PortalServices:
+    """Everything the portal needs from the rest of the node.
+
+    Attributes
+    ----------
+    live
+        Checks of /livez: the accept loops turn.  No dependencies.
+    ready
+        Checks of /readyz by name: database write, disk, models, queue, decode child, audit, clock.
+    verify_key
+        Who sends an API key, or None.
+    refresh_metrics
+        Called before /metrics is rendered, to set the gauges that only the record knows.
+    on_access
+        Called after patient data were handed out, for the audit trail.
+    """
+
+    verify_key: Callable[[str], KeyIdentity | None]
+    ready: Mapping[str, Check]
+    live: Mapping[str, Check] = field(default_factory=dict)
+    reports: ReportStore | None = None
+    metrics: Metrics = METRICS
+    refresh_metrics: Callable[[], None] | None = None
+    on_access: Callable[[Request, Access], None] | None = None
+    viewer: ViewerSettings | None = None
+    settings: PortalSettings = PortalSettings()

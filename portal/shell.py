@@ -1,0 +1,192 @@
+"""The outermost layer of every request: name, limits, correlation id, security headers, and no way out for a traceback.
+
+S11 (headers), S13 (bounds before reading), S24 (errors).  Plain ASGI, because only there can a body be counted while
+it arrives and an exception be kept from the server's own log, whose texts may hold patient data.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import traceback
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dicom_node.refusals import RefusalCode
+from portal.problems import plain, refused
+from portal.services import PortalSettings
+
+API_CSP = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+MAX_HEADERS = 100
+_log = structlog.get_logger("portal")
+
+
+class BodyRefused(Exception):
+    """The body is larger, deeper or other than the limits allow."""
+
+    def __init__(self, code: RefusalCode) -> None:
+        self.code = code
+        super().__init__(code.value)
+
+
+def json_depth(raw: bytes) -> int:
+    """How deeply objects and arrays are nested, counted without parsing."""
+    depth = deepest = 0
+    inside = escaped = False
+    for byte in raw:
+        if inside:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                inside = False
+        elif byte == 0x22:
+            inside = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise BodyRefused(RefusalCode.VALIDATION)
+    return made
+
+
+def check_json(raw: bytes, max_depth: int) -> None:
+    """Refuse JSON that is nested too deeply, names a key twice, or is none.
+
+    Raises
+    ------
+    BodyRefused
+    """
+    if json_depth(raw) > max_depth:
+        raise BodyRefused(RefusalCode.NESTING_TOO_DEEP)
+    try:
+        json.loads(raw, object_pairs_hook=_no_duplicates)
+    except ValueError:
+        raise BodyRefused(RefusalCode.VALIDATION) from None
+
+
+class Shell:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, settings: PortalSettings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError("only HTTP is served here")
+        correlation = secrets.token_hex(8)
+        scope.setdefault("state", {})["correlation"] = correlation
+        answer = _Answer(send, correlation)
+        try:
+            guarded = await self._guard(scope, receive)
+            await self._app(scope, guarded, answer)
+        except BodyRefused as error:
+            await self._instead(answer, scope, receive, refused(error.code, correlation))
+        except _Turned as error:
+            await self._instead(answer, scope, receive, plain(error.status, correlation))
+        except Exception as error:  # the request boundary: a fault of ours must not reach the caller or a raw log
+            where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
+            _log.error("request-fault", correlation=correlation, error=type(error).__name__, where=where)
+            await self._instead(answer, scope, receive, plain(500, correlation))
+
+    @staticmethod
+    async def _instead(answer: _Answer, scope: Scope, receive: Receive, response: ASGIApp) -> None:
+        # Once an answer has begun, cutting it off is all that is left to do.
+        if not answer.begun:
+            await response(scope, receive, answer)
+
+    async def _guard(self, scope: Scope, receive: Receive) -> Receive:
+        headers = Headers(scope=scope)
+        if len(scope["headers"]) > MAX_HEADERS:
+            raise _Turned(431)
+        if _host_name(headers.get("host", "")) not in self._settings.allowed_hosts:
+            raise _Turned(421)
+        declared = headers.get("content-length", "0")
+        if not declared.isdigit() or int(declared) > self._settings.max_body_bytes:
+            raise BodyRefused(RefusalCode.TOO_LARGE)
+        if scope["method"] in ("GET", "HEAD", "OPTIONS") and declared == "0" and "transfer-encoding" not in headers:
+            return receive
+        is_json = headers.get("content-type", "").split(";")[0].strip().endswith("json")
+        raw = await _read(receive, self._settings.max_body_bytes)
+        if is_json and raw:
+            check_json(raw, self._settings.max_json_depth)
+        return _replay(raw, receive)
+
+
+class _Turned(Exception):
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(str(status))
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header: without port, without the brackets of an IPv6 address."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    pieces, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Turned(400)
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise BodyRefused(RefusalCode.TOO_LARGE)
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _replay(raw: bytes, receive: Receive) -> Receive:
+    waiting = [True]
+
+    async def again() -> Message:
+        if waiting:
+            waiting.pop()
+            return {"type": "http.request", "body": raw, "more_body": False}
+        return await receive()
+
+    return again
+
+
+class _Answer:
+    """`send`, with the headers that every answer carries."""
+
+    def __init__(self, send: Send, correlation: str) -> None:
+        self._send = send
+        self._correlation = correlation
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.begun = True
+            headers = MutableHeaders(scope=message)
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers["Referrer-Policy"] = "no-referrer"
+            headers["Cross-Origin-Resource-Policy"] = "same-origin"
+            headers["Cross-Origin-Opener-Policy"] = "same-origin"
+            headers["X-Correlation-Id"] = self._correlation
+            headers.setdefault("Cache-Control", "no-store")
+            headers.setdefault("Content-Security-Policy", API_CSP)
+            if "server" in headers:
+                del headers["server"]
+        await self._send(message)

@@ -1,0 +1,273 @@
+"""OHIF on the node's own origin: static files, its configuration, and DICOMweb of the archive behind it.
+
+The viewer reads the archive through this origin, so the archive needs no open door and no CORS.  Only GET, only paths
+of PS3.18 (QIDO-RS 10.6, WADO-RS 10.4), only towards the configured base: nothing in a request names a host.  A visitor
+who came by a ticket reads the one study of the ticket.
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlencode
+
+import httpx
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from dicom_node.record.keys import KeyIdentity
+from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from fhir_bridge.server import Access
+from portal.gate import OPEN, permission
+from portal.tickets import ANY_STUDY, COOKIE, VIEWER_SCOPE, TicketOffice, TicketRefused, Visitor
+
+PREFIX = "/ohif"
+VIEWER_CSP = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:; "
+    "worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self' data: blob:; object-src 'self' blob:; frame-src 'self' blob:; frame-ancestors 'none'; "
+    "base-uri 'self'; form-action 'none'"
+)
+"""Looser than the API's, because OHIF's build has inline scripts and compiles shaders and WebAssembly; still no host
+but our own."""
+
+BULK_ACCEPT = 'multipart/related; type="application/octet-stream"'
+_UID = r"[0-9.]{1,64}"
+_DICOMWEB = re.compile(
+    rf"^studies(?:/(?P<study>{_UID})(?:/(?:metadata|rendered|thumbnail|series|instances))?"
+    rf"|/(?P<in_study>{_UID})/series/{_UID}(?:/(?:metadata|rendered|thumbnail|instances))?"
+    rf"|/(?P<in_series>{_UID})/series/{_UID}/instances/{_UID}"
+    r"(?:/(?:metadata|rendered|thumbnail|frames/[0-9,]{1,2000}(?:/(?:rendered|thumbnail))?"
+    r"|bulk(?:data)?(?:/[A-Za-z0-9]{1,64}){1,12}))?)?$"
+)
+_ANSWER_HEADERS = ("content-type", "content-encoding", "content-length")
+_QUERY_NAME = re.compile(r"^[A-Za-z0-9.]{1,64}$")
+_STUDY_NAMES = frozenset({"studyinstanceuid", "0020000d"})
+
+for _type, _ending in (("application/wasm", ".wasm"), ("text/javascript", ".js"), ("text/javascript", ".mjs")):
+    mimetypes.add_type(_type, _ending)
+
+
+@dataclass(frozen=True)
+class ViewerSettings:
+    """Where the viewer's files are and which archive it reads."""
+
+    folder: Path
+    """OHIF's static build."""
+    dicomweb_url: str
+    """Root of the archive's DICOMweb, e.g. ``http://127.0.0.1:8042/dicom-web``."""
+    office: TicketOffice
+    username: str = ""
+    password: str = ""
+    timeout_s: float = 60.0
+    archive_name: str = "Archive"
+
+
+def app_config(archive_name: str) -> str:
+    """OHIF's configuration: one DICOMweb source, this origin; nothing is asked of the internet."""
+    source = {
+        "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
+        "sourceName": "archive",
+        "configuration": {
+            "friendlyName": archive_name,
+            "name": "archive",
+            "qidoRoot": "/dicom-web",
+            "wadoRoot": "/dicom-web",
+            "wadoUriRoot": "/dicom-web",
+            "qidoSupportsIncludeField": False,
+            "supportsFuzzyMatching": False,
+            "supportsWildcard": True,
+            "imageRendering": "wadors",
+            "thumbnailRendering": "wadors",
+            "enableStudyLazyLoad": True,
+            "omitQuotationForMultipartRequest": True,
+            "bulkDataURI": {"enabled": True, "relativeResolution": "studies"},
+        },
+    }
+    config = {
+        "routerBasename": PREFIX,
+        "extensions": [],
+        "modes": [],
+        "customizationService": {},
+        "showStudyList": True,
+        "maxNumberOfWebWorkers": 2,
+        "showWarningMessageForCrossOrigin": False,
+        "showCPUFallbackMessage": True,
+        "showLoadingIndicator": True,
+        "strictZSpacingForVolumeViewport": True,
+        "disableConfirmationPrompts": True,
+        "investigationalUseDialog": {"option": "never"},
+        "defaultDataSourceName": "archive",
+        "dataSources": [source],
+    }
+    return f"window.config = {json.dumps(config, sort_keys=True)};\n"
+
+
+@cache
+def _based(path: Path, kind: str) -> bytes:
+    """A file of the build that names paths from the root, moved under `PREFIX`."""
+    text = path.read_text(encoding="utf-8")
+    if kind == "css":
+        return text.replace("url(/", f"url({PREFIX}/").encode()
+    text = re.sub(r'(href|src|content)="/(?!/)', rf'\1="{PREFIX}/', text)
+    text = text.replace('window.PUBLIC_URL="/"', f'window.PUBLIC_URL="{PREFIX}/"')
+    return text.replace("<head>", f'<head><base href="{PREFIX}/">', 1).encode()
+
+
+def static_file(folder: Path, path: str) -> Path | None:
+    """The file of the build that a path names; None when there is none inside the folder."""
+    root = folder.resolve()
+    found = (root / path).resolve()
+    return found if found.is_relative_to(root) and found.is_file() else None
+
+
+def allowed_study(path: str, visitor: KeyIdentity) -> tuple[bool, str]:
+    """Whether a caller may read a DICOMweb path, and the one study a search must be narrowed to (or "").
+
+    Returns
+    -------
+    is_allowed, study
+        `study` is set when the path is a search over studies and the caller may see only one.
+    """
+    match = _DICOMWEB.match(path)
+    if match is None:
+        return False, ""
+    named = match["study"] or match["in_study"] or match["in_series"]
+    mine = visitor.study if isinstance(visitor, Visitor) else ANY_STUDY
+    if mine == ANY_STUDY:
+        return True, ""
+    return (named == mine, "") if named else (True, mine)
+
+
+def query_for(pairs: Iterable[tuple[str, str]], study: str) -> list[tuple[str, str]]:
+    """The query passed on: known-shaped names only; a narrowed search asks for its study and nothing else's."""
+    kept = [(name, value) for name, value in pairs if _QUERY_NAME.match(name) and len(value) <= 1024]
+    if not study:
+        return kept
+    paging = ("limit", "offset", "includefield", "fuzzymatching")
+    asked = {value for name, value in kept if name.lower() in _STUDY_NAMES}
+    narrowed = [(name, value) for name, value in kept if name.lower() in paging]
+    # A search for another study finds nothing: DICOM UIDs have no such component, so no archive holds it.
+    return [("StudyInstanceUID", study if not asked or study in asked else "0.0"), *narrowed]
+
+
+def accept_for(path: str, accept: str) -> str:
+    """The Accept header passed on.
+
+    Bulk data is asked for as octets: newer Orthanc refuses the ``application/pdf`` that OHIF asks for, older ones give
+    octets whatever is asked.
+    """
+    return BULK_ACCEPT if "/bulk" in path else accept or "*/*"
+
+
+def router(settings: ViewerSettings, on_access: Callable[[Request, Access], None] | None = None) -> APIRouter:
+    """/open, /ohif/... and /dicom-web/..."""
+    return _Viewer(settings, on_access).routes()
+
+
+class _Viewer:
+    def __init__(self, settings: ViewerSettings, on_access: Callable[[Request, Access], None] | None) -> None:
+        self._settings = settings
+        self._on_access = on_access
+        auth = httpx.BasicAuth(settings.username, settings.password) if settings.username else None
+        self._http = httpx.AsyncClient(timeout=settings.timeout_s, follow_redirects=False, trust_env=False, auth=auth)
+
+    def routes(self) -> APIRouter:
+        made = APIRouter(tags=["Viewer"])
+        viewing = permission(VIEWER_SCOPE)
+        made.add_api_route("/open", self.open, methods=["GET"], openapi_extra=permission(OPEN))
+        made.add_api_route(PREFIX, self.home, methods=["GET"], openapi_extra=viewing)
+        made.add_api_route(PREFIX + "/{path:path}", self.static, methods=["GET"], openapi_extra=viewing)
+        made.add_api_route("/dicom-web/{path:path}", self.dicomweb, methods=["GET"], openapi_extra=viewing)
+        return made
+
+    def open(self, request: Request, ticket: str = "", study: str = ANY_STUDY) -> Response:
+        """Exchange a one-time ticket for a visit, and go to the study."""
+        office = self._settings.office
+        try:
+            visit = office.redeem(ticket, study)
+        except TicketRefused:
+            raise Refused(RefusalCode.UNAUTHENTICATED) from None
+        target = f"{PREFIX}/" if study == ANY_STUDY else f"{PREFIX}/viewer?StudyInstanceUIDs={study}"
+        answer = RedirectResponse(target, status_code=303)
+        answer.set_cookie(
+            COOKIE,
+            visit,
+            max_age=int(office.visit_life_s),
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+            path="/",
+        )
+        return answer
+
+    def home(self) -> Response:
+        """The viewer's first page."""
+        return RedirectResponse(f"{PREFIX}/", status_code=308)
+
+    def static(self, path: str) -> Response:
+        """A file of the viewer; a path that names no file is a page of it."""
+        headers = {"Content-Security-Policy": VIEWER_CSP, "Cache-Control": "private, no-cache"}
+        if path == "app-config.js":
+            config = app_config(self._settings.archive_name)
+            return Response(config, media_type="text/javascript", headers=headers)
+        found = static_file(self._settings.folder, path)
+        if found is None:
+            if "." in path.rpartition("/")[2]:
+                raise _absent()
+            found = static_file(self._settings.folder, "index.html")
+        if found is None:
+            raise _absent()
+        if found.name == "index.html":
+            return Response(_based(found, "html"), media_type="text/html", headers=headers)
+        if found.suffix == ".css":
+            return Response(_based(found, "css"), media_type="text/css", headers=headers)
+        return FileResponse(found, headers=headers)
+
+    async def dicomweb(self, request: Request, path: str) -> Response:
+        """Read the archive by DICOMweb: metadata, frames, bulk data, searches."""
+        identity: KeyIdentity = request.state.identity
+        is_allowed, study = allowed_study(path, identity)
+        if not is_allowed:
+            # Another person's study looks like one that does not exist.
+            raise _absent()
+        query = query_for(request.query_params.multi_items(), study)
+        headers = {
+            "Accept": accept_for(path, request.headers.get("accept", "")),
+            "Accept-Encoding": request.headers.get("accept-encoding", "identity"),
+            # The archive writes its links with the name it is called by; ours has been checked against the settings.
+            "Host": request.headers["host"],
+        }
+        url = f"{self._settings.dicomweb_url.rstrip('/')}/{path}"
+        asked = self._http.build_request("GET", url, params=urlencode(query) if query else None, headers=headers)
+        try:
+            answer = await self._http.send(asked, stream=True)
+        except httpx.TransportError as error:
+            raise PeerTrouble("the archive did not answer") from error
+        if answer.is_redirect or answer.status_code in (401, 403) or answer.status_code >= 500:
+            await answer.aclose()
+            raise PeerTrouble("the archive answered with an error")
+        if self._on_access:
+            await run_in_threadpool(self._on_access, request, Access("dicomweb", "ImagingStudy", ()))
+        kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
+        return StreamingResponse(_pieces(answer), answer.status_code, kept, background=BackgroundTask(answer.aclose))
+
+
+async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for piece in answer.aiter_raw():
+            yield piece
+    finally:
+        await answer.aclose()
+
+
+def _absent() -> Exception:
+    return HTTPException(404)
