@@ -1,0 +1,128 @@
+"""The room's verb: from findings to a result set, in sending order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_engine.findings import Findings, ModelIdentity
+from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.results.encapsulated import build_encapsulated
+from dicom_node.results.ko import build_ko
+from dicom_node.results.objects import Job
+from dicom_node.results.page import build_page
+from dicom_node.results.phrases import words
+from dicom_node.results.pictures import montage
+from dicom_node.results.producer import Producer
+from dicom_node.results.seg import build_seg
+from dicom_node.results.sources import read_sources, read_study
+from dicom_node.results.sr import build_sr
+from dicom_node.words import ResultObject, ResultSet, RunIdentity, SliceSource, Volume
+
+
+def build(
+    identity: RunIdentity,
+    volume: Volume,
+    mask: npt.NDArray[np.uint8],
+    findings: Findings,
+    producer: Producer,
+    *,
+    data_root: Path | None = None,
+    further_sources: Sequence[SliceSource] = (),
+    language: str = "en",
+) -> ResultSet:
+    """Build every object of a run: SEG (if a region is present), PDF, SR, in the order in which they are sent.
+
+    Parameters
+    ----------
+    volume
+        The reference volume: the series that the mask is drawn on.
+    mask
+        (S, R, C) uint8 on the volume's own grid; values are the `label` of the findings' regions, 0 elsewhere.
+    data_root
+        Folder to which the paths of `SliceSource` are relative; absolute paths are used as they are.
+    further_sources
+        Images of other series of the same study that the model read as well.
+    language
+        Of the page: ``en`` or ``es``.  The structured report is always written in English.
+
+    Raises
+    ------
+    Refused
+        `patient-conflict` when sources disagree on patient or study; `patient-unidentified`, `uid-mismatch`,
+        `uid-invalid`, `dicom-malformed` and `geometry-missing` for sources that cannot be quoted;
+        `result-check-failed` when mask and findings do not belong together.
+    """
+    words(language)
+    _belong_together(volume, mask, findings)
+    sources = read_sources(identity, volume, further_sources, data_root)
+    job = Job(identity, producer, findings, sources, language)
+    say = words(language)
+    seg = build_seg(job, volume, mask)
+    page = build_page(job, volume, mask)
+    pdf = build_encapsulated(job, page, seg)
+    report = build_sr(job, volume, mask, seg, ())
+    banner = f"{say['unreviewed']} · {say['banner']}. {say['not_clinical']}"
+    return ResultSet(
+        run_key=identity.run_key,
+        study_uid=identity.study_uid,
+        objects=tuple(o for o in (seg, pdf, report) if o is not None),
+        pdf=page,
+        overlay_png=montage(volume, mask, findings.regions, banner, say["slice"]),
+    )
+
+
+def build_rejection(
+    identity: RunIdentity,
+    predecessor: Sequence[Mapping[str, Any]],
+    source: SliceSource,
+    model: ModelIdentity,
+    producer: Producer,
+    *,
+    data_root: Path | None = None,
+) -> ResultObject:
+    """The key object selection by which a new run rejects the objects of the result set it supersedes.
+
+    Parameters
+    ----------
+    identity, model
+        Of the *new* run: its UIDs, its study, and the model that speaks.
+    predecessor
+        ``{"kind", "sop_class_uid", "sop_instance_uid", "series_uid"}`` per old object.
+    source
+        Any image of the study, for the patient and study attributes.
+
+    Raises
+    ------
+    Refused
+        As `build` for the source image, and `validation` when there is nothing to reject.
+    """
+    sources = read_study(identity, source, data_root)
+    return build_ko(Job(identity, producer, Findings(model), sources), predecessor)
+
+
+def _belong_together(volume: Volume, mask: npt.NDArray[np.uint8], findings: Findings) -> None:
+    """Refuse a mask on another grid, with labels nobody named, or with other counts than the findings say."""
+    if mask.shape != volume.array.shape or mask.dtype != np.uint8:
+        raise _mismatch(f"a uint8 mask of shape {volume.array.shape}", f"{mask.dtype} of shape {mask.shape}")
+    if len(volume.slices) != mask.shape[0]:
+        raise _mismatch("one source per slice", f"{len(volume.slices)} sources for {mask.shape[0]} slices")
+    counts = np.bincount(mask.reshape(-1), minlength=256)
+    named = [r.label for r in findings.regions if r.label is not None]
+    if len(set(named)) != len(named) or not all(0 < label < 256 for label in named):
+        raise _mismatch("distinct labels from 1 to 255", "labels that are not")
+    unknown = sorted(set(np.flatnonzero(counts).tolist()) - {0, *named})
+    if unknown:
+        raise _mismatch("only labels that the findings name", f"labels {unknown}")
+    for region in findings.regions:
+        labels = region.composite_of if region.label is None else (region.label,)
+        if region.voxels != int(sum(counts[label] for label in labels)):
+            raise _mismatch(f"{region.voxels} voxels of region {region.key}", "another number in the mask")
+
+
+def _mismatch(expected: str, found: str) -> Refused:
+    return Refused(RefusalCode.RESULT_CHECK_FAILED, expected, found)

@@ -1,0 +1,146 @@
+"""The fixed words of page and report, in every language the page can be written in.
+
+Wording follows the rules for unreviewed software output: it supports a decision, it is not reviewed, it never
+diagnoses and never calls anything normal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+LANGUAGES = ("en", "es")
+
+_EN = {
+    "banner": "Software output for review by a qualified professional",
+    "unreviewed": "UNREVIEWED",
+    "not_clinical": "Not for clinical use.",
+    "ruo": "For research use only. Not for use in diagnostic procedures.",
+    "support": "Does not replace diagnosis. Not for measurement of response.",
+    "patient": "Patient",
+    "patient_id": "Patient ID",
+    "issuer": "issuer",
+    "birth_date": "Birth date",
+    "sex": "Sex",
+    "study": "Study",
+    "study_date": "Study date",
+    "accession": "Accession",
+    "study_uid": "Study UID",
+    "unknown": "not given",
+    "name_not_shown": "(name in characters this page cannot show)",
+    "region": "Region",
+    "volume": "Volume",
+    "long_axis": "Longest diameter",
+    "short_axis": "Perpendicular",
+    "diameter_3d": "3D diameter",
+    "percent": "Share",
+    "confidence": "Mean model score",
+    "absent": "no region above threshold",
+    "no_region": "No region above threshold.",
+    "no_region_note": "The model ran on these images and marked nothing. This does not exclude disease.",
+    "composite": "union",
+    "observation": "Image-level result",
+    "threshold": "operating point",
+    "slice": "slice",
+    "of": "of",
+    "pictures": "Key slices, as acquired. Outlines: see table.",
+    "warnings": "Read first",
+    "replaces": "This result replaces an earlier one (revision {n}).",
+    "series_used": "Series used",
+    "series_line": "{modality} {number} “{description}”, acquired {acquired}, {slices} slices{spacing}",
+    "spacing": ", {row} × {column} mm, step {step} mm",
+    "grade": "Completeness of the series",
+    "grade_promised": "promised: the number of images was announced and has arrived",
+    "grade_transferred": "transferred: the sender's number of images has arrived",
+    "grade_weak": "weak: nothing confirmed how many images there should be",
+    "grade_contradicting": "CONTRADICTING: the evidence disagrees about how many images there should be",
+    "acquired": "Images acquired",
+    "analysed": "Analysed",
+    "notes": "Notes and limits",
+    "intended_use": "Intended use",
+    "score_note": "Mean model score: mean softmax inside the outline; not a probability of disease.",
+    "altered": "Source attributes that did not fit DICOM's limits were shortened or left out: {names}.",
+    "more": "… and {n} more in the structured report.",
+    "contact": "Contact",
+    "made_by": "Made by",
+    "model": "Model",
+    "weights": "weights sha256",
+    "run": "run",
+    "page": "page 1 of 1",
+    "title": "{title}: automatic segmentation",
+    "document_title": "AI {title} - unreviewed",
+}
+
+_ES = {
+    "banner": "Resultado de software para revisión por un profesional cualificado",
+    "unreviewed": "SIN REVISAR",
+    "not_clinical": "No apto para uso clínico.",
+    "ruo": "Solo para investigación. No utilizar en procedimientos diagnósticos.",
+    "support": "No sustituye al diagnóstico. No apto para medir la respuesta.",
+    "patient": "Paciente",
+    "patient_id": "ID del paciente",
+    "issuer": "emisor",
+    "birth_date": "Fecha de nacimiento",
+    "sex": "Sexo",
+    "study": "Estudio",
+    "study_date": "Fecha del estudio",
+    "accession": "N.º de acceso",
+    "study_uid": "UID del estudio",
+    "unknown": "no consta",
+    "name_not_shown": "(nombre en caracteres que esta página no puede mostrar)",
+    "region": "Región",
+    "volume": "Volumen",
+    "long_axis": "Diámetro mayor",
+    "short_axis": "Perpendicular",
+    "diameter_3d": "Diámetro 3D",
+    "percent": "Parte",
+    "confidence": "Puntuación media",
+    "absent": "ninguna región por encima del umbral",
+    "no_region": "Ninguna región por encima del umbral.",
+    "no_region_note": "El modelo analizó estas imágenes y no marcó nada. Esto no excluye enfermedad.",
+    "composite": "unión",
+    "observation": "Resultado de la imagen",
+    "threshold": "punto de operación",
+    "slice": "corte",
+    "of": "de",
+    "pictures": "Cortes clave, tal como se adquirieron. Contornos: véase la tabla.",
+    "warnings": "Leer primero",
+    "replaces": "Este resultado sustituye a uno anterior (revisión {n}).",
+    "series_used": "Series utilizadas",
+    "series_line": "{modality} {number} «{description}», adquirida {acquired}, {slices} cortes{spacing}",
+    "spacing": ", {row} × {column} mm, paso {step} mm",
+    "grade": "Integridad de la serie",
+    "grade_promised": "prometida: el número de imágenes se anunció y ha llegado",
+    "grade_transferred": "transferida: ha llegado el número de imágenes del emisor",
+    "grade_weak": "débil: nada confirma cuántas imágenes debería haber",
+    "grade_contradicting": "CONTRADICTORIA: los indicios no coinciden en cuántas imágenes debería haber",
+    "acquired": "Imágenes adquiridas",
+    "analysed": "Analizado",
+    "notes": "Notas y límites",
+    "intended_use": "Uso previsto",
+    "score_note": "Puntuación media: softmax medio dentro del contorno; no es una probabilidad de enfermedad.",
+    "altered": "Atributos de origen que no cabían en los límites de DICOM se acortaron u omitieron: {names}.",
+    "more": "… y {n} más en el informe estructurado.",
+    "contact": "Contacto",
+    "made_by": "Elaborado por",
+    "model": "Modelo",
+    "weights": "sha256 de los pesos",
+    "run": "ejecución",
+    "page": "página 1 de 1",
+    "title": "{title}: segmentación automática",
+    "document_title": "AI {title} - sin revisar",
+}
+
+_TABLES: Mapping[str, Mapping[str, str]] = {"en": _EN, "es": _ES}
+
+
+def words(language: str) -> Mapping[str, str]:
+    """The table of a language.
+
+    Raises
+    ------
+    ValueError
+        If the page cannot be written in that language.
+    """
+    if language not in _TABLES:
+        raise ValueError(f"the page is written in one of {', '.join(LANGUAGES)}; asked for another language")
+    return _TABLES[language]
