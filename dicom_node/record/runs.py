@@ -89,6 +89,11 @@ def current_run(connection: Connection, study_uid: str, result_family: str) -> R
     )
 
 
+def set_superseded_by(connection: Connection, run_id: int, successor: int) -> None:
+    """Name the run that took the place of another."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(superseded_by=successor))
+
+
 @dataclass(frozen=True)
 class Attempt:
     """A numbered start of a run; the token without which nothing of it is kept."""

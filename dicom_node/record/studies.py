@@ -1,4 +1,4 @@
-"""What the road asks about a study: its closed revisions, its open series, what the pictures of a revision look like."""
+"""What the road asks about a study: its closed revisions, its open series, what a revision's pictures look like."""
 
 from __future__ import annotations
 

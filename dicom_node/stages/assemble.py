@@ -1,0 +1,375 @@
+"""Assemble: decide the roles of a study's series and its cases, and insert the runs (end of the `read` stage).
+
+Roles belong to the study and are decided anew whenever a series closes.  Series that a route may need are decoded first,
+so that what cannot be read is known before something is chosen.  The decision itself is a pure function of
+`dicom_node.routing`; it is taken and written in one transaction, on the state it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, select
+
+from dicom_node.durable import Put
+from dicom_node.failpoints import reach
+from dicom_node.record import deliveries, digest, runs, studies
+from dicom_node.record.tables import cases as case_table
+from dicom_node.record.tables import instances as instance_table
+from dicom_node.record.timeline import note
+from dicom_node.refusals import Refusal, RefusalCode
+from dicom_node.routing import (
+    Appearance,
+    CaseSpec,
+    ClosedSeries,
+    Decision,
+    PastCase,
+    RouteBook,
+    StudyState,
+    Verb,
+    assign_roles,
+    decide,
+    facts,
+    load_routes,
+)
+from dicom_node.stages.context import ModelDescription, Tools
+from dicom_node.words import CaseState, Grade, Instance, ObjectKind, RoleGuess, RunIdentity, RunState, SeriesFacts
+
+log = structlog.get_logger()
+
+WRITER_SCHEMA = "1"
+"""Version of what `results` writes; a change of the objects' form is a change of the run key."""
+
+_GRADES = (Grade.PROMISED, Grade.TRANSFERRED, Grade.WEAK, Grade.CONTRADICTING)
+_TRIES = 20
+
+ReadRevision = Callable[[Tools, int], bool]
+
+
+@dataclass(frozen=True)
+class _Series:
+    """A closed series as the record has it."""
+
+    revision_id: int
+    facts: SeriesFacts
+    held: RefusalCode | None
+    refusal: dict[str, str] | None
+
+
+def assemble(tools: Tools, study_uid: str, read_revision: ReadRevision) -> list[Put]:
+    """Decide what is to be done for a study now; the jobs of the runs that this starts."""
+    routes = load_routes(tools.settings.routes)
+    for _ in range(_TRIES):
+        with tools.database.read() as connection:
+            seen = _closed(connection, study_uid)
+        roles = _roles(tools, routes, seen, read_revision)
+        described = {route.model: tools.models.describe(route.model) for route in routes.routes if route.enabled}
+        reach("K7")
+        with tools.database.write() as connection:
+            now_closed = _closed(connection, study_uid)
+            if {s: c.revision_id for s, c in now_closed.items()} != {s: c.revision_id for s, c in seen.items()}:
+                continue  # a series closed meanwhile: decide on what is true now
+            return _decide(tools, connection, routes, study_uid, now_closed, roles, described)
+    raise RuntimeError("the study's series closed faster than they could be decided upon")
+
+
+def _closed(connection: Connection, study_uid: str) -> dict[str, _Series]:
+    held = {row["uid"]: row for row in studies.series_rows(connection, study_uid)}
+    found = {}
+    for row in studies.closed_revisions(connection, study_uid):
+        own = held[row["series_uid"]]["held"]
+        headers = [dict(i.header) for i in studies.revision_instances(connection, int(row["id"]))]
+        found[row["series_uid"]] = _Series(
+            revision_id=int(row["id"]),
+            facts=facts(headers, calling_ae=_calling_ae(connection, row["series_uid"])),
+            held=RefusalCode(own["code"]) if own else None,
+            refusal=row["refusal"],
+        )
+    return found
+
+
+def _calling_ae(connection: Connection, series_uid: str) -> str | None:
+    query = select(instance_table.c.calling_ae).where(instance_table.c.series_uid == series_uid)
+    return connection.execute(query.order_by(instance_table.c.uid).limit(1)).scalar()
+
+
+def _roles(
+    tools: Tools, routes: RouteBook, closed: Mapping[str, _Series], read_revision: ReadRevision
+) -> dict[str, RoleGuess]:
+    def compare(series_uids: list[str]) -> dict[str, Appearance]:
+        pictures = {}
+        for uid in series_uids:
+            if read_revision(tools, closed[uid].revision_id):
+                with tools.database.read() as connection:
+                    row = studies.revision_row(connection, closed[uid].revision_id)
+                pictures[uid] = Appearance.from_json(row["appearance"])
+        return pictures
+
+    roles = assign_roles([entry.facts for entry in closed.values()], compare)
+    wanted = {role for route in routes.routes if route.enabled for names in route.role_sets for role in names}
+    for uid, guess in roles.items():
+        if {guess.role, *guess.ambiguous_with} & wanted:
+            read_revision(tools, closed[uid].revision_id)
+    return roles
+
+
+def _decide(
+    tools: Tools,
+    connection: Connection,
+    routes: RouteBook,
+    study_uid: str,
+    closed: Mapping[str, _Series],
+    roles: Mapping[str, RoleGuess],
+    described: Mapping[str, ModelDescription],
+) -> list[Put]:
+    study = studies.study_row(connection, study_uid)
+    for uid, guess in roles.items():
+        if studies.set_role(connection, uid, guess.role, guess.confidence, guess.reasons):
+            note(
+                connection,
+                "series.role",
+                study_uid,
+                series_uid=uid,
+                role=guess.role,
+                confidence=round(guess.confidence, 2),
+                reasons=list(guess.reasons),
+                ambiguous_with=list(guess.ambiguous_with),
+            )
+    studies.set_assembled(connection, [entry.revision_id for entry in closed.values()])
+    if study["held"] or study["cancelled"]:
+        note(connection, "study.not-decided", study_uid, because="held" if study["held"] else "rejected")
+        return []
+    usable = {uid: entry for uid, entry in closed.items() if entry.refusal is None}
+    state = StudyState(
+        study_uid=study_uid,
+        closed=tuple(ClosedSeries(e.facts, roles[u], e.revision_id, e.held) for u, e in sorted(usable.items())),
+        gathering=frozenset(r["uid"] for r in studies.series_rows(connection, study_uid) if r["is_open"]),
+        is_quiet=study["quiet_at"] is not None,
+        cases=tuple(_past(connection, study_uid)),
+    )
+    follow: list[Put] = []
+    for decision in decide(routes, state):
+        if decision.verb is Verb.RUN and decision.case is not None:
+            follow += _insert(tools, connection, study_uid, decision, decision.case, described)
+        elif decision.verb in (Verb.REFUSE, Verb.HOLD):
+            _say_no(connection, study_uid, decision, _unreadable(closed, roles, routes, decision))
+        elif decision.verb is Verb.WAIT:
+            note(connection, "case.waits", study_uid, family=decision.result_family, until=decision.until,
+                 reasons=list(decision.reasons))  # fmt: skip
+    return follow
+
+
+def _past(connection: Connection, study_uid: str) -> list[PastCase]:
+    query = select(case_table).where(case_table.c.study_uid == study_uid).order_by(case_table.c.id)
+    rows = [row for row in connection.execute(query).mappings() if row["state"] == CaseState.READY.value]
+    superseded = {row["supersedes_case"] for row in rows}
+    return [
+        PastCase(
+            id=int(row["id"]),
+            route=row["route"],
+            result_family=row["result_family"],
+            revisions={role: int(number) for role, number in row["revisions"].items()},
+            set_rank=int(row["rank"]),
+            is_superseded=row["id"] in superseded,
+        )
+        for row in rows
+    ]
+
+
+def _insert(
+    tools: Tools,
+    connection: Connection,
+    study_uid: str,
+    decision: Decision,
+    spec: CaseSpec,
+    described: Mapping[str, ModelDescription],
+) -> list[Put]:
+    """Insert the case and its run; supersede the one before."""
+    reasons = [*spec.reasons, *(f"not used: {o.role} series: {o.reason}" for o in spec.others)]
+    key = digest([study_uid, spec.route, dict(spec.revisions), decision.supersedes])
+    case_id, is_new = runs.add_case(
+        connection,
+        study_uid=study_uid,
+        route=spec.route,
+        result_family=spec.result_family,
+        model=spec.model,
+        rank=spec.set_rank,
+        state=CaseState.READY.value,
+        revisions=dict(spec.revisions),
+        publish=spec.publish.value,
+        destinations=list(spec.destinations),
+        priority=spec.priority_number,
+        reasons=reasons,
+        supersedes_case=decision.supersedes,
+        case_key=key,
+    )
+    if not is_new:
+        return []
+    predecessor = _supersede(connection, study_uid, spec.result_family)
+    run_id = _insert_run(tools, connection, study_uid, case_id, spec, described[spec.model], predecessor, reasons)
+    if predecessor is not None:
+        runs.set_superseded_by(connection, int(predecessor["run_id"]), run_id)
+    note(
+        connection,
+        "case.ready",
+        study_uid,
+        run_id=run_id,
+        route=spec.route,
+        model=spec.model,
+        roles={role: spec.series[role] for role in spec.roles},
+        reasons=reasons,
+        supersedes=decision.supersedes,
+        publish=spec.publish.value,
+    )
+    return [Put("model", "infer", f"infer/{run_id}", (run_id,), spec.priority_number)]
+
+
+def _supersede(connection: Connection, study_uid: str, family: str) -> dict[str, Any] | None:
+    """Take the current run of the family out of force.
+
+    A run of which nothing has left the node is forgotten without a trace outside; one that was published becomes the
+    predecessor, and what is still open of it is sent before its successor's rejection names it.
+    """
+    found = runs.current_run(connection, study_uid, family)
+    if found is None:
+        return None
+    run_id = int(found["id"])
+    published = deliveries.was_published(connection, run_id)
+    runs.move(connection, "run", run_id, RunState.SUPERSEDED)
+    note(connection, "run.superseded", study_uid, run_id=run_id, published=published)
+    if not published:
+        deliveries.cancel_open(connection, run_id)
+        return found["identity"]["predecessor"]  # what the forgotten run would have replaced is still to be replaced
+    kinds = {kind.value for kind in (ObjectKind.SEG, ObjectKind.PDF, ObjectKind.SC, ObjectKind.SR)}
+    objects = [
+        {key: row[key] for key in ("kind", "sop_class_uid", "sop_instance_uid", "series_uid")}
+        for row in runs.artefacts_of(connection, run_id)
+        if row["kind"] in kinds
+    ]
+    return {
+        "run_id": run_id,
+        "revision_number": int(found["identity"]["results"]["revision_number"]),
+        "objects": objects,
+    }
+
+
+def _insert_run(
+    tools: Tools,
+    connection: Connection,
+    study_uid: str,
+    case_id: int,
+    spec: CaseSpec,
+    model: ModelDescription,
+    predecessor: dict[str, Any] | None,
+    reasons: Sequence[str],
+) -> int:
+    by_role = {r: studies.revision_instances(connection, int(i)) for r, i in spec.revisions.items()}
+    revisions = {r: studies.revision_row(connection, int(i)) for r, i in spec.revisions.items()}
+    reference = by_role[model.reference_role]
+    attributes = dict(reference[0].header)
+    identity = RunIdentity(
+        run_key="",
+        site_namespace=tools.site_namespace,
+        created="",
+        study_uid=study_uid,
+        revision_number=1 if predecessor is None else predecessor["revision_number"] + 1,
+        predecessor=None if predecessor is None else {"objects": predecessor["objects"]},
+        grade=max((Grade(r["grade"]) for r in revisions.values()), key=_GRADES.index),
+        notes=tuple(reasons),
+        timezone_offset=attributes.get("TimezoneOffsetFromUTC") or tools.settings.node.timezone_offset,
+    )
+    results = {key: value for key, value in asdict(identity).items() if key not in ("run_key", "created")}
+    run_key = run_key_of([i for group in by_role.values() for i in group], model, attributes, study_uid, predecessor)
+    run_id, _ = runs.add_run(
+        connection,
+        run_key=run_key,
+        case_id=case_id,
+        study_uid=study_uid,
+        result_family=spec.result_family,
+        identity={
+            "results": results,
+            "attributes": attributes,
+            "predecessor": predecessor,
+            "reference_revision": int(spec.revisions[model.reference_role]),
+            "series": [
+                {
+                    "series_uid": spec.series[role],
+                    "modality": str(by_role[role][0].header.get("Modality", "")),
+                    "role": role,
+                    "number_of_instances": len(by_role[role]),
+                    "body_part": str(by_role[role][0].header.get("BodyPartExamined") or ""),
+                }
+                for role in spec.roles
+            ],
+        },
+        model_digest=model.digest_sha256,
+        settings_digest=model.settings_sha256,
+        predecessor_run=None if predecessor is None else predecessor["run_id"],
+    )
+    return run_id
+
+
+def run_key_of(
+    used: Sequence[Instance],
+    model: ModelDescription,
+    attributes: Mapping[str, Any],
+    study_uid: str,
+    predecessor: Mapping[str, Any] | None,
+) -> str:
+    """Everything that decides what a run's objects are (design section 4, *identity and determinism*)."""
+    sr = next((o["sop_instance_uid"] for o in (predecessor or {"objects": []})["objects"] if o["kind"] == "sr"), "")
+    who = [attributes.get(k) or "" for k in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")]
+    return digest(
+        {
+            "instances": sorted([i.uid, i.content_sha256] for i in used),
+            "model": model.digest_sha256,
+            "settings": digest([model.settings_sha256, WRITER_SCHEMA]),
+            "identity": digest([*who, study_uid]),
+            "predecessor": sr,
+        }
+    )
+
+
+def _say_no(connection: Connection, study_uid: str, decision: Decision, refusal: Refusal) -> None:
+    """Write a refused or held case, once per reason, and take a result out of force that no longer stands."""
+    held = decision.verb is Verb.HOLD
+    told = refusal.to_json()
+    key = digest([study_uid, decision.result_family, decision.verb.value, told, decision.supersedes])
+    _, is_new = runs.add_case(
+        connection,
+        study_uid=study_uid,
+        route=decision.route or "",
+        result_family=decision.result_family,
+        model="",
+        rank=-1,
+        state=(CaseState.HELD if held else CaseState.REFUSED).value,
+        revisions={},
+        publish="nothing",
+        destinations=[],
+        priority=5,
+        reasons=list(decision.reasons),
+        refusal=told,
+        supersedes_case=decision.supersedes,
+        case_key=key,
+    )
+    if is_new:
+        event = "case.held" if held else "case.refused"
+        note(connection, event, study_uid, family=decision.result_family, refusal=told, reasons=list(decision.reasons))
+
+
+def _unreadable(
+    closed: Mapping[str, _Series], roles: Mapping[str, RoleGuess], routes: RouteBook, decision: Decision
+) -> Refusal:
+    """The decision's own refusal, or, where a series of a wanted role could not be read, why it could not."""
+    families = routes.families().get(decision.result_family, ())
+    wanted = {role for route in families for names in route.role_sets for role in names}
+    for uid, entry in sorted(closed.items()):
+        if entry.refusal is not None and roles[uid].role in wanted:
+            told = entry.refusal
+            return Refusal(RefusalCode(told["code"]), told["expected"], told["found"])
+    if decision.refusal is None:
+        raise ValueError("a decision that refuses or holds says why")
+    return decision.refusal
