@@ -1,0 +1,305 @@
+"""The parent's side of the decoding child: one child for each series, bounded in time, trusted in nothing.
+
+Invariant I8.  The child gets encoded bytes by a pipe and gives back, for each frame, exactly as many bytes as the
+checked header claims, or a fixed text.  Nothing is unpickled, nothing is allocated by what the child says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.volume.codecs import FrameSpec
+from dicom_node.volume.header import PixelLocation, read_object
+from dicom_node.volume.limits import Limits
+from dicom_node.volume.pixels import DECODERS, PixelFormat, pixel_format
+
+CHILD_ATTEMPTS = 3
+"""A child that a signal ended may have been innocent (memory pressure): the series is decoded again, this often."""
+
+_LIBRARIES = {"gdcm": "gdcm", "charls": "jpeg_ls", "openjpeg": "openjpeg"}
+_MAX_REPLY_BYTES = 4096
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """One frame to decode: its checked format and where its bytes are."""
+
+    format: PixelFormat
+    location: PixelLocation
+    frame_index: int = 0
+    """0-based within the object."""
+    frame_count: int = 1
+
+    @property
+    def spec(self) -> FrameSpec:
+        form = self.format
+        return FrameSpec(
+            form.decoder,
+            form.transfer_syntax_uid,
+            form.rows,
+            form.columns,
+            form.bits_allocated,
+            form.bits_stored,
+            form.is_signed,
+            self.location.is_big_endian,
+        )
+
+
+def check_decoders() -> list[str]:
+    """Names of decoder libraries that are missing; empty when every listed transfer syntax can be read."""
+    return sorted(
+        decoder
+        for decoder in set(DECODERS.values())
+        if decoder in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[decoder]) is None
+    )
+
+
+def decode_in_child(files: Sequence[Path | str], *, limits: Limits = Limits()) -> list[Array]:
+    """Decode every frame of some files in one guarded child.
+
+    Returns
+    -------
+    list of (R, C) arrays
+        Stored values, in file order and in stored frame order within a file.
+
+    Raises
+    ------
+    Refused
+        As `read_header`, `pixel_format` and `decode_frames`.
+    """
+    frames: list[EncodedFrame] = []
+    for path in files:
+        stored = read_object(path, limits=limits)
+        form = pixel_format(stored.header, limits)
+        if stored.pixels is None:
+            raise Refused(RefusalCode.PIXEL_DATA_MISSING, "pixel data", "none")
+        count = stored.header.get("NumberOfFrames", 1)
+        frames.extend(EncodedFrame(form, stored.pixels, index, count) for index in range(count))
+    arrays: list[Array] = [np.empty(0)] * len(frames)
+    decode_frames(frames, arrays.__setitem__, limits=limits)
+    return arrays
+
+
+def decode_frames(
+    frames: Sequence[EncodedFrame],
+    sink: Callable[[int, Array], None],
+    *,
+    limits: Limits = Limits(),
+    module: str = "dicom_node.volume.child",
+) -> None:
+    """Decode frames in one guarded child and hand each to `sink` with its place in `frames`.
+
+    `sink` may see a place twice: a series whose child a signal ended is decoded again from its start.
+
+    Raises
+    ------
+    Refused
+        pixel-decode-failed: a frame is damaged, of another size or type than its header says, made the decoder warn,
+        crash (three times), hang, or take too much memory.
+    """
+    for attempt in range(1, CHILD_ATTEMPTS + 1):
+        try:
+            with Child(limits, module) as child:
+                child.start(frames)
+                for index, frame in enumerate(frames):
+                    sink(index, child.decode(frame))
+            return
+        except ChildEnded as ended:
+            if attempt == CHILD_ATTEMPTS:
+                raise Refused(RefusalCode.PIXEL_DECODE_FAILED, "a decoder that ends well", str(ended)) from ended
+
+
+class ChildEnded(Exception):
+    """The child was gone before it answered."""
+
+
+class Child:
+    """A decoding child process, as a context manager: whatever happens, it is gone afterwards."""
+
+    def __init__(self, limits: Limits, module: str = "dicom_node.volume.child") -> None:
+        self._limits = limits
+        self._module = module
+        self._deadline = time.monotonic() + limits.child_wall_s
+        self.pid = 0
+        self.is_filtered = False
+        """Whether the child could install its system call filter."""
+
+    def __enter__(self) -> Child:
+        self._folder = tempfile.TemporaryDirectory(prefix="decode-")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-m", self._module, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self._folder.name,
+            env={"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            close_fds=True,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                os.set_blocking(stream.fileno(), False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        if kind is not None:
+            self._process.kill()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
+
+    def start(self, frames: Sequence[EncodedFrame]) -> None:
+        """Tell the child what will come, and wait until it has given up its powers."""
+        request = {
+            "memory_bytes": self._limits.child_memory_bytes,
+            "cpu_s": self._limits.child_cpu_s,
+            "frames": [asdict(frame.spec) for frame in frames],
+        }
+        self._send([json.dumps(request).encode()])
+        answer = json.loads(self._reply())
+        self.is_filtered = bool(answer.get("seccomp"))
+
+    def decode(self, frame: EncodedFrame) -> Array:
+        """One frame's stored values, (R, C)."""
+        self._send(list(encoded_bytes(frame)))
+        status = bytearray(1)
+        self._receive(memoryview(status))
+        if status[0]:
+            raise Refused(RefusalCode.PIXEL_DECODE_FAILED, "a frame as its header says", self._reply().decode("ascii"))
+        values = np.empty((frame.format.rows, frame.format.columns), dtype=frame.format.dtype)
+        self._receive(values.data.cast("B"))
+        return values
+
+    def _send(self, pieces: Sequence[bytes]) -> None:
+        if self._process.stdin is None:
+            raise ChildEnded("no pipe to the decoder")
+        descriptor = self._process.stdin.fileno()
+        for piece in (struct.pack("<I", sum(map(len, pieces))), *pieces):
+            view = memoryview(piece)
+            while view:
+                self._wait(descriptor, select.POLLOUT)
+                try:
+                    view = view[os.write(descriptor, view) :]
+                except BlockingIOError:
+                    continue
+                except BrokenPipeError:
+                    raise self._ended() from None
+
+    def _reply(self) -> bytes:
+        head = bytearray(4)
+        self._receive(memoryview(head))
+        (length,) = struct.unpack("<I", head)
+        if length > _MAX_REPLY_BYTES:
+            raise ChildEnded("an answer of the decoder that is too long")
+        body = bytearray(length)
+        self._receive(memoryview(body))
+        return bytes(body)
+
+    def _receive(self, view: memoryview) -> None:
+        if self._process.stdout is None:
+            raise ChildEnded("no pipe from the decoder")
+        descriptor = self._process.stdout.fileno()
+        while view:
+            self._wait(descriptor, select.POLLIN)
+            try:
+                count = os.readv(descriptor, [view])
+            except BlockingIOError:
+                continue
+            if count == 0:
+                raise self._ended()
+            view = view[count:]
+
+    def _wait(self, descriptor: int, event: int) -> None:
+        """Wait until the pipe is ready; past the deadline the child is killed and the series refused."""
+        poll = select.poll()
+        poll.register(descriptor, event)
+        left = self._deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            self._process.kill()
+            raise Refused(
+                RefusalCode.PIXEL_DECODE_FAILED,
+                f"decoding within {self._limits.child_wall_s:g} s",
+                "a decoder that hangs",
+            )
+
+    def _ended(self) -> ChildEnded:
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return ChildEnded("a decoder that closed its pipe")
+        if status < 0:
+            return ChildEnded(f"a decoder ended by {signal.Signals(-status).name}")
+        return ChildEnded(f"a decoder that left with status {status}")
+
+
+def encoded_bytes(frame: EncodedFrame) -> Iterator[bytes]:
+    """The stored bytes of one frame, in pieces.
+
+    Raises
+    ------
+    Refused
+        pixel-decode-failed, when the fragments of an object cannot be told apart into frames (PS3.5 A.4).
+    """
+    location = frame.location
+    with open(location.path, "rb", buffering=0) as file:
+        if not location.is_encapsulated:
+            size = frame.format.frame_bytes
+            yield os.pread(file.fileno(), size, location.offset + frame.frame_index * size)
+            return
+        for offset, length in _fragments_of(frame, file.fileno()):
+            yield os.pread(file.fileno(), length, offset)
+
+
+def _fragments_of(frame: EncodedFrame, descriptor: int) -> Sequence[tuple[int, int]]:
+    fragments = frame.location.fragments
+    if frame.frame_count == 1:
+        return fragments
+    if len(fragments) == frame.frame_count:
+        return fragments[frame.frame_index : frame.frame_index + 1]
+    table_offset, table_length = frame.location.offset_table
+    starts = np.frombuffer(os.pread(descriptor, table_length, table_offset), dtype="<u4").astype(np.int64)
+    if len(starts) != frame.frame_count:
+        raise Refused(
+            RefusalCode.PIXEL_DECODE_FAILED,
+            "one fragment for each frame, or an offset table",
+            f"{len(fragments)} fragments for {frame.frame_count} frames",
+        )
+    # Offsets count from the first fragment's item header, which is 8 bytes before its value.
+    places = {offset - fragments[0][0]: index for index, (offset, _) in enumerate(fragments)}
+    begins = [places.get(int(start), -1) for start in starts]
+    if -1 in begins or begins != sorted(set(begins)) or begins[0] != 0:
+        raise Refused(RefusalCode.PIXEL_DECODE_FAILED, "offsets of fragments, ascending", "other offsets")
+    ends = [*begins[1:], len(fragments)]
+    return fragments[begins[frame.frame_index] : ends[frame.frame_index]]
