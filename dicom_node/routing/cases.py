@@ -1,0 +1,437 @@
+"""Case assembly: which revisions one route gives to one model, and when (design section 4, *case complete*).
+
+A pure decision over the state of a study.  A route's case runs at once when its best role set is filled and none of
+its roles is ambiguous; lesser sets and fallback routes are considered only after the study's quiet period.  At most one
+case of a result family is current.  After the quiet period the choice depends on the closed revisions alone, so that
+every order of arrival ends in the same case; a case that was chosen on less is superseded, never added to (I19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dicom_node.refusals import Refusal, RefusalCode
+from dicom_node.routing.attributes import ANY_IMAGE
+from dicom_node.routing.book import PRIORITY_NUMBER, Priority, Route, RouteBook
+from dicom_node.routing.choice import Candidate, choose, why_not
+from dicom_node.routing.clauses import values_of
+from dicom_node.routing.kinds import kinds
+from dicom_node.words import Publish, RoleGuess, SeriesFacts
+
+IDENTITY_ATTRIBUTES = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
+"""Must not differ between the series of a study (standards section 7.1); named, never printed."""
+
+
+class Verb(StrEnum):
+    """What is to be done for one result family."""
+
+    RUN = "run"
+    WAIT = "wait"
+    REFUSE = "refuse"
+    HOLD = "hold"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class ClosedSeries:
+    """A series with its newest closed revision."""
+
+    facts: SeriesFacts
+    role: RoleGuess
+    revision_id: int
+    held: RefusalCode | None = None
+    """Why the series is held (uid-conflict, patient-conflict), if it is."""
+
+
+@dataclass(frozen=True)
+class PastCase:
+    """A case that this study already has."""
+
+    id: int
+    route: str
+    result_family: str
+    revisions: Mapping[str, int]
+    """Role -> revision id."""
+    set_rank: int = 0
+    is_superseded: bool = False
+    """Whether a later case has taken its place; at most one case of a family is not."""
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """All that case assembly may know of a study."""
+
+    study_uid: str
+    closed: tuple[ClosedSeries, ...]
+    gathering: frozenset[str] = frozenset()
+    """Series Instance UIDs that have instances newer than their closed revision, or no closed revision yet."""
+    is_quiet: bool = False
+    """Whether the study's quiet period is over and nothing is gathering."""
+    quiet_until: str | None = None
+    """When the quiet period will be over, if known; for the timeline."""
+    cases: tuple[PastCase, ...] = ()
+    calling_ae: str | None = None
+
+
+@dataclass(frozen=True)
+class NotChosen:
+    """A series that was not given to the model, and why."""
+
+    series_uid: str
+    revision_id: int
+    role: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CaseSpec:
+    """The case to run."""
+
+    route: str
+    result_family: str
+    model: str
+    set_rank: int
+    roles: tuple[str, ...]
+    revisions: Mapping[str, int]
+    """Role -> revision id, in the order of the role set."""
+    series: Mapping[str, str]
+    """Role -> Series Instance UID."""
+    publish: Publish
+    destinations: tuple[str, ...]
+    priority: Priority
+    reasons: tuple[str, ...]
+    others: tuple[NotChosen, ...]
+
+    @property
+    def priority_number(self) -> int:
+        """For the queue: lower goes first."""
+        return PRIORITY_NUMBER[self.priority]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done for one result family of a study.
+
+    Attributes
+    ----------
+    verb
+        RUN: `case` is to be run, in place of case `supersedes` if that is not None; when `repeats` is not None the same
+        choice was run before as that case and its stored result can stand again.  WAIT: `until` says what for.
+        REFUSE: `refusal` is final until something new arrives; case `supersedes`, if any, no longer stands.
+        HOLD: somebody has to decide.  NOTHING: no route applies, or the current case already is the choice.
+    """
+
+    verb: Verb
+    result_family: str
+    route: str | None = None
+    case: CaseSpec | None = None
+    supersedes: int | None = None
+    repeats: int | None = None
+    until: str | None = None
+    refusal: Refusal | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one route can do with a study: candidates by role, and what stands in the way."""
+
+    route: Route
+    candidates: Mapping[str, tuple[Candidate, ...]]
+    """Sure candidates by role."""
+    unsure: Mapping[str, tuple[Candidate, ...]]
+    """Candidates whose own or possible role it is, while others are possible too."""
+    others: tuple[NotChosen, ...] = field(default=())
+    """Series that the route does not look at, with the reason."""
+    gathering: frozenset[str] = frozenset()
+
+    @property
+    def concerns_study(self) -> bool:
+        """Whether any series passed the route's clauses and exclusions, whatever its role."""
+        return any(o.reason.startswith(_NO_ROLE) for o in self.others) or bool(self.candidates) or bool(self.unsure)
+
+
+_NO_ROLE = "no role of the route"
+
+
+def decide(routes: RouteBook, study: StudyState) -> list[Decision]:
+    """Decide for every result family what is to be done now.
+
+    Parameters
+    ----------
+    routes
+        The route file.
+    study
+        Closed revisions with facts and roles, what is still gathering, whether the quiet period is over, and the cases
+        there are.
+
+    Returns
+    -------
+    list of Decision
+        One per result family, in the order of their names.  The same state gives the same decisions, whatever the
+        order of its parts.
+    """
+    decisions = []
+    for family, members in routes.families().items():
+        current = _current(study, family)
+        fits = [fit_route(route, study) for route in members]
+        decisions.append(_decide_family(family, fits, study, current))
+    return decisions
+
+
+def fit_route(route: Route, study: StudyState) -> Fit:
+    """Sort a study's closed series by what a route can use them for."""
+    wanted: set[str] = {role for roles in route.role_sets for role in roles}
+    sure: dict[str, list[Candidate]] = {}
+    unsure: dict[str, list[Candidate]] = {}
+    others: list[NotChosen] = []
+    for closed in sorted(study.closed, key=lambda c: c.facts.series_uid):
+        reason = _unusable(route, closed, wanted)
+        if reason is not None:
+            others.append(NotChosen(closed.facts.series_uid, closed.revision_id, closed.role.role, reason))
+            continue
+        candidate = Candidate(closed.facts, closed.role, closed.revision_id)
+        if ANY_IMAGE in wanted:
+            sure.setdefault(ANY_IMAGE, []).append(candidate)
+        possible = {closed.role.role, *closed.role.ambiguous_with} & wanted
+        target = unsure if closed.role.ambiguous_with else sure
+        for role in sorted(possible):
+            target.setdefault(role, []).append(candidate)
+    return Fit(
+        route,
+        {role: tuple(found) for role, found in sure.items()},
+        {role: tuple(found) for role, found in unsure.items()},
+        tuple(others),
+        study.gathering,
+    )
+
+
+def _unusable(route: Route, closed: ClosedSeries, wanted: set[str]) -> str | None:
+    excluded = {kind: sign for kind, sign in kinds(closed.facts).items() if kind in route.exclusions}
+    if excluded:
+        kind, sign = min(excluded.items())
+        return f"excluded as {kind}: {sign}"
+    verdict = route.when.judge(closed.facts.attributes)
+    if not verdict.holds:
+        failed = next((leaf.expected for leaf in verdict.leaves() if not leaf.holds), "a combination of clauses")
+        return f"a clause of the route failed: {failed}"
+    if ANY_IMAGE in wanted:
+        return None
+    if not {closed.role.role, *closed.role.ambiguous_with} & wanted:
+        return f"{_NO_ROLE}: it is {closed.role.role}"
+    if not closed.role.ambiguous_with and closed.role.confidence < route.min_confidence:
+        return f"{_NO_ROLE}: confidence {closed.role.confidence:.2f} is below {route.min_confidence:.2f}"
+    return None
+
+
+# -- one family -------------------------------------------------------------------------------------------------------
+
+
+def _decide_family(family: str, fits: Sequence[Fit], study: StudyState, current: PastCase | None) -> Decision:
+    concerned = [fit for fit in fits if fit.concerns_study]
+    if not concerned:
+        return _without_candidates(family, fits, current, study)
+    conflict = differing_identity(study)
+    if conflict:
+        refusal = Refusal(
+            RefusalCode.PATIENT_CONFLICT, "one patient in all series", f"differing: {', '.join(conflict)}"
+        )
+        return Decision(Verb.HOLD, family, refusal=refusal, reasons=(refusal.message,))
+    found = _best_now(concerned, study, current)
+    if found is None:
+        return _nothing_filled(family, concerned, study, current)
+    fit, rank = found
+    spec = _case_spec(fit, rank, study)
+    held = _held(spec, study)
+    if held is not None:
+        return Decision(Verb.HOLD, family, spec.route, refusal=Refusal(held), reasons=("a chosen series is held",))
+    if current is not None and (current.route, dict(current.revisions)) == (spec.route, dict(spec.revisions)):
+        reasons = (f"case {current.id} already reads this choice",)
+        return Decision(Verb.NOTHING, family, spec.route, case=spec, reasons=reasons)
+    return Decision(
+        Verb.RUN,
+        family,
+        spec.route,
+        case=spec,
+        supersedes=current.id if current else None,
+        repeats=_same_before(spec, study),
+        reasons=spec.reasons,
+    )
+
+
+def _best_now(concerned: Sequence[Fit], study: StudyState, current: PastCase | None) -> tuple[Fit, int] | None:
+    """The route and set to run now: before the quiet period is over only a first choice's best set, unambiguous.
+
+    Until then a standing case gives way only to its own route or to one that comes before it.
+    """
+    if is_quiet(study):
+        return next(((fit, rank) for fit in concerned for rank in _filled(fit)), None)
+    for fit in concerned:
+        if fit.route.fallback_for is None and _is_filled(fit, 0) and not _is_open(fit, 0):
+            chosen = choose(fit.route, fit.route.role_sets[0], fit.candidates)
+            if not any(c.facts.series_uid in study.gathering for c in chosen.values()):
+                return fit, 0
+        if current is not None and current.route == fit.route.name:
+            break
+    return None
+
+
+def _filled(fit: Fit) -> Iterator[int]:
+    return (rank for rank in range(len(fit.route.role_sets)) if _is_filled(fit, rank))
+
+
+def _is_filled(fit: Fit, rank: int) -> bool:
+    return all(fit.candidates.get(role) for role in fit.route.role_sets[rank])
+
+
+def _is_open(fit: Fit, rank: int) -> bool:
+    """Whether some series may or may not be one of this set's roles."""
+    return any(fit.unsure.get(role) for role in fit.route.role_sets[rank])
+
+
+def _without_candidates(family: str, fits: Sequence[Fit], current: PastCase | None, study: StudyState) -> Decision:
+    if current is not None and is_quiet(study):
+        refusal = Refusal(RefusalCode.ROLES_UNFILLED, "a series for every role", "none any longer")
+        return Decision(Verb.REFUSE, family, current.route, supersedes=current.id, refusal=refusal)
+    reasons = ("no series of the study passes the clauses of a route of this family",) if fits else ()
+    return Decision(Verb.NOTHING, family, reasons=reasons)
+
+
+def _nothing_filled(family: str, concerned: Sequence[Fit], study: StudyState, current: PastCase | None) -> Decision:
+    first = concerned[0]
+    missing = [_lacking(fit, rank) for fit in concerned for rank in range(len(fit.route.role_sets))]
+    if not is_quiet(study):
+        return Decision(
+            Verb.WAIT,
+            family,
+            first.route.name,
+            until=study.quiet_until or "the study's quiet period is over",
+            reasons=tuple(dict.fromkeys(missing)),
+        )
+    is_open = any(_is_open_and_else_filled(fit, rank) for fit in concerned for rank in range(len(fit.route.role_sets)))
+    code = RefusalCode.ROLES_AMBIGUOUS if is_open else RefusalCode.ROLES_UNFILLED
+    expected = " or ".join("+".join(roles) for fit in concerned for roles in fit.route.role_sets)
+    found = ", ".join(sorted(c.role.role + ("?" if c.role.ambiguous_with else "") for c in study.closed))
+    return Decision(
+        Verb.REFUSE,
+        family,
+        first.route.name,
+        supersedes=current.id if current else None,
+        refusal=Refusal(code, expected, found),
+        reasons=tuple(dict.fromkeys(missing)),
+    )
+
+
+def _is_open_and_else_filled(fit: Fit, rank: int) -> bool:
+    roles = fit.route.role_sets[rank]
+    return all(fit.candidates.get(role) or fit.unsure.get(role) for role in roles)
+
+
+def _lacking(fit: Fit, rank: int) -> str:
+    roles = fit.route.role_sets[rank]
+    absent = [r for r in roles if not fit.candidates.get(r) and not fit.unsure.get(r)]
+    unsure = [r for r in roles if fit.unsure.get(r)]
+    parts = [f"no series for {', '.join(absent)}"] if absent else []
+    parts += [f"not sure which series is {', '.join(unsure)}"] if unsure else []
+    if not parts:
+        parts = ["filled, but it is not the route's best set" if rank or fit.route.fallback_for else "still gathering"]
+    return f"{fit.route.name} [{', '.join(roles)}]: {'; '.join(parts)}"
+
+
+# -- the case ---------------------------------------------------------------------------------------------------------
+
+
+def _case_spec(fit: Fit, rank: int, study: StudyState) -> CaseSpec:
+    route, roles = fit.route, fit.route.role_sets[rank]
+    chosen = choose(route, roles, fit.candidates)
+    return CaseSpec(
+        route=route.name,
+        result_family=route.result_family,
+        model=route.model,
+        set_rank=rank,
+        roles=tuple(roles),
+        revisions={role: candidate.revision_id for role, candidate in chosen.items()},
+        series={role: candidate.facts.series_uid for role, candidate in chosen.items()},
+        publish=route.publish,
+        destinations=route.destinations,
+        priority=route.priority_for(study.calling_ae),
+        reasons=_reasons(fit, rank, chosen),
+        others=_not_chosen(fit, chosen),
+    )
+
+
+def _reasons(fit: Fit, rank: int, chosen: Mapping[str, Candidate]) -> tuple[str, ...]:
+    roles = fit.route.role_sets[rank]
+    said = [f"route {fit.route.name}, role set {rank + 1} of {len(fit.route.role_sets)}: {' + '.join(roles)}"]
+    for role, candidate in chosen.items():
+        number = candidate.facts.attributes.get("SeriesNumber", "without number")
+        contrast = ""
+        if candidate.role.after_contrast is not None:
+            contrast = ", after contrast" if candidate.role.after_contrast else ", before contrast"
+        because = "; ".join(candidate.role.reasons)
+        said.append(f"{role}: series {number}{contrast} (confidence {candidate.role.confidence:.2f}: {because})")
+    return tuple(said)
+
+
+def _not_chosen(fit: Fit, chosen: Mapping[str, Candidate]) -> tuple[NotChosen, ...]:
+    taken = {candidate.facts.series_uid for candidate in chosen.values()}
+    others = list(fit.others)
+    seen = set(taken)
+    for is_sure, pool in ((True, fit.candidates), (False, fit.unsure)):
+        for role, candidates in pool.items():
+            for candidate in candidates:
+                if candidate.facts.series_uid in seen:
+                    continue
+                seen.add(candidate.facts.series_uid)
+                if not is_sure:
+                    reason = f"may also be {', '.join(candidate.role.ambiguous_with)}"
+                elif role in chosen:
+                    reason = why_not(fit.route, role, chosen, candidate)
+                else:
+                    reason = "its role is not in the filled role set"
+                others.append(NotChosen(candidate.facts.series_uid, candidate.revision_id, candidate.role.role, reason))
+    return tuple(sorted(others, key=lambda o: o.series_uid))
+
+
+# -- the study --------------------------------------------------------------------------------------------------------
+
+
+def is_quiet(study: StudyState) -> bool:
+    """Whether the quiet period is over and no series is gathering."""
+    return study.is_quiet and not study.gathering
+
+
+def differing_identity(study: StudyState) -> tuple[str, ...]:
+    """Keywords of the patient's identity that differ between the study's series.
+
+    An absent Patient ID differs from a present one; of the others only present values are compared, because work
+    stations leave them out.  Trailing empty components of a name mean nothing (PS3.5 section 6.2.1).
+    """
+    found = []
+    for keyword in IDENTITY_ATTRIBUTES:
+        values = {
+            "\\".join(str(v).strip().rstrip("^") for v in values_of(closed.facts.attributes.get(keyword)))
+            for closed in study.closed
+        }
+        if keyword != "PatientID":
+            values.discard("")
+        if len(values) > 1:
+            found.append(keyword)
+    return tuple(found)
+
+
+def _held(spec: CaseSpec, study: StudyState) -> RefusalCode | None:
+    by_uid = {closed.facts.series_uid: closed.held for closed in study.closed}
+    return next((held for uid in spec.series.values() if (held := by_uid[uid]) is not None), None)
+
+
+def _current(study: StudyState, family: str) -> PastCase | None:
+    standing = [c for c in study.cases if c.result_family == family and not c.is_superseded]
+    return max(standing, key=lambda c: c.id, default=None)
+
+
+def _same_before(spec: CaseSpec, study: StudyState) -> int | None:
+    same = [c.id for c in study.cases if c.route == spec.route and dict(c.revisions) == dict(spec.revisions)]
+    return max(same, default=None)
