@@ -9,6 +9,7 @@ machine gives the same bytes (hardening I14); nothing is computed for an input t
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Mapping
@@ -187,11 +188,14 @@ def _fix_threads(threads: int) -> None:
 
 def _warm_imports() -> None:
     """Import what the first case would wait for (two seconds, measured)."""
-    import cc3d  # noqa: F401
-    import nnunetv2.inference.sliding_window_prediction
-    import nnunetv2.preprocessing.preprocessors.default_preprocessor
-    import scipy.ndimage
-    import scipy.spatial  # noqa: F401
+    for name in (
+        "cc3d",
+        "nnunetv2.inference.sliding_window_prediction",
+        "nnunetv2.preprocessing.preprocessors.default_preprocessor",
+        "scipy.ndimage",
+        "scipy.spatial",
+    ):
+        importlib.import_module(name)
 
 
 def _without_padding(volume: InputVolume, intensity: str) -> npt.NDArray[np.float32]:

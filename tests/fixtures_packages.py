@@ -101,7 +101,8 @@ def write_package(
     (folder / "dataset.json").write_text(json.dumps(data))
     for file, state in zip(description["weights"], states, strict=True):
         save_file({key: value.clone().contiguous() for key, value in state.items()}, folder / file)
-    (folder / "model.yaml").write_text(yaml.safe_dump(dict(description), sort_keys=False))
+    without_aliases = json.loads(json.dumps(description, default=dict))
+    (folder / "model.yaml").write_text(yaml.safe_dump(without_aliases, sort_keys=False))
     seal_package(folder)
 
 
