@@ -142,7 +142,8 @@ RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {
     RunState.FAILED: frozenset({RunState.QUEUED, RunState.SUPERSEDED}),
     RunState.REFUSED: frozenset({RunState.SUPERSEDED}),
     RunState.CANCELLED: frozenset({RunState.QUEUED}),
-    RunState.SUPERSEDED: frozenset(),
+    # only by the same choice again, when nothing of the run had left the node
+    RunState.SUPERSEDED: frozenset({RunState.QUEUED}),
 }
 
 DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {

@@ -124,7 +124,8 @@ def _check_before_start(chosen: Settings) -> None:
     """What must be right before anything listens: the route file and the models it names (I22, I25)."""
     from dicom_node.models import check_models
     from dicom_node.refusals import Refused
-    from dicom_node.routing import RoutesRefused, load_routes
+    from dicom_node.routing import RoutesRefused
+    from dicom_node.routing.book import load_routes
 
     try:
         check_models(chosen, load_routes(chosen.routes))

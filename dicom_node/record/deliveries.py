@@ -20,13 +20,15 @@ OPEN = (DeliveryState.PENDING.value, DeliveryState.SENDING.value)
 
 
 def add_deliveries(connection: Connection, run_id: int, destination: str, artefact_ids: Sequence[int]) -> None:
-    """Write the outbox of one destination, in sending order; rows that exist are left as they are."""
+    """Write the outbox of one destination, in sending order; a row taken back before it was tried is open again."""
     for position, artefact_id in enumerate(artefact_ids):
         known = connection.execute(
-            select(deliveries.c.id).where(
+            select(deliveries.c.id, deliveries.c.state, deliveries.c.attempts).where(
                 deliveries.c.artefact_id == artefact_id, deliveries.c.destination == destination
             )
         ).first()
+        if known is not None and known.state == DeliveryState.CANCELLED.value and known.attempts == 0:
+            move(connection, "delivery", int(known.id), DeliveryState.PENDING)
         if known is None:
             connection.execute(
                 insert(deliveries).values(

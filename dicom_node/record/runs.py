@@ -65,6 +65,12 @@ def add_case(connection: Connection, **values: Any) -> tuple[int, bool]:
     return int(added.scalar_one()), True
 
 
+def ready_cases(connection: Connection, study_uid: str) -> list[RowMapping]:
+    """The cases of a study that were run, oldest first."""
+    query = select(cases).where(cases.c.study_uid == study_uid, cases.c.state == CaseState.READY.value)
+    return list(connection.execute(query.order_by(cases.c.id)).mappings())
+
+
 def add_run(connection: Connection, **values: Any) -> tuple[int, bool]:
     """Insert a run unless one with its `run_key` exists; its id, and whether it is new."""
     found = connection.execute(select(runs.c.id).where(runs.c.run_key == values["run_key"])).scalar()

@@ -90,3 +90,9 @@ def unassembled_revisions(connection: Connection) -> list[RowMapping]:
     """Closed revisions that no case decision has seen: the reconciler asks for each whether a job is alive."""
     query = select(revisions).where(revisions.c.state == RevisionState.COMPLETE.value, revisions.c.assembled.is_(False))
     return list(connection.execute(query).mappings())
+
+
+def calling_ae(connection: Connection, series_uid: str) -> str | None:
+    """Who sent a series: the calling AE title of its first instance by UID."""
+    query = select(instances.c.calling_ae).where(instances.c.series_uid == series_uid)
+    return connection.execute(query.order_by(instances.c.uid).limit(1)).scalar()

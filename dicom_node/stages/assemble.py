@@ -1,7 +1,7 @@
 """Assemble: decide the roles of a study's series and its cases, and insert the runs (end of the `read` stage).
 
-Roles belong to the study and are decided anew whenever a series closes.  Series that a route may need are decoded first,
-so that what cannot be read is known before something is chosen.  The decision itself is a pure function of
+Roles belong to the study and are decided anew whenever a series closes.  Series that a route may need are decoded
+first, so that what cannot be read is known before something is chosen.  The decision itself is a pure function of
 `dicom_node.routing`; it is taken and written in one transaction, on the state it was made from.
 """
 
@@ -12,13 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.record import deliveries, digest, runs, studies
-from dicom_node.record.tables import cases as case_table
-from dicom_node.record.tables import instances as instance_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.routing import (
@@ -30,11 +28,11 @@ from dicom_node.routing import (
     RouteBook,
     StudyState,
     Verb,
-    assign_roles,
     decide,
-    facts,
-    load_routes,
 )
+from dicom_node.routing.book import load_routes
+from dicom_node.routing.facts import facts
+from dicom_node.routing.roles import assign_roles
 from dicom_node.stages.context import ModelDescription, Tools
 from dicom_node.words import CaseState, Grade, Instance, ObjectKind, RoleGuess, RunIdentity, RunState, SeriesFacts
 
@@ -84,16 +82,11 @@ def _closed(connection: Connection, study_uid: str) -> dict[str, _Series]:
         headers = [dict(i.header) for i in studies.revision_instances(connection, int(row["id"]))]
         found[row["series_uid"]] = _Series(
             revision_id=int(row["id"]),
-            facts=facts(headers, calling_ae=_calling_ae(connection, row["series_uid"])),
+            facts=facts(headers, calling_ae=studies.calling_ae(connection, row["series_uid"])),
             held=RefusalCode(own["code"]) if own else None,
             refusal=row["refusal"],
         )
     return found
-
-
-def _calling_ae(connection: Connection, series_uid: str) -> str | None:
-    query = select(instance_table.c.calling_ae).where(instance_table.c.series_uid == series_uid)
-    return connection.execute(query.order_by(instance_table.c.uid).limit(1)).scalar()
 
 
 def _roles(
@@ -163,8 +156,7 @@ def _decide(
 
 
 def _past(connection: Connection, study_uid: str) -> list[PastCase]:
-    query = select(case_table).where(case_table.c.study_uid == study_uid).order_by(case_table.c.id)
-    rows = [row for row in connection.execute(query).mappings() if row["state"] == CaseState.READY.value]
+    rows = runs.ready_cases(connection, study_uid)
     superseded = {row["supersedes_case"] for row in rows}
     return [
         PastCase(
@@ -242,7 +234,8 @@ def _supersede(connection: Connection, study_uid: str, family: str) -> dict[str,
     note(connection, "run.superseded", study_uid, run_id=run_id, published=published)
     if not published:
         deliveries.cancel_open(connection, run_id)
-        return found["identity"]["predecessor"]  # what the forgotten run would have replaced is still to be replaced
+        older: dict[str, Any] | None = found["identity"]["predecessor"]
+        return older  # what the forgotten run would have replaced is still to be replaced
     kinds = {kind.value for kind in (ObjectKind.SEG, ObjectKind.PDF, ObjectKind.SC, ObjectKind.SR)}
     objects = [
         {key: row[key] for key in ("kind", "sop_class_uid", "sop_instance_uid", "series_uid")}
@@ -269,7 +262,7 @@ def _insert_run(
     by_role = {r: studies.revision_instances(connection, int(i)) for r, i in spec.revisions.items()}
     revisions = {r: studies.revision_row(connection, int(i)) for r, i in spec.revisions.items()}
     reference = by_role[model.reference_role]
-    attributes = dict(reference[0].header)
+    attributes = {**reference[0].header, "CallingAETitle": studies.calling_ae(connection, reference[0].series_uid)}
     identity = RunIdentity(
         run_key="",
         site_namespace=tools.site_namespace,
@@ -283,7 +276,7 @@ def _insert_run(
     )
     results = {key: value for key, value in asdict(identity).items() if key not in ("run_key", "created")}
     run_key = run_key_of([i for group in by_role.values() for i in group], model, attributes, study_uid, predecessor)
-    run_id, _ = runs.add_run(
+    run_id, is_new = runs.add_run(
         connection,
         run_key=run_key,
         case_id=case_id,
@@ -309,6 +302,8 @@ def _insert_run(
         settings_digest=model.settings_sha256,
         predecessor_run=None if predecessor is None else predecessor["run_id"],
     )
+    if not is_new:  # the same choice again, before anything of it had left the node: its stored result stands
+        runs.move(connection, "run", run_id, RunState.QUEUED, superseded_by=None)
     return run_id
 
 

@@ -12,14 +12,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 
 from dicom_node import delivery, files
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.record import deliveries, now, runs
 from dicom_node.record.tables import cases
-from dicom_node.record.tables import deliveries as table
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import PeerTrouble, Refused
@@ -155,13 +154,10 @@ def _later(
     reason = {"peer": str(trouble), "next_in_s": None if over else round(delay, 1)}
     with tools.database.write() as connection:
         state = DeliveryState.HELD if over else DeliveryState.PENDING
-        runs.move(connection, "delivery", row["id"], state, reason=reason)
-        next_at = datetime.fromisoformat(now()) + timedelta(seconds=delay)
-        connection.execute(
-            update(table).where(table.c.id == row["id"]).values(next_try_at=None if over else next_at.isoformat())
-        )
+        next_at = (datetime.fromisoformat(now()) + timedelta(seconds=delay)).isoformat(timespec="microseconds")
+        runs.move(connection, "delivery", row["id"], state, reason=reason, next_try_at=None if over else next_at)
         event = "delivery.held" if over else "delivery.later"
-        note(connection, event, study_uid, run_id=row["run_id"], destination=name, object=row["kind"], **reason)
+        note(connection, event, study_uid, run_id=row["run_id"], destination=name, object=row["kind"], reason=reason)
     if over:
         return []
     key = f"deliver/{row['run_id']}/{name}/{attempt + 1}"

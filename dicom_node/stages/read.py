@@ -9,7 +9,7 @@ import structlog
 from dicom_node.record import studies
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
-from dicom_node.routing import appearance
+from dicom_node.routing.appearance import appearance
 from dicom_node.stages.context import Tools
 from dicom_node.volume import build_volume, load_volume, save_volume
 from dicom_node.words import Volume

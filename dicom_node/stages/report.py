@@ -14,13 +14,14 @@ from dicom_node.failpoints import reach
 from dicom_node.record import reports, runs
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
-from dicom_node.refusals import Refused
+from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results import device_uid, tracking_uid
-from dicom_node.routing import publication_gate
+from dicom_node.routing.gate import Channel, publication_gate
 from dicom_node.settings import FhirDestination, read_secret
 from dicom_node.stages.context import Tools
+from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.stages.infer import FINDINGS
-from dicom_node.words import ObjectKind, RunIdentity
+from dicom_node.words import ObjectKind, RunIdentity, SeriesFacts
 
 PDF_PAGE = "pdf-page"
 
@@ -42,8 +43,7 @@ def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.Rep
     if said is None or pdf is None:
         raise LookupError(f"run {run_id} has no findings or no page, and yet its report is to be sent")
     attributes: dict[str, Any] = run["identity"]["attributes"]
-    for code, expected, found in publication_gate(attributes):
-        raise Refused(code, expected, found)
+    _check_gate(tools, attributes, run["study_uid"], case, destination)
     findings = findings_from_json(json.loads(said))
     identity = RunIdentity(**run["identity"]["results"], run_key=run["run_key"], created=run["created_at"])
     settings = tools.settings
@@ -80,9 +80,23 @@ def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.Rep
     )
 
 
+def _check_gate(tools: Tools, attributes: dict[str, Any], study_uid: str, case: Any, destination: str) -> None:
+    """Hold what may not leave for a person's record (standards 7.1).
+
+    The node's own endpoint names the patient by the identifier as received, so an unknown issuer holds nothing there.
+    """
+    sender = tools.settings.sender(str(attributes.get("CallingAETitle") or ""))
+    issuer = (sender.issuer_of_patient_id if sender else None) or tools.settings.report.issuers.get("")
+    series = SeriesFacts(series_uid="", study_uid=study_uid, attributes=attributes)
+    for hold in publication_gate(series, default_issuer=issuer):
+        if Channel.FHIR not in hold.closes or (hold.code == "issuer-unknown" and destination == OWN_ENDPOINT):
+            continue
+        raise Refused(RefusalCode.PATIENT_UNIDENTIFIED, "a patient whose record may receive the report", hold.reason)
+
+
 def publish_own(tools: Tools, run_id: int) -> dict[str, Any]:
     """Put the report into the node's own read-only endpoint; the same report twice changes nothing."""
-    report = report_input(tools, run_id, "own-fhir")
+    report = report_input(tools, run_id, OWN_ENDPOINT)
     with tools.database.write() as connection:
         study = report.run.study_uid
         previous = [row["resource"] for row in reports.of_study(connection, study)]

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from dicom_node.failpoints import reach
 from sqlalchemy import Connection
 
 from ai_engine.findings import Findings, findings_from_json
 from dicom_node.durable import Put
+from dicom_node.failpoints import reach
 from dicom_node.record import deliveries, runs
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
@@ -26,7 +26,7 @@ from dicom_node.stages.context import Mask, Tools, unpack_mask
 from dicom_node.stages.destinations import OWN_ENDPOINT, first_destinations, wanted
 from dicom_node.stages.infer import FINDINGS, MASK, fail, refuse, start
 from dicom_node.stages.read import load_or_build
-from dicom_node.words import ObjectKind, Publish, ResultSet, RunIdentity, RunState, Volume
+from dicom_node.words import ObjectKind, Publish, ResultObject, ResultSet, RunIdentity, RunState, Volume
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ def write(tools: Tools, run_id: int) -> list[Put]:
         else:
             refuse(tools, attempt, refused)
         return []
-    rejection = _rejection(tools, identity, volume, run_id)
+    rejection = _rejection(tools, identity, volume, findings)
     reach("K11")
     with tools.database.write() as connection:
         kept = _keep_all(tools, connection, attempt, result)
@@ -121,10 +121,12 @@ def producer(tools: Tools) -> Producer:
     )
 
 
-def _rejection(tools: Tools, identity: RunIdentity, volume: Volume, run_id: int) -> Any:
+def _rejection(tools: Tools, identity: RunIdentity, volume: Volume, findings: Findings) -> ResultObject | None:
+    """The key object selection that rejects the superseded result set, when there is one."""
     if identity.predecessor is None:
         return None
-    return build_rejection(identity, volume, producer(tools))
+    old = identity.predecessor["objects"]
+    return build_rejection(identity, old, volume.slices[0], findings.model, producer(tools))
 
 
 def _keep_all(tools: Tools, connection: Connection, attempt: runs.Attempt, result: ResultSet) -> bool:
