@@ -18,8 +18,8 @@ import numpy as np
 from dicom_node.routing.clauses import number_of, values_of
 from dicom_node.words import SeriesFacts
 
-PLANE_COSINE = 0.82
-"""A slice normal within about 35 degrees of a body axis takes the name of that plane; else it is oblique."""
+PLANE_COSINE = 0.8
+"""A slice normal within 37 degrees of a body axis takes the name of that plane; else it is oblique."""
 SAME_POSITION_MM = 0.01
 """Closer than this along the normal is the same slice position (decimal rounding)."""
 
