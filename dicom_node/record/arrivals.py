@@ -74,9 +74,7 @@ class Received:
 
 def open_arrival(connection: Connection, calling_ae: str, peer: str) -> int:
     """A row for an association that has sent its first object; its id."""
-    result = connection.execute(
-        insert(arrivals).values(calling_ae=calling_ae, peer=peer, opened_at=now(), instances=0)
-    )
+    result = connection.execute(insert(arrivals).values(calling_ae=calling_ae, peer=peer, opened_at=now(), instances=0))
     return int(result.inserted_primary_key[0])  # type: ignore[index]
 
 
@@ -309,7 +307,9 @@ def _join_study(connection: Connection, study_uid: str, identity: dict[str, Any]
     elif identity:
         differing = [k for k in PATIENT_KEYWORDS if row["identity"].get(k) != identity.get(k)]
         if differing and row["held"] is None:
-            refusal = Refusal(RefusalCode.PATIENT_CONFLICT, "one patient in a study", "differing " + ", ".join(differing))
+            refusal = Refusal(
+                RefusalCode.PATIENT_CONFLICT, "one patient in a study", "differing " + ", ".join(differing)
+            )
             values["held"] = refusal.to_json()
             note(connection, "study.held", study_uid, code=refusal.code.value, differing=differing)
     connection.execute(update(studies).where(studies.c.uid == study_uid).values(**values))
@@ -338,16 +338,12 @@ def _join_series(connection: Connection, series_uid: str, study_uid: str, *, is_
                 connection, series_uid, Refusal(RefusalCode.UID_CONFLICT, "one study per series", "the series in two")
             )
     if is_input:
-        connection.execute(
-            update(studies).where(studies.c.uid == study_uid).values(quiet_at=None, quiet_put_at=None)
-        )
+        connection.execute(update(studies).where(studies.c.uid == study_uid).values(quiet_at=None, quiet_put_at=None))
 
 
 def hold_series(connection: Connection, series_uid: str, refusal: Refusal) -> None:
     """Hold a series, once; `ai-node held` lists it."""
-    row = connection.execute(
-        select(series.c.study_uid, series.c.held).where(series.c.uid == series_uid)
-    ).one_or_none()
+    row = connection.execute(select(series.c.study_uid, series.c.held).where(series.c.uid == series_uid)).one_or_none()
     if row is None or row.held is not None:
         return
     connection.execute(update(series).where(series.c.uid == series_uid).values(held=refusal.to_json()))
