@@ -86,9 +86,6 @@ class RefusalCode(StrEnum):
     DELIVERY_CONFLICT = "delivery-conflict"
     DELIVERY_INCOMPLETE = "delivery-incomplete"
     RESULT_CHECK_FAILED = "result-check-failed"
-    NOT_A_PATIENT = "not-a-patient"
-    PATIENT_IDENTITY_REMOVED = "patient-identity-removed"
-    BURNED_IN_ANNOTATION = "burned-in-annotation"
 
 
 _C = RefusalCode
@@ -184,18 +181,6 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.PATIENT_CHANGED: ("The archive's patient differs from the one received.", "Decide with `ai-node held`."),
     _C.DELIVERY_CONFLICT: ("The destination holds other bytes under our UID.", "Decide with `ai-node held`."),
     _C.DELIVERY_INCOMPLETE: ("The destination does not show what it said it stored.", "Decide with `ai-node held`."),
-    _C.NOT_A_PATIENT: (
-        "The images are those of a test object or an animal.",
-        "Results stay in the node; send patients' images without the mark of a test.",
-    ),
-    _C.PATIENT_IDENTITY_REMOVED: (
-        "The study is de-identified.",
-        "Its report goes into nobody's record; results stay with the images.",
-    ),
-    _C.BURNED_IN_ANNOTATION: (
-        "The pictures have text burned in, which may name the patient.",
-        "Send the original images.",
-    ),
     _C.RESULT_CHECK_FAILED: ("A result object did not pass our own check before sending.", "Report this as a fault."),
 }
 

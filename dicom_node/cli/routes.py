@@ -9,17 +9,12 @@ import typer
 
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.routing import (
-    Appearance,
-    Explanation,
-    RouteBook,
-    RoutesRefused,
-    appearance,
-    assign_roles,
-    facts,
-    load_routes,
-)
-from dicom_node.routing import explain as explain_study
+from dicom_node.routing import Appearance, Explanation, RouteBook, RoutesRefused
+from dicom_node.routing.appearance import appearance
+from dicom_node.routing.book import load_routes
+from dicom_node.routing.explanation import explain as explain_study
+from dicom_node.routing.facts import facts
+from dicom_node.routing.roles import assign_roles
 from dicom_node.volume import build_volume, read_header
 from dicom_node.words import SeriesFacts
 

@@ -1,8 +1,8 @@
 """Routing: which model reads which series of a study, and why a rule did or did not hold.
 
 Pure functions over `SeriesFacts`: no database, no network, no pixel decoding.  The road calls them in this order:
-`facts` (headers of a series), `assign_roles` (all series of a study), `decide` (what to run now), and
-`publication_gate` before anything leaves; `explain` says why, for people.
+`facts.facts` (headers of a series), `roles.assign_roles` (all series of a study), `decide` (what to run now), and
+`gate.publication_gate` before anything leaves; `explanation.explain` says why, for people.
 
 The room's verb is `decide`: case assembly as in the design (*case complete*).  Implements the input gate of series
 that are no acquisitions (PS3.3 C.7.6.1.1.2 Image Type, C.8.3.1 MR Image), invariants I18 (own output never feeds back)
@@ -11,7 +11,8 @@ and I19 (late data supersedes, never duplicates).
 
 from __future__ import annotations
 
-from dicom_node.routing.book import Route, RouteBook, RoutesRefused, load_routes
+from dicom_node.routing.appearance import Appearance
+from dicom_node.routing.book import Route, RouteBook, RoutesRefused
 from dicom_node.routing.cases import (
     CaseSpec,
     ClosedSeries,
@@ -22,11 +23,8 @@ from dicom_node.routing.cases import (
     Verb,
     decide,
 )
-from dicom_node.routing.explanation import Explanation, explain
-from dicom_node.routing.gate import Channel, PublicationHold, publication_gate
-from dicom_node.routing.pictures import Appearance, Enhancement, appearance, compare_t1
-from dicom_node.routing.roles import assign_roles
-from dicom_node.routing.series import facts
+from dicom_node.routing.explanation import Explanation
+from dicom_node.routing.gate import Channel, PublicationHold
 
 __all__ = [
     "Appearance",
@@ -34,7 +32,6 @@ __all__ = [
     "Channel",
     "ClosedSeries",
     "Decision",
-    "Enhancement",
     "Explanation",
     "NotChosen",
     "PastCase",
@@ -44,12 +41,5 @@ __all__ = [
     "RoutesRefused",
     "StudyState",
     "Verb",
-    "appearance",
-    "assign_roles",
-    "compare_t1",
     "decide",
-    "explain",
-    "facts",
-    "load_routes",
-    "publication_gate",
 ]

@@ -1,6 +1,6 @@
 """What a clause of a route may ask about: a closed list, without anything that identifies a patient.
 
-DICOM elements keep their keywords; the others are computed by `dicom_node.routing.series`.  Patient names, identifiers
+DICOM elements keep their keywords; the others are computed by `dicom_node.routing.facts`.  Patient names, identifiers
 and birth dates are not in the list: a route that needs them would put them into logs and explanations.
 """
 

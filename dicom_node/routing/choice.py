@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dicom_node.routing.book import Route
 from dicom_node.routing.clauses import number_of, values_of
-from dicom_node.routing.series import moment_s
+from dicom_node.routing.facts import moment_s
 from dicom_node.routing.kinds import is_reformat
 from dicom_node.words import RoleGuess, SeriesFacts
 

@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dicom_node.routing.pictures import Appearance, Enhancement, compare_t1, follows_contrast
+from dicom_node.routing.appearance import Appearance, Enhancement, compare_t1, follows_contrast
 from dicom_node.routing.clauses import number_of, values_of
-from dicom_node.routing.series import moment_s
+from dicom_node.routing.facts import moment_s
 from dicom_node.routing.idioms import contrast, fold, texts
 from dicom_node.routing.physics import acquisition
 from dicom_node.words import SeriesFacts

@@ -13,7 +13,7 @@ from typing import Any
 from dicom_node.routing.book import Route, RouteBook
 from dicom_node.routing.cases import ClosedSeries, Decision, StudyState, decide
 from dicom_node.routing.clauses import Verdict
-from dicom_node.routing.series import moment_s
+from dicom_node.routing.facts import moment_s
 from dicom_node.routing.gate import PublicationHold, publication_gate
 from dicom_node.routing.kinds import kinds
 from dicom_node.words import RoleGuess, SeriesFacts
@@ -104,7 +104,7 @@ def explain(routes: RouteBook, series: Sequence[SeriesFacts], roles: Mapping[str
 
 def _explain_series(s: SeriesFacts, role: RoleGuess) -> SeriesExplanation:
     number, description = s.attributes.get("SeriesNumber", ""), s.attributes.get("SeriesDescription", "")
-    holds = tuple(publication_gate(s.attributes))
+    holds = tuple(publication_gate(s))
     return SeriesExplanation(s.series_uid, str(number), _printable(description), role, kinds(s), holds)
 
 
@@ -130,7 +130,7 @@ def _hold_lines(series: Sequence[SeriesExplanation]) -> Iterator[str]:
     for hold in dict.fromkeys(hold for s in series for hold in s.holds):
         of = [s.number or "-" for s in series if hold in s.holds]
         where = "" if len(of) == len(series) else f" (series {', '.join(of)})"
-        yield f"  publication: {' and '.join(sorted(hold.closes))} closed{where}: {hold.code}, {hold.found}"
+        yield f"  publication: {' and '.join(sorted(hold.closes))} closed{where}: {hold.reason}"
 
 
 def _rule_lines(rule: RouteExplanation, number: str) -> Iterator[str]:
@@ -180,7 +180,7 @@ def _series_json(s: SeriesExplanation) -> dict[str, Any]:
         "after_contrast": s.role.after_contrast,
         "kinds": dict(s.kinds),
         "publication_holds": [
-            {"code": h.code.value, "closes": sorted(str(c) for c in h.closes), "found": h.found} for h in s.holds
+            {"code": h.code, "closes": sorted(str(c) for c in h.closes), "reason": h.reason} for h in s.holds
         ],
     }
 

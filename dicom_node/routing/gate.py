@@ -7,12 +7,11 @@ says what was kept back and why.  Reasons are fixed words without values.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
 
-from dicom_node.refusals import RefusalCode
 from dicom_node.routing.clauses import values_of
+from dicom_node.words import SeriesFacts
 
 
 class Channel(StrEnum):
@@ -22,26 +21,30 @@ class Channel(StrEnum):
     FHIR = "fhir"
 
 
-class PublicationHold(NamedTuple):
-    """One reason not to publish, as a refusal's code, what was expected and what was found (never a value)."""
-
-    code: RefusalCode
-    expected: str
-    found: str
-
-    @property
-    def closes(self) -> frozenset[Channel]:
-        """The channels that this reason closes."""
-        return CLOSES[self.code]
+BOTH = frozenset({Channel.PACS, Channel.FHIR})
+FHIR_ONLY = frozenset({Channel.FHIR})
 
 
-CLOSES: dict[RefusalCode, frozenset[Channel]] = {
-    RefusalCode.NOT_A_PATIENT: frozenset({Channel.PACS, Channel.FHIR}),
-    RefusalCode.BURNED_IN_ANNOTATION: frozenset({Channel.FHIR}),
-    RefusalCode.PATIENT_IDENTITY_REMOVED: frozenset({Channel.FHIR}),
-    RefusalCode.PATIENT_UNIDENTIFIED: frozenset({Channel.FHIR}),
+@dataclass(frozen=True)
+class PublicationHold:
+    """One reason not to publish: a stable code, the closed channels, and words for people."""
+
+    code: str
+    closes: frozenset[Channel]
+    reason: str
+
+
+HOLDS: dict[str, tuple[frozenset[Channel], str]] = {
+    "quality-control-subject": (BOTH, "Quality Control Subject is YES: a test object, no patient"),
+    "phantom": (BOTH, "the study names a phantom or a test of quality"),
+    "animal": (BOTH, "the patient's species is not human"),
+    "burned-in-annotation": (FHIR_ONLY, "the pictures have text burned in, which may name the patient"),
+    "de-identified": (FHIR_ONLY, "Patient Identity Removed is YES: no person's record may receive it"),
+    "patient-id-empty": (FHIR_ONLY, "Patient ID is empty"),
+    "patient-id-placeholder": (FHIR_ONLY, "Patient ID is a placeholder"),
+    "issuer-unknown": (FHIR_ONLY, "the issuer of the Patient ID is not given and the sender has no default issuer"),
 }
-"""Which channels each reason closes; listed in docs/reference/routing.md."""
+"""Every code with the channels it closes and its words; listed in docs/reference/routing.md."""
 
 _PHANTOM = re.compile(
     r"\b(?:phantoms?|phantome?|fantoma?|fantome|fantomas|fantasma|quality assurance|daily ?qa|qa)\b", re.IGNORECASE
@@ -81,48 +84,44 @@ _PLACEHOLDERS = frozenset(
 )
 
 
-def publication_gate(attributes: Mapping[str, Any], *, channel: Channel | None = None) -> list[PublicationHold]:
-    """What keeps results of a series back.
+def publication_gate(facts: SeriesFacts, *, default_issuer: str | None = None) -> list[PublicationHold]:
+    """What keeps results of this series back.
 
     Parameters
     ----------
-    attributes
-        Values by keyword, as `SeriesFacts.attributes` or one instance's header has them.
-    channel
-        Only what closes this channel; None: everything.
+    default_issuer
+        Issuer that the sender's configuration gives to Patient IDs without one.
 
     Returns
     -------
     list of PublicationHold
-        Empty when nothing speaks against publication; the route's `publish` still decides.  Whether the issuer of
-        the Patient ID is known is the FHIR bridge's question, not asked here.
+        Empty when nothing speaks against publication; the route's `publish` still decides.
     """
-    found = [*_subject(attributes), *_privacy(attributes)]
-    return [hold for hold in found if channel is None or channel in hold.closes]
-
-
-def _subject(attributes: Mapping[str, Any]) -> Iterator[PublicationHold]:
-    expected = "a patient"
-    if _is_yes(attributes, "QualityControlSubject"):
-        yield PublicationHold(RefusalCode.NOT_A_PATIENT, expected, "Quality Control Subject YES")
-    elif any(_PHANTOM.search(_folded(attributes, keyword)) for keyword in _PHANTOM_ATTRIBUTES):
-        yield PublicationHold(RefusalCode.NOT_A_PATIENT, expected, "words that name a phantom or a test")
-    species = _folded(attributes, "PatientSpeciesDescription").casefold()
+    a = facts.attributes
+    codes = []
+    if _is_yes(facts, "QualityControlSubject"):
+        codes.append("quality-control-subject")
+    if any(_PHANTOM.search(_folded(facts, keyword)) for keyword in _PHANTOM_ATTRIBUTES):
+        codes.append("phantom")
+    species = " ".join(str(v) for v in values_of(a.get("PatientSpeciesDescription"))).casefold()
     if species and "homo sapiens" not in species and "human" not in species:
-        yield PublicationHold(RefusalCode.NOT_A_PATIENT, expected, "another species")
+        codes.append("animal")
+    if _is_yes(facts, "BurnedInAnnotation"):
+        codes.append("burned-in-annotation")
+    if _is_yes(facts, "PatientIdentityRemoved"):
+        codes.append("de-identified")
+    codes += _identity(facts, default_issuer)
+    return [PublicationHold(code, *HOLDS[code]) for code in codes]
 
 
-def _privacy(attributes: Mapping[str, Any]) -> Iterator[PublicationHold]:
-    if _is_yes(attributes, "BurnedInAnnotation"):
-        yield PublicationHold(RefusalCode.BURNED_IN_ANNOTATION, "no text in the pictures", "Burned In Annotation YES")
-    if _is_yes(attributes, "PatientIdentityRemoved"):
-        code = RefusalCode.PATIENT_IDENTITY_REMOVED
-        yield PublicationHold(code, "an identified patient", "Patient Identity Removed YES")
-    patient_id = " ".join(str(v) for v in values_of(attributes.get("PatientID"))).strip()
+def _identity(facts: SeriesFacts, default_issuer: str | None) -> list[str]:
+    patient_id = " ".join(str(v) for v in values_of(facts.attributes.get("PatientID"))).strip()
     if not patient_id:
-        yield PublicationHold(RefusalCode.PATIENT_UNIDENTIFIED, "a Patient ID", "none")
-    elif is_placeholder(patient_id):
-        yield PublicationHold(RefusalCode.PATIENT_UNIDENTIFIED, "a Patient ID", "a placeholder")
+        return ["patient-id-empty"]
+    if is_placeholder(patient_id):
+        return ["patient-id-placeholder"]
+    issuer = " ".join(str(v) for v in values_of(facts.attributes.get("IssuerOfPatientID"))).strip()
+    return [] if issuer or default_issuer else ["issuer-unknown"]
 
 
 def is_placeholder(patient_id: str) -> bool:
@@ -134,11 +133,11 @@ def is_placeholder(patient_id: str) -> bool:
     )
 
 
-def _is_yes(attributes: Mapping[str, Any], keyword: str) -> bool:
-    return any(str(v).strip().upper() == "YES" for v in values_of(attributes.get(keyword)))
+def _is_yes(facts: SeriesFacts, keyword: str) -> bool:
+    return any(str(v).strip().upper() == "YES" for v in values_of(facts.attributes.get(keyword)))
 
 
-def _folded(attributes: Mapping[str, Any], keyword: str) -> str:
+def _folded(facts: SeriesFacts, keyword: str) -> str:
     """Separators as spaces, so that a word stands alone."""
-    text = " ".join(str(v) for v in values_of(attributes.get(keyword)))
+    text = " ".join(str(v) for v in values_of(facts.attributes.get(keyword)))
     return re.sub(r"[\W_]+", " ", text)[:128]

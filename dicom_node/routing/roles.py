@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dicom_node.routing.contrast import Belief, Compare, bounds, decide_contrast, stated
-from dicom_node.routing.series import moment_s
+from dicom_node.routing.facts import moment_s
 from dicom_node.routing.idioms import special, texts
 from dicom_node.routing.idioms import weighting as weighting_in_words
 from dicom_node.routing.kinds import is_adc, is_reformat, kinds
