@@ -86,6 +86,12 @@ class RefusalCode(StrEnum):
     DELIVERY_CONFLICT = "delivery-conflict"
     DELIVERY_INCOMPLETE = "delivery-incomplete"
     RESULT_CHECK_FAILED = "result-check-failed"
+    ISSUER_UNMAPPED = "issuer-unmapped"
+    PATIENT_NOT_FOUND = "patient-not-found"
+    PATIENT_AMBIGUOUS = "patient-ambiguous"
+    PATIENT_CONTRADICTED = "patient-contradicted"
+    PUBLICATION_BARRED = "publication-barred"
+    PEER_REJECTED = "peer-rejected"
 
 
 _C = RefusalCode
@@ -182,6 +188,30 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.DELIVERY_CONFLICT: ("The destination holds other bytes under our UID.", "Decide with `ai-node held`."),
     _C.DELIVERY_INCOMPLETE: ("The destination does not show what it said it stored.", "Decide with `ai-node held`."),
     _C.RESULT_CHECK_FAILED: ("A result object did not pass our own check before sending.", "Report this as a fault."),
+    _C.ISSUER_UNMAPPED: (
+        "The issuer of the patient identifier has no FHIR identifier system.",
+        "Map the issuer in node.yaml; then release it with `ai-node held`.",
+    ),
+    _C.PATIENT_NOT_FOUND: (
+        "The FHIR server has no active Patient with this identifier.",
+        "Create the Patient there; then release it with `ai-node held`.",
+    ),
+    _C.PATIENT_AMBIGUOUS: (
+        "The FHIR server has more than one Patient for this identifier.",
+        "Merge the Patients there; then release it with `ai-node held`.",
+    ),
+    _C.PATIENT_CONTRADICTED: (
+        "The FHIR server's records contradict the patient of the images.",
+        "Find out which is right; then release or reject it with `ai-node held`.",
+    ),
+    _C.PUBLICATION_BARRED: (
+        "The images are de-identified or of a quality control subject; such results are not published.",
+        "Send the patient's own images.",
+    ),
+    _C.PEER_REJECTED: (
+        "The receiving system rejected the result for good.",
+        "See what it found; correct its configuration or ours; then release it with `ai-node held`.",
+    ),
 }
 
 
