@@ -78,7 +78,9 @@ class NnunetRunner:
         plans, dataset = package.json("plans.json"), package.json("dataset.json")
         check_plans(plans, description.inference.configuration)
         self._plans = PlansManager(plans)
-        self._configuration = self._plans.get_configuration(description.inference.configuration)
+        self._configuration = _without_mask_resampling(
+            self._plans.get_configuration(description.inference.configuration).configuration
+        )
         self._dataset = dataset
         self._threshold = description.threshold
         self._labels = _label_manager(self._plans, dataset)
@@ -170,6 +172,22 @@ class NnunetRunner:
             best = np.asarray(scores[1:].argmax(axis=0) + 1, dtype=np.uint8)
             return np.where(foreground(scores, self._threshold), best, np.uint8(0))
         return np.asarray(self._labels.convert_logits_to_segmentation(logits), dtype=np.uint8)
+
+
+def _without_mask_resampling(configuration: dict[str, Any]) -> Any:
+    """nnU-Net's configuration, except that the training mask is not resampled: there is none here.
+
+    nnU-Net resamples the mask of nonzero voxels along with every picture and then throws it away: half the time of
+    preparing 155 slices (measured).
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+    class ForInference(ConfigurationManager):
+        @property
+        def resampling_fn_seg(self) -> Any:
+            return lambda mask, *_: mask
+
+    return ForInference(configuration)
 
 
 def foreground(scores: Floats, threshold: Threshold) -> npt.NDArray[np.bool_]:

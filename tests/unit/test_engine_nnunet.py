@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures_packages import dataset, make_random_package, plans, tiny_description, write_package
 
 from ai_engine.backends import NetworkOptions
 from ai_engine.faults import ModelFault, OutputNotFinite
 from ai_engine.packages import load_package
 from ai_engine.runners.nnunet import NnunetRunner, RunnerOptions, check_plans
 from ai_engine.runners.tiles import Plan, sliding_window_logits
-from fixtures_packages import dataset, make_random_package, plans, tiny_description, write_package
 
 pytestmark = pytest.mark.unit
 
@@ -267,7 +267,7 @@ def test_no_class_named_in_a_file_is_imported(tmp_path: Path, key: str, value: s
     description = tiny_description(name="tiny-random", intensity="none", labels=(1, 2))
     description["weights"] = ["fold_0.safetensors"]
     write_package(bad, description, plan, good.json("dataset.json"), [load(good.files["fold_0.safetensors"])])
-    with pytest.raises(ModelFault, match="not allowed|outside"):
+    with pytest.raises(ModelFault, match=r"not allowed|outside"):
         NnunetRunner(load_package(bad), NetworkOptions(device="cpu", threads=1), RunnerOptions())
 
 
