@@ -55,7 +55,7 @@ class Door:
     on_kept
         Called in the association's thread after an object was acknowledged as new or as a further copy.
     on_closed
-        Called when an association that brought something has ended and its row says how.
+        Called with the arrival's id when an association that brought something has ended and its row says how.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Door:
         intake: Intake,
         *,
         on_kept: Callable[[], None] = _nothing,
-        on_closed: Callable[[], None] = _nothing,
+        on_closed: Callable[[int], None] = _nothing,
     ) -> None:
         silence_libraries()
         self.settings, self.intake = settings, intake
@@ -171,10 +171,10 @@ class Door:
         if arrival is not None and arrival.id is not None:
             try:
                 self.intake.close(arrival, released=bool(assoc.is_released))
+                self._on_closed(arrival.id)
             except Exception as error:  # a thread's boundary; the row is closed as lost at the next start
                 log.error("door.arrival-not-closed", error=type(error).__name__)
             log.info("door.arrival-closed", arrival=arrival.id, kept=arrival.kept, released=bool(assoc.is_released))
-            self._on_closed()
 
     def _on_requested(self, event: Any) -> None:
         assoc = event.assoc

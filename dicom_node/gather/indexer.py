@@ -1,0 +1,163 @@
+"""Reads the header of every stored object, outside the C-STORE handler, and compares contents under one UID."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy import RowMapping
+
+from dicom_node.record import Database
+from dicom_node.record import arrivals as rows
+from dicom_node.refusals import Refusal, RefusalCode, Refused
+
+log = structlog.get_logger(__name__)
+
+BATCH = 32
+REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID")
+
+ReadHeader = Callable[[Path], Mapping[str, Any]]
+ContentDigest = Callable[[Path], str]
+
+
+class Files(Protocol):
+    """What the indexer may do to the vault's files."""
+
+    data_folder: Path
+
+    def drop(self, path: str) -> None: ...
+    def to_quarantine(self, path: str) -> str: ...
+
+
+class Indexer:
+    """Fills in what the door left open.
+
+    Parameters
+    ----------
+    database, files
+        Record and vault.
+    read_header, content_digest
+        Of the volume room: header of one stored file by keyword, and its content digest (design section 4).
+    is_input
+        Whether objects of a SOP Class may be an input of a model.
+    own_manufacturer
+        Manufacturer (0008,0070) of the node's results.
+    on_indexed
+        Called with the Series UID after the row of an instance is filled in.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        files: Files,
+        *,
+        read_header: ReadHeader,
+        content_digest: ContentDigest,
+        is_input: Callable[[str], bool],
+        own_manufacturer: str,
+        on_indexed: Callable[[str], None],
+    ) -> None:
+        self._database, self._files = database, files
+        self._read_header, self._content_digest = read_header, content_digest
+        self._is_input, self._own_manufacturer = is_input, own_manufacturer
+        self._on_indexed = on_indexed
+        self._wake = threading.Event()
+
+    def ring(self) -> None:
+        """There is something to index."""
+        self._wake.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Index until `stop` is set."""
+        while not stop.is_set():
+            self._wake.clear()
+            try:
+                done = self.index_batch() + self.judge_copies()
+            except Exception as error:  # the thread's boundary: everything is still in the records for the next round
+                log.error("gather.indexing-failed", error=type(error).__name__)
+                stop.wait(1.0)
+                continue
+            if done == 0:
+                self._wake.wait(1.0)
+
+    def index_batch(self) -> int:
+        """Index the oldest objects that wait; how many there were."""
+        with self._database.read() as connection:
+            waiting = rows.unindexed(connection, BATCH)
+        if not waiting:
+            return 0
+        readings = [(row, self._read(row)) for row in waiting]
+        touched: list[str] = []
+        with self._database.write() as connection:
+            for row, reading in readings:
+                if isinstance(reading, Refusal):
+                    study_uid, series_uid = rows.known_place(connection, row["id"])
+                    rows.refuse_instance(connection, row["id"], study_uid, series_uid, reading)
+                    log.warning("gather.instance-refused", instance=row["id"], code=reading.code.value)
+                    touched += [series_uid] if series_uid else []
+                    continue
+                header, content_sha256 = reading
+                own = self._is_own(row, header, rows.is_known_result(connection, row["uid"]))
+                rows.index_instance(
+                    connection,
+                    row["id"],
+                    header,
+                    content_sha256,
+                    own_result=own,
+                    is_input=self._is_input(row["sop_class_uid"]),
+                )
+                if not own:
+                    touched.append(str(header["SeriesInstanceUID"]))
+        for series_uid in touched:
+            self._on_indexed(series_uid)
+        return len(waiting)
+
+    def judge_copies(self) -> int:
+        """Compare further copies with the first by content: duplicates go, conflicts are kept apart and reported."""
+        with self._database.read() as connection:
+            waiting = rows.unjudged_copies(connection, BATCH)
+        for row in waiting:
+            content_sha256 = self._digest_or_none(row["path"])
+            duplicate = content_sha256 is not None and content_sha256 == row["first_sha256"]
+            path = None if duplicate else self._files.to_quarantine(row["path"])
+            with self._database.write() as connection:
+                rows.judge_copy(connection, row["id"], duplicate=duplicate, content_sha256=content_sha256, path=path)
+            if duplicate:
+                self._files.drop(row["path"])
+            else:
+                log.warning("gather.uid-conflict", copy=row["id"])
+            if row["series_uid"]:
+                self._on_indexed(row["series_uid"])
+        return len(waiting)
+
+    def _read(self, row: RowMapping) -> tuple[Mapping[str, Any], str] | Refusal:
+        path = self._files.data_folder / row["path"]
+        try:
+            header = self._read_header(path)
+            missing = [keyword for keyword in REQUIRED if not header.get(keyword)]
+            if missing:
+                return Refusal(
+                    RefusalCode.UID_INVALID, "Study and Series Instance UID", "without " + ", ".join(missing)
+                )
+            return header, self._content_digest(path)
+        except Refused as refused:
+            return refused.refusal
+        except OSError as error:
+            log.error("gather.file-unreadable", instance=row["id"], error=type(error).__name__)
+            return Refusal(RefusalCode.NOT_READY, "a readable file in the vault", "none")
+        except Exception as error:  # hostile bytes: whatever the reader trips over, the series must not hang
+            log.error("gather.reader-failed", instance=row["id"], error=type(error).__name__)
+            return Refusal(RefusalCode.DICOM_MALFORMED)
+
+    def _digest_or_none(self, path: str) -> str | None:
+        try:
+            return self._content_digest(self._files.data_folder / path)
+        except Refused:
+            return None
+
+    def _is_own(self, row: RowMapping, header: Mapping[str, Any], is_known: bool) -> bool:
+        """By UID, or by who made it: a node that was restored from a backup must know its results too (I18)."""
+        return is_known or header.get("Manufacturer") == self._own_manufacturer
