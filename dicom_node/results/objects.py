@@ -99,7 +99,10 @@ class Job:
 def code_item(code: Code) -> Dataset:
     """One item of a code sequence (PS3.3 table 8.8-1)."""
     item = Dataset()
-    item.CodeValue = code.value
+    if len(code.value) > text.SH_MAX:
+        item.LongCodeValue = code.value
+    else:
+        item.CodeValue = code.value
     item.CodingSchemeDesignator = code.scheme
     item.CodeMeaning = text.cut(code.meaning, text.LO_MAX)
     return item

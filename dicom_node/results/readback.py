@@ -109,7 +109,12 @@ def measurement_groups(report: Dataset) -> list[Group]:
 
 def _concept(item: Dataset) -> str:
     names = item.get("ConceptNameCodeSequence")
-    return str(names[0].CodeValue) if names else ""
+    return _code_value(names[0]) if names else ""
+
+
+def _code_value(code: Dataset) -> str:
+    """Code Value, or Long Code Value of a code over 16 characters (PS3.3 table 8.8-1)."""
+    return str(code.get("CodeValue") or code.get("LongCodeValue", ""))
 
 
 def _group(container: Dataset) -> Group:
@@ -126,9 +131,9 @@ def _group(container: Dataset) -> Group:
             tracking_uid = str(item.UID)
         elif item.ValueType == "NUM":
             measured = item.MeasuredValueSequence[0]
-            numbers[concept] = (float(measured.NumericValue), str(measured.MeasurementUnitsCodeSequence[0].CodeValue))
+            numbers[concept] = (float(measured.NumericValue), _code_value(measured.MeasurementUnitsCodeSequence[0]))
         elif item.ValueType == "CODE":
-            codes[concept] = str(item.ConceptCodeSequence[0].CodeValue)
+            codes[concept] = _code_value(item.ConceptCodeSequence[0])
         elif item.ValueType == "IMAGE":
             reference = item.ReferencedSOPSequence[0]
             if "ReferencedSegmentNumber" in reference:

@@ -170,10 +170,16 @@ def _settle(seg: Segmentation, job: Job, volume: Volume) -> None:
     shared = seg.SharedFunctionalGroupsSequence[0]
     shared.PlaneOrientationSequence[0].ImageOrientationPatient = list(job.sources.slices[0].orientation)
     shared.PixelMeasuresSequence[0].PixelSpacing = list(job.sources.slices[0].pixel_spacing)
+    # The library moves the segment of a one-segment object to the shared group; readers expect it at each frame.
+    only_segment = shared.get("SegmentIdentificationSequence")
+    if only_segment is not None:
+        del shared.SegmentIdentificationSequence
     slice_of = _slice_by_index(seg, volume)
     for frame in seg.PerFrameFunctionalGroupsSequence:
         index = slice_of[frame.FrameContentSequence[0].DimensionIndexValues[1]]
         source = volume.slices[index]
+        if only_segment is not None:
+            frame.SegmentIdentificationSequence = only_segment
         frame.PlanePositionSequence[0].ImagePositionPatient = list(job.sources.slices[index].position)
         reference = frame.DerivationImageSequence[0].SourceImageSequence[0]
         reference.ReferencedSOPClassUID = source.sop_class_uid
