@@ -118,8 +118,8 @@ def _depth(points: Array, center: Triple, radii: Triple) -> Array:
     offset = points - np.asarray(center, dtype=np.float32)
     length = np.linalg.norm(offset, axis=1)
     share = np.linalg.norm(offset / np.asarray(radii, dtype=np.float32), axis=1)
-    share = np.maximum(share, 1e-4)
-    return np.asarray(length / share - length)
+    depth = length / np.maximum(share, 1e-4) - length
+    return np.asarray(np.where(share < 1e-3, np.float32(min(radii)), depth))
 
 
 def _both_sides(points: Array) -> Array:

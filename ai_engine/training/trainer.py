@@ -112,6 +112,8 @@ class FlairTrainer:
         say: Callable[[str], None] = print,
     ) -> None:
         torch.set_num_threads(settings.threads)
+        np.random.seed(settings.seed)
+        torch.manual_seed(settings.seed)
         self.settings = settings
         self.work = work
         self.folder = dataset_folder(work, dataset_name)
@@ -141,8 +143,6 @@ class FlairTrainer:
         self.used_s = 0.0
         self.history: list[dict[str, Any]] = []
         self._merged = False
-        np.random.seed(settings.seed)
-        torch.manual_seed(settings.seed)
 
     # -- parts of nnU-Net -----------------------------------------------------------------------------------------
 
@@ -230,7 +230,8 @@ class FlairTrainer:
     def averaged_network(self) -> EfficientNetV2UNet:
         """A network in evaluation mode that holds the averaged weights."""
         arguments = self.plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
-        network = EfficientNetV2UNet(1, 2, False, **arguments)
+        with torch.random.fork_rng(devices=[]):  # its first weights are thrown away and must not cost random numbers
+            network = EfficientNetV2UNet(1, 2, False, **arguments)
         network.load_state_dict({name: value for name, value in self.ema.items()}, strict=True)
         network.eval().to(memory_format=torch.channels_last)
         return network
