@@ -21,6 +21,7 @@ from dicom_node import files
 from dicom_node.record import Database
 from dicom_node.record.runs import Attempt, add_artefact, artefact
 from dicom_node.settings import Settings
+from dicom_node.words import Grade, RunIdentity
 
 Mask = npt.NDArray[np.uint8]
 
@@ -86,6 +87,14 @@ class Tools:
         """The bytes of a run's artefact, compared with their digest."""
         row = artefact(connection, run_id, kind)
         return None if row is None else files.load(self.artefact_folder, row["path"], row["sha256"])
+
+
+def identity_of(run: Mapping[str, Any]) -> RunIdentity:
+    """What a run's objects say about themselves, out of its row."""
+    told = dict(run["identity"]["results"])
+    told["grade"] = Grade(told["grade"])
+    told["notes"] = tuple(told["notes"])
+    return RunIdentity(**told, run_key=run["run_key"], created=run["created_at"])
 
 
 def pack_mask(mask: Mask) -> bytes:

@@ -75,6 +75,7 @@ def load_or_build(tools: Tools, revision_id: int) -> Volume:
     with tools.database.read() as connection:
         instances = studies.revision_instances(connection, revision_id)
     volume = build_volume([tools.vault_path(instance.path) for instance in instances])
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     save_volume(volume, target)
     return volume
 

@@ -17,11 +17,11 @@ from dicom_node.record.tables import runs as run_table
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results import device_uid, tracking_uid
 from dicom_node.routing.gate import Channel, publication_gate
-from dicom_node.settings import FhirDestination, read_secret
-from dicom_node.stages.context import Tools
+from dicom_node.settings import FhirDestination
+from dicom_node.stages.context import Tools, identity_of
 from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.stages.infer import FINDINGS
-from dicom_node.words import ObjectKind, RunIdentity, SeriesFacts
+from dicom_node.words import ObjectKind, SeriesFacts
 
 PDF_PAGE = "pdf-page"
 
@@ -45,7 +45,7 @@ def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.Rep
     attributes: dict[str, Any] = run["identity"]["attributes"]
     _check_gate(tools, attributes, run["study_uid"], case, destination)
     findings = findings_from_json(json.loads(said))
-    identity = RunIdentity(**run["identity"]["results"], run_key=run["run_key"], created=run["created_at"])
+    identity = identity_of(run)
     settings = tools.settings
     kinds = {kind.value for kind in ObjectKind}
     return fhir_bridge.ReportInput(
@@ -113,7 +113,7 @@ def publish_to_server(tools: Tools, run_id: int, name: str) -> dict[str, Any]:
     report = report_input(tools, run_id, name)
     with fhir_bridge.FhirClient(
         destination.url,
-        token=read_secret(destination.token_file) if destination.token_file else None,
+        token_file=destination.token_file,
         insecure_ok_because=destination.insecure_ok_because,
         timeout_s=destination.timeout_s,
     ) as client:

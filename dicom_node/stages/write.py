@@ -22,7 +22,7 @@ from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.results import Producer, build, build_rejection, check
-from dicom_node.stages.context import Mask, Tools, unpack_mask
+from dicom_node.stages.context import Mask, Tools, identity_of, unpack_mask
 from dicom_node.stages.destinations import OWN_ENDPOINT, first_destinations, wanted
 from dicom_node.stages.infer import FINDINGS, MASK, fail, refuse, start
 from dicom_node.stages.read import load_or_build
@@ -103,7 +103,7 @@ def inputs(tools: Tools, run_id: int, case: Mapping[str, Any]) -> tuple[Volume, 
         said = tools.load(connection, run_id, FINDINGS)
     if packed is None or said is None:
         raise LookupError(f"run {run_id} has no mask or findings, and yet its objects are to be written")
-    identity = RunIdentity(**run["identity"]["results"], run_key=run["run_key"], created=run["created_at"])
+    identity = identity_of(run)
     reference = load_or_build(tools, int(run["identity"]["reference_revision"]))
     return reference, unpack_mask(packed), findings_from_json(json.loads(said)), identity
 
