@@ -24,7 +24,7 @@ _ALIGNMENT = 64
 _MAX_JSON_BYTES = 64 << 20
 
 
-class CacheDamaged(Exception):
+class CacheDamaged(ValueError):
     """The file is not a volume cache: build the volume again."""
 
 

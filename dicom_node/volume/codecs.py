@@ -110,10 +110,11 @@ def is_harmless(spec: FrameSpec, messages: bytes) -> bool:
 def _masked(values: Array, spec: FrameSpec, precision: int) -> Array:
     """Keep the low bits of each value and extend the sign from the highest of them.
 
-    For encapsulated frames the codestream's own precision says where the sign bit is: encoders write signed values of
-    12 bits as unsigned codestreams of 12 or of 16 bits, whatever Bits Stored says.
+    Bits above Bits Stored are no pixel (PS3.5 8.1.1: overlays, or dirt), and a codestream of lower precision than Bits
+    Stored has its sign bit at its own precision.  Whether there is a sign bit, the header says.
     """
     bits = spec.bits_allocated
+    precision = min(precision, spec.bits_stored)
     unsigned = values.astype(f"<i{max(values.itemsize, 4)}", copy=False).astype("<i8") & ((1 << precision) - 1)
     if spec.is_signed:
         sign = 1 << (precision - 1)

@@ -5,6 +5,9 @@ items begin and end instead of stating their lengths (which carries the same inf
 length.  Left out, because writers differ in them and they say nothing about the object: file meta information, group
 lengths, Data Set Trailing Padding, the padding of text values, VRs (implicit VR does not have them), the Basic Offset
 Table.  Binary values are little endian.  Pixel bytes are as received: a transcoded object is another content.
+
+Limit: under implicit VR a private sequence of defined length cannot be known as one; such an object has another digest
+when it comes under explicit VR.
 """
 
 from __future__ import annotations
@@ -49,9 +52,9 @@ def content_digest(path: Path | str, *, limits: Limits = Limits()) -> str:
     with Source(path, limits) as source:
         meta = read_meta(source)
         writer = _Writer(source, meta)
-        for event, tag, vr, offset, length, depth in Walker(source, meta, limits).steps():
+        for event, tag, vr, offset, length, _ in Walker(source, meta, limits).steps():
             if event is Event.LEAF:
-                if tag & 0xFFFF and not (tag == TRAILING_PADDING and depth == 0):
+                if tag & 0xFFFF and tag != TRAILING_PADDING:
                     writer.value(tag, vr, offset, length)
             elif event is Event.FRAGMENT:
                 writer.fragment(offset, length)

@@ -18,7 +18,7 @@ def check_identity(headers: Sequence[Mapping[str, Any]]) -> None:
         patient-conflict; uid-conflict (one Series Instance UID in several studies); series-mixed (several series).
     """
     for keyword in IDENTITY:
-        if len({str(header.get(keyword, "")) for header in headers}) > 1:
+        if len({_comparable(header.get(keyword, "")) for header in headers}) > 1:
             raise Refused(RefusalCode.PATIENT_CONFLICT, f"one {keyword}", "several")
     series = {header["SeriesInstanceUID"] for header in headers}
     if len({header["StudyInstanceUID"] for header in headers}) > 1:
@@ -26,3 +26,8 @@ def check_identity(headers: Sequence[Mapping[str, Any]]) -> None:
         raise Refused(code, "one study", "several")
     if len(series) > 1:
         raise Refused(RefusalCode.SERIES_MIXED, "one series", f"{len(series)}")
+
+
+def _comparable(value: Any) -> str:
+    """Trailing empty name components may be written or not (PS3.5 6.2.1.1)."""
+    return str(value).rstrip("^= ")

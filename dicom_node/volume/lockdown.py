@@ -68,6 +68,7 @@ def limit_resources(memory_bytes: int, cpu_s: int) -> None:
         resource.RLIMIT_CPU: cpu_s,
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_NPROC: 0,
     }
     for kind, bound in bounds.items():
         _, hard = resource.getrlimit(kind)
