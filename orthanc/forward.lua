@@ -1,0 +1,61 @@
+-- Forwards every stable series to dicom-ai-node: one association per series, never a result, never in a loop.
+--
+-- Orthanc says that a series is stable when nothing has arrived for StableAge seconds.  It says so again when slices
+-- come late; they are then all sent again, and the node keeps what is new.
+--
+-- Not forwarded:
+--   * objects that say something about images (segmentations, reports, documents, key objects, presentation states);
+--   * what came by DICOMweb (STOW-RS) or REST from a plugin: that is how the node returns its results;
+--   * what the node itself passed on by C-STORE: it has it already;
+--   * what our own manufacturer made, whichever way it came.
+-- Every value may be absent (nil): an error in Lua would lose the callback.
+
+local configuration = GetOrthancConfiguration()['AiNode'] or {}
+local target = configuration['Modality'] or 'ainode'
+local nodeAet = configuration['AeTitle'] or 'AINODE'
+local manufacturer = configuration['Manufacturer'] or 'dicom-ai-node'
+
+local resultModalities = {
+  SEG = true, SR = true, DOC = true, KO = true, PR = true, OT = true, RWV = true, RTSTRUCT = true
+}
+
+local function isToBeForwarded(instance)
+  local ok, metadata = pcall(function()
+    return ParseJson(RestApiGet('/instances/' .. instance .. '/metadata?expand', false))
+  end)
+  if not ok or type(metadata) ~= 'table' then
+    return true  -- when in doubt the node decides: it knows its own results
+  end
+  if metadata['Origin'] == 'Plugins' then
+    return false
+  end
+  return metadata['RemoteAET'] ~= nodeAet
+end
+
+function OnStableSeries(seriesId, tags, metadata)
+  local modality = tags and tags['Modality'] or ''
+  if resultModalities[modality] then
+    return
+  end
+  if tags and tags['Manufacturer'] == manufacturer then
+    return
+  end
+  local ok, series = pcall(function() return ParseJson(RestApiGet('/series/' .. seriesId, false)) end)
+  if not ok or type(series) ~= 'table' or type(series['Instances']) ~= 'table' then
+    return
+  end
+  local resources = {}
+  for _, instance in ipairs(series['Instances']) do
+    if isToBeForwarded(instance) then
+      table.insert(resources, instance)
+    end
+  end
+  if #resources == 0 then
+    return
+  end
+  RestApiPost(
+    '/modalities/' .. target .. '/store',
+    DumpJson({ Resources = resources, Synchronous = false, StorageCommitment = false }, false),
+    false
+  )
+end
