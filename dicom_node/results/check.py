@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from ai_engine.findings import Findings, Region
+from ai_engine.findings import Findings, Measurement, Region
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results.check_attributes import check_limits, check_patient
 from dicom_node.results.readback import Frame, Group, measurement_groups, parsed, segmentation_frames, voxel_volume_mm3
@@ -163,10 +163,16 @@ def _check_report(
         _require(observation.key in groups, f"a measurement group for {observation.key}", "none")
 
 
+def _number_key(measurement: Measurement) -> str:
+    """How `readback.Group.numbers` names a measurement: its concept, and its derivation where it has one."""
+    derivation = measurement.derivation
+    return measurement.name.value + ("" if derivation is None else f"/{derivation.value}")
+
+
 def _check_numbers(region: Region, group: Group, recomputed_cm3: float) -> None:
     """Volume against the segmentation; every number against the findings."""
     for measurement in region.measurements:
-        written = group.numbers.get(measurement.name.value)
+        written = group.numbers.get(_number_key(measurement))
         _require(written is not None, f"{measurement.key} of {region.key} in the report", "none")
         value, unit = written or (math.nan, "")
         is_same = _close(value, measurement.value, _NUMBER_TOLERANCE) and unit == measurement.unit.value
@@ -213,7 +219,7 @@ def _check_extents(frames: list[Frame], groups: dict[str, Group], segments: list
         for key in _LENGTHS:
             measurement = region.measure(key)
             if measurement is not None:
-                value = groups[region.key].numbers[measurement.name.value][0]
+                value = groups[region.key].numbers[_number_key(measurement)][0]
                 _require(
                     0 <= value <= diagonal * 1.001, f"{key} of {region.key} within {diagonal:.1f} mm", f"{value:.1f}"
                 )

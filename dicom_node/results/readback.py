@@ -42,7 +42,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Group:
-    """One measurement group of a report: tracking, numbers by concept code, references."""
+    """One measurement group of a report: tracking, numbers by concept and derivation code, references."""
 
     tracking_id: str
     tracking_uid: str
@@ -131,7 +131,10 @@ def _group(container: Dataset) -> Group:
             tracking_uid = str(item.UID)
         elif item.ValueType == "NUM":
             measured = item.MeasuredValueSequence[0]
-            numbers[concept] = (float(measured.NumericValue), _code_value(measured.MeasurementUnitsCodeSequence[0]))
+            numbers[concept + _derivation(item)] = (
+                float(measured.NumericValue),
+                _code_value(measured.MeasurementUnitsCodeSequence[0]),
+            )
         elif item.ValueType == "CODE":
             codes[concept] = _code_value(item.ConceptCodeSequence[0])
         elif item.ValueType == "IMAGE":
@@ -141,3 +144,11 @@ def _group(container: Dataset) -> Group:
             else:
                 images.append(str(reference.ReferencedSOPInstanceUID))
     return Group(tracking_id, tracking_uid, numbers, codes, segment, tuple(images))
+
+
+def _derivation(number: Dataset) -> str:
+    """``/`` and the code of a number's Derivation modifier (121401, DCM), so that a mean is not taken for an SD."""
+    for item in number.get("ContentSequence", []):
+        if item.ValueType == "CODE" and _code_value(item.ConceptNameCodeSequence[0]) == "121401":
+            return "/" + _code_value(item.ConceptCodeSequence[0])
+    return ""
