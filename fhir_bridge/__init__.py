@@ -10,6 +10,10 @@ Ground floor only: no database, no DICOM files, no settings.
 from __future__ import annotations
 
 from fhir_bridge.bundle import bundle, resolve
+from fhir_bridge.client import FhirClient
+from fhir_bridge.identity import check_publishable
+from fhir_bridge.store import MemoryReportStore, ReportStore, StoredResource, count_in, select_from
+from fhir_bridge.transport import UnsafeAddress
 from fhir_bridge.words import (
     Confirmation,
     Known,
@@ -25,15 +29,23 @@ from fhir_bridge.words import (
 
 __all__ = [
     "Confirmation",
+    "FhirClient",
     "Known",
     "Links",
+    "MemoryReportStore",
     "ObjectReference",
     "Organisation",
     "ReportInput",
     "ReportOptions",
+    "ReportStore",
+    "StoredResource",
+    "UnsafeAddress",
     "UsedSeries",
     "Written",
     "bundle",
+    "check_publishable",
+    "count_in",
     "references",
     "resolve",
+    "select_from",
 ]

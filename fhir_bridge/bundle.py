@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fhir_bridge import resources
+from fhir_bridge.guard import tagged
 from fhir_bridge.resources import Resource
 from fhir_bridge.words import Known, Links, ReportInput
 
@@ -52,15 +53,17 @@ def bundle(report: ReportInput, links: Links | None = None) -> dict[str, Any]:
     for statement in resources.statements(report):
         value = resources.observation_value(report, links, statement)
         full_url = _url(report, f"observation/{value}")
-        body = resources.observation(report, links, statement, study_url, device_url)
+        body = tagged(resources.observation(report, links, statement, study_url, device_url))
         entries.append(_update(full_url, body, _token(system, value), links.observations.get(value)))
         targets.append(full_url)
     report_value = resources.result_id(report, links)
     report_url = _url(report, f"report/{report_value}")
-    body = resources.diagnostic_report(report, links, study_url, targets)
+    body = tagged(resources.diagnostic_report(report, links, study_url, targets))
     entries.append(_update(report_url, body, _token(system, report_value), links.report))
     for known in links.stale:
-        entries.append(_update(_url(report, f"stale/{known.reference}"), resources.stale(known.resource), "", known))
+        entries.append(
+            _update(_url(report, f"stale/{known.reference}"), tagged(resources.stale(known.resource)), "", known)
+        )
     changed = [report_url, *targets, *(known.reference for known in links.stale)]
     trail = resources.provenance(report, changed, study_url, device_url)
     # A withdrawal is a second accepted change of the same run, so it has a Provenance of its own.
@@ -95,7 +98,7 @@ def resolve(transaction: Mapping[str, Any], previous: Iterable[Mapping[str, Any]
     report = next(item for item in resolved if item["resourceType"] == "DiagnosticReport")
     for old in previous:
         if old["resourceType"] == "Observation" and old["id"] not in present and _is_of(old, report):
-            resolved.append(resources.stale({key: value for key, value in old.items() if key != "meta"}))
+            resolved.append(tagged(resources.stale({key: value for key, value in old.items() if key != "meta"})))
     return resolved
 
 
@@ -138,7 +141,8 @@ def _update(full_url: str, body: Resource, search: str, known: Known | None) -> 
     if known is None:
         return {"fullUrl": full_url, "resource": body, "request": {"method": "PUT", "url": f"{kind}?{search}"}}
     body = {"resourceType": kind, **body, "id": known.reference.rpartition("/")[2]}
-    request = {"method": "PUT", "url": known.reference, "ifMatch": f'W/"{known.version}"'}
+    guard = {"ifMatch": f'W/"{known.version}"'} if known.version else {}
+    request = {"method": "PUT", "url": known.reference, **guard}
     return {"fullUrl": full_url, "resource": body, "request": request}
 
 

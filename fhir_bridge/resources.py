@@ -43,6 +43,7 @@ TEST_LABEL = Code("HTEST", "http://terminology.hl7.org/CodeSystem/v3-ActReason",
 PARTICIPANT = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
 DATA_OPERATION = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
 REPLACES = "http://hl7.org/fhir/StructureDefinition/diagnosticReport-replaces"
+OBSERVATION_REPLACES = "http://hl7.org/fhir/StructureDefinition/observation-replaces"
 
 _GRADE_WORDS = {
     Grade.PROMISED: "promised by the sender",
@@ -327,6 +328,9 @@ def observation(report: ReportInput, links: Links, statement: Statement, study_u
         "derivedFrom": [_study_reference(report, study_url)],
         **statement.content,
     }
+    if statement.suffix in links.replaced_observations:
+        replaced = {"reference": links.replaced_observations[statement.suffix]}
+        body["extension"] = [{"url": OBSERVATION_REPLACES, "valueReference": replaced}]
     return _with_order_and_time(body, report, links)
 
 
@@ -409,8 +413,13 @@ def diagnostic_report(report: ReportInput, links: Links, study_url: str, observa
 
 
 def _report_identifiers(report: ReportInput, links: Links) -> list[Resource]:
-    ours = {"use": "official", "system": report.identifier_system, "value": result_id(report, links)}
-    identifiers = [ours, {"use": "secondary", "system": RUN_SYSTEM, "value": report.run.run_key}]
+    ours: Resource = {"use": "official", "system": report.identifier_system, "value": result_id(report, links)}
+    # The period tells a late resend of an old run from a newer one; a person's edit leaves it alone.
+    made = {"start": codes.instant(report.run.created)}
+    identifiers: list[Resource] = [
+        ours,
+        {"use": "secondary", "system": RUN_SYSTEM, "value": report.run.run_key, "period": made},
+    ]
     sr = [item for item in report.objects if item.kind is ObjectKind.SR]
     return [*identifiers, *({"use": "secondary", **dicom_uid(item.sop_instance_uid)} for item in sr)]
 

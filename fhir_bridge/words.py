@@ -156,6 +156,8 @@ class Links:
     stale: tuple[Known, ...] = ()
     """Observations of an earlier revision that this one no longer makes: they become `entered-in-error`."""
     replaces: str = ""
+    replaced_observations: Mapping[str, str] = field(default_factory=dict)
+    """``<region key>/<measure>`` -> reference of the person's Observation that the new one stands beside."""
     generation: int = 0
     """How many times a person's edit has made a new report necessary; part of the result id."""
 
