@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 
 from ai_engine import wire
+from ai_engine.children import clean_environment
 from ai_engine.faults import ChildDied, ChildFault, ChildTimeout, EngineFault, MemoryExceeded
 from ai_engine.findings import findings_from_json
 from ai_engine.prediction import EngineSettings, InputVolume, Prediction
@@ -208,7 +209,7 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 pass_fds=theirs,
-                env=_environment(threads),
+                env=clean_environment(threads),
                 start_new_session=True,
             )
         finally:
@@ -308,28 +309,6 @@ class _Watch:
         code, words = self._child.process.returncode, self._child.last_words()
         self._child.end()
         raise ChildDied(f"the model child ended with status {code}" + (f": {words}" if words else ""))
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """What the child may know: where programs and this package are, and how many threads to use.  No secrets."""
-    count = str(threads or os.cpu_count() or 1)
-    kept = {
-        name: os.environ[name]
-        for name in ("PATH", "LANG", "LC_ALL", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
-        if name in os.environ
-    }
-    return {
-        **kept,
-        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": os.devnull,
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OPENVINO_TELEMETRY_DISABLED": "1",
-    }
 
 
 def _refuse(answer: Mapping[str, Any]) -> NoReturn:

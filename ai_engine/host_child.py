@@ -7,9 +7,7 @@ writes nothing but OpenVINO's cache where one is configured.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -19,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from ai_engine import wire
+from ai_engine.children import die_with
 from ai_engine.faults import EngineFault
 from ai_engine.geometry import Affine
 
-PR_SET_PDEATHSIG = 1
 REQUEST_LIMIT_BYTES = 4 * 1024**3
 
 
@@ -125,10 +123,7 @@ def _fault(error: Exception) -> dict[str, Any]:
 
 def _die_with(parent: int, lifeline: int) -> None:
     """End with the parent: by signal where the kernel offers it, and by the end of a pipe everywhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with(parent)
 
     def watch() -> None:
         os.read(lifeline, 1)

@@ -291,13 +291,13 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def parse_description(data: bytes) -> Description:
-    """Read the bytes of a ``model.yaml``.
+def parse_tree(data: bytes) -> dict[str, Any]:
+    """Read YAML bytes into a tree: a mapping, without aliases and repeated keys, at most `MAX_YAML_BYTES`.
 
     Raises
     ------
     DescriptionError
-        If it is no YAML, too large, has unknown or missing keys, or contradicts itself.
+        Otherwise.
     """
     if len(data) > MAX_YAML_BYTES:
         raise DescriptionError(f"model.yaml: at most {MAX_YAML_BYTES} bytes expected, found {len(data)}")
@@ -306,6 +306,20 @@ def parse_description(data: bytes) -> Description:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         raise DescriptionError(f"model.yaml is not YAML{f', line {where.line + 1}' if where else ''}") from error
+    if not isinstance(tree, dict):
+        raise DescriptionError("model.yaml: a mapping of keys was expected")
+    return tree
+
+
+def parse_description(data: bytes) -> Description:
+    """Read the bytes of a ``model.yaml``.
+
+    Raises
+    ------
+    DescriptionError
+        If it is no YAML, too large, has unknown or missing keys, or contradicts itself.
+    """
+    tree = parse_tree(data)
     try:
         return Description.model_validate(tree)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from ai_engine.faults import ModelFault
@@ -97,25 +98,41 @@ def _last(name: str) -> str:
 def load_weights(network: nn.Module, data: bytes) -> None:
     """Put the tensors of a safetensors file into a network; names and shapes must fit exactly.
 
+    Names that share one tensor in the network (nnU-Net's decoder holds its encoder again) need appear only once.
+
     Raises
     ------
     ModelFault
         If the file is no safetensors file, or names, shapes or values do not fit.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        tensors = load(data)
+        given = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ModelFault("the weights are not a safetensors file") from error
-    for name, tensor in tensors.items():
+    for name, tensor in given.items():
         if tensor.is_floating_point():
             if not bool(torch.isfinite(tensor).all()):
                 raise ModelFault(f"the weights hold values that are not finite: {name[:120]}")
-            tensors[name] = tensor.float()
+            given[name] = tensor.float()
+    complete = dict(given)
+    for names in shared_names(network):
+        present = [name for name in names if name in given]
+        if any(not torch.equal(given[name], given[present[0]]) for name in present[1:]):
+            raise ModelFault(f"the weights give one tensor two values: {present[0][:120]}")
+        for name in names if present else ():
+            complete[name] = given[present[0]]
     try:
-        network.load_state_dict(tensors, strict=True)
+        network.load_state_dict(complete, strict=True)
     except RuntimeError as error:
         raise ModelFault(f"the weights do not fit the network of plans.json: {str(error)[:400]}") from error
+
+
+def shared_names(network: nn.Module) -> list[list[str]]:
+    """Groups of ``state_dict`` names that are one and the same tensor, each in the network's own order."""
+    groups: dict[tuple[int, tuple[int, ...]], list[str]] = {}
+    for name, tensor in network.state_dict().items():
+        groups.setdefault((tensor.data_ptr(), tuple(tensor.shape)), []).append(name)
+    return list(groups.values())

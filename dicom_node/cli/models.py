@@ -1,0 +1,210 @@
+"""``ai-node models``: list, show, verify, seal, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from ai_engine.faults import EngineFault
+from ai_engine.packages import DescriptionError, ModelPackage, find_package, list_packages, load_package, seal_package
+from ai_engine.packages.schema import NAME, VERSION
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
+from dicom_node.refusals import Refused
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Model packages: list, show, verify, seal, import.")
+import_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Turn a trained model into a package.")
+app.add_typer(import_app, name="import")
+
+MODELS_OPTION = typer.Option(None, "--models", help="Models folder; default: engine.models of the settings.")
+
+
+@app.callback()
+def _group() -> None:
+    """Model packages: list, show, verify, seal, import."""
+
+
+@import_app.callback()
+def _import_group() -> None:
+    """Turn a trained model into a package."""
+
+
+@app.command("list")
+def list_models(models: Path | None = MODELS_OPTION, as_json: bool = JSON_OPTION) -> None:
+    """List the packages of the models folder, each checked against its manifest.
+
+    Example: ai-node models list --json
+    """
+    rows = [_row(name, version, folder) for name, version, folder in list_packages(_root(models))]
+    if as_json:
+        emit({"models": rows})
+        return
+    table = Table("model", "title", "inputs", "digest", "state")
+    for row in rows:
+        table.add_row(
+            f"{row['name']}@{row['version']}", row["title"], ", ".join(row["inputs"]), row["digest"][:12], row["state"]
+        )
+    out.print(table)
+
+
+@app.command()
+def show(reference: str, models: Path | None = MODELS_OPTION, as_json: bool = JSON_OPTION) -> None:
+    """Show what a package says: inputs and limits, labels with codes, settings, metrics, licence.
+
+    Example: ai-node models show brain-flair@1.0.0
+    """
+    with answering(as_json=as_json):
+        package = load_package(find_package(_root(models), reference), weights=False)
+    description = package.description.model_dump(mode="json", exclude_none=True)
+    if as_json:
+        emit({"digest": package.digest_sha256, "files": dict(package.sha256), "description": description})
+        return
+    out.print(f"digest: {package.digest_sha256}", markup=False)
+    _print_tree(description, 0)
+
+
+@app.command()
+def verify(
+    reference: str,
+    models: Path | None = MODELS_OPTION,
+    digest: str | None = typer.Option(None, "--digest", help="The model digest that is expected."),
+    run: bool = typer.Option(False, "--run", help="Also load the model and run the case stored with it."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Check every byte of a package against its manifest, and with --run the model against its stored answer.
+
+    Example: ai-node models verify brain-flair --run
+    """
+    with answering(as_json=as_json):
+        package = load_package(find_package(_root(models), reference), pinned_sha256=digest, weights=run)
+        answer: dict[str, Any] = {"model": package.reference, "digest": package.digest_sha256, "files": "as sealed"}
+        passed = _run_self_test(package, answer) if run else True
+    if as_json:
+        emit(answer)
+    else:
+        for key, value in answer.items():
+            out.print(f"{key}: {value}", markup=False)
+    if not passed:
+        stop(Exit.FAULT, "the stored case was answered otherwise than when the package was made: do not use this model")
+
+
+@app.command()
+def seal(
+    folder: Path = typer.Argument(..., exists=True, file_okay=False, help="The package's own folder."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Check model.yaml and write manifest.json over the files that are there.
+
+    Example: ai-node models seal models/my-model/1.0.0
+    """
+    with answering(as_json=as_json):
+        try:
+            digest = seal_package(folder)
+        except DescriptionError as error:
+            stop(Exit.USAGE, str(error))
+    if as_json:
+        emit({"digest": digest})
+    else:
+        out.print(f"sealed, digest {digest}", markup=False)
+
+
+@import_app.command("nnunet")
+def import_nnunet_command(
+    results: Path = typer.Argument(..., exists=True, file_okay=False, help="Folder with plans.json and fold_*."),
+    name: str = typer.Option(..., "--name", help="Name of the package: lower case, digits, hyphens."),
+    version: str = typer.Option("1.0.0", "--version", help="MAJOR.MINOR.PATCH; a version never changes."),
+    folds: list[str] = typer.Option([], "--fold", help="fold_0, fold_1, ...; default all; several are averaged."),
+    checkpoint: str = typer.Option("", "--checkpoint", help="checkpoint_final.pth (default) or checkpoint_best.pth."),
+    half: bool = typer.Option(False, "--half", help="Store the weights in float16."),
+    description: Path | None = typer.Option(
+        None, "--description", exists=True, dir_okay=False, help="YAML with what a results folder does not know."
+    ),
+    models: Path | None = MODELS_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Convert an nnU-Net v2 results folder into a package; the checkpoint is opened in a guarded child.
+
+    Example: ai-node models import nnunet nnUNetTrainer__nnUNetPlans__3d_fullres --name liver --description liver.yaml
+    """
+    import re
+
+    from ai_engine.packages.importing import MUST_BE_GIVEN, import_nnunet
+
+    if not re.match(NAME, name) or not re.match(VERSION, version):
+        stop(Exit.USAGE, "--name: lower case letters, digits, hyphens; --version: MAJOR.MINOR.PATCH")
+    with answering(as_json=as_json):
+        try:
+            done = import_nnunet(
+                results,
+                _root(models),
+                name,
+                version=version,
+                folds=folds,
+                checkpoint=checkpoint,
+                dtype="float16" if half else "float32",
+                description=description,
+            )
+        except (EngineFault, DescriptionError, FileExistsError) as error:
+            stop(Exit.USAGE, f"not imported: {error}")
+    if as_json:
+        emit({"folder": str(done.folder), "digest": done.digest_sha256, "missing": done.missing})
+        return
+    if done.digest_sha256:
+        out.print(f"{name}@{version} is ready in {done.folder}, digest {done.digest_sha256}", markup=False)
+        return
+    err.print(f"{done.folder} is a draft. A results folder does not say:", markup=False)
+    for line in MUST_BE_GIVEN:
+        err.print(f"  {line}", markup=False)
+    err.print(f"Write them into model.yaml, then: ai-node models seal {done.folder}", markup=False)
+
+
+def _root(models: Path | None) -> Path:
+    return models if models is not None else settings().engine.models
+
+
+def _row(name: str, version: str, folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "version": version, "title": "", "inputs": [], "digest": ""}
+    try:
+        package = load_package(folder, weights=False)
+    except Refused as refused:
+        return {**row, "state": refused.refusal.code.value}
+    roles = [entry.role for entry in package.description.inputs]
+    title = package.description.title
+    return {**row, "title": title, "inputs": roles, "digest": package.digest_sha256, "state": "as sealed"}
+
+
+def _run_self_test(package: ModelPackage, answer: dict[str, Any]) -> bool:
+    from ai_engine.host import HostSettings, ModelHost
+    from ai_engine.selftest import self_test
+    from dicom_node.models import engine_settings
+
+    section = settings().engine
+    limits = HostSettings(job_timeout_s=section.timeout_s, memory_limit_mb=section.memory_limit_mb)
+    try:
+        with ModelHost(package.folder, engine_settings(section), limits, pinned_sha256=package.digest_sha256) as host:
+            result = self_test(package, host.predict)
+            answer["precision"] = host.identity.get("precision")
+    except EngineFault as fault:
+        stop(Exit.FAULT, f"the model does not run ({fault.code}): {fault}")
+    if result is None:
+        answer["self_test"] = "none in this package"
+        return True
+    answer["self_test"] = "passed" if result.is_passed else "failed"
+    answer["expected_voxels"] = {str(label): count for label, count in result.expected.items()}
+    answer["found_voxels"] = {str(label): count for label, count in result.found.items()}
+    return result.is_passed
+
+
+def _print_tree(value: Any, depth: int) -> None:
+    for key, entry in value.items():
+        if isinstance(entry, dict):
+            out.print(f"{'  ' * depth}{key}:", markup=False)
+            _print_tree(entry, depth + 1)
+        elif isinstance(entry, list) and entry and isinstance(entry[0], dict):
+            for item in entry:
+                out.print(f"{'  ' * depth}{key}:", markup=False)
+                _print_tree(item, depth + 1)
+        else:
+            out.print(f"{'  ' * depth}{key}: {entry}", markup=False)
