@@ -74,7 +74,7 @@ def quantity(value: float, unit: Code) -> dict[str, Any]:
 
 def offset(value: str) -> str | None:
     """``+hhmm`` or ``+hh:mm`` as FHIR writes it, or None when it is neither."""
-    match = _OFFSET.match(value.strip())
+    match = _OFFSET.fullmatch(value.strip())
     if not match or int(match[2]) > 14 or int(match[3]) > 59:
         return None
     return f"{match[1]}{match[2]}:{match[3]}"
@@ -82,7 +82,7 @@ def offset(value: str) -> str | None:
 
 def date(value: str) -> str | None:
     """DA as a FHIR date, or None when it is not a possible date."""
-    match = _DATE.match(value.strip())
+    match = _DATE.fullmatch(value.strip())
     if not match:
         return None
     try:
@@ -98,7 +98,7 @@ def date_time(day: str, time: str, zone: str) -> str | None:
     configuration.  Without a usable zone the date alone is given.
     """
     base = date(day)
-    match = _TIME.match(time.strip()) if base else None
+    match = _TIME.fullmatch(time.strip()) if base else None
     shift = offset(zone)
     if base is None or match is None or shift is None or match[2] is None:
         return base
@@ -136,7 +136,7 @@ def acquired(attributes: Mapping[str, Any], default_offset: str) -> str | None:
     zone = text(attributes, "TimezoneOffsetFromUTC") or default_offset
     whole = text(attributes, "AcquisitionDateTime")
     if whole:
-        match = re.match(r"^(\d{8})(\d{2,6}(?:\.\d{1,6})?)?([+-]\d{4})?$", whole)
+        match = re.fullmatch(r"^(\d{8})(\d{2,6}(?:\.\d{1,6})?)?([+-]\d{4})?$", whole)
         if match:
             return date_time(match[1], match[2] or "", match[3] or zone)
     for stem in ("Acquisition", "Content", "Series", "Study"):

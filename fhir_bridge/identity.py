@@ -90,7 +90,7 @@ def _living(server: Transport, patient: Mapping[str, Any]) -> Mapping[str, Any]:
         if patient.get("active") is False:
             raise Refused(RefusalCode.PATIENT_NOT_FOUND, expected="an active Patient", found="an inactive one")
         return patient
-    match = _PATIENT_REFERENCE.match(targets[0])
+    match = _PATIENT_REFERENCE.fullmatch(targets[0])
     if len(targets) > 1 or match is None:
         raise Refused(RefusalCode.PATIENT_AMBIGUOUS, "one Patient as replacement", f"{len(targets)}")
     other = server.read(match[1])
@@ -155,6 +155,6 @@ def check_subject(resource: Mapping[str, Any], patient: str, what: str) -> None:
         `patient-contradicted`.
     """
     reference = str(resource.get("subject", {}).get("reference", ""))
-    match = _PATIENT_REFERENCE.match(reference)
+    match = _PATIENT_REFERENCE.fullmatch(reference)
     if match and match[1] != patient:
         raise Refused(RefusalCode.PATIENT_CONTRADICTED, f"the same Patient in the {what}", "another one")

@@ -81,8 +81,14 @@ class Search:
 
 
 def split_unescaped(value: str, mark: str) -> list[str]:
-    """Split at a mark that no backslash precedes; escapes stay in the pieces."""
-    return re.split(rf"(?<!\\)(?:\\\\)*{re.escape(mark)}", value)
+    """Split at every mark that is not escaped by a backslash; escapes stay in the pieces."""
+    pieces = [""]
+    for part in re.findall(r"\\.|.", value, re.DOTALL):
+        if part == mark:
+            pieces.append("")
+        else:
+            pieces[-1] += part
+    return pieces
 
 
 def _unescape(value: str) -> str:

@@ -111,8 +111,8 @@ def filtered(body: Mapping[str, Any]) -> str:
     for issue in body.get("issue", [])[:5] if isinstance(body.get("issue"), list) else []:
         code = str(issue.get("code", ""))
         places = [str(place) for place in issue.get("expression", [])[:3]]
-        words = [code] if _ISSUE_CODE.match(code) else []
-        said.append(" at ".join(words + [place for place in places if _ISSUE_PLACE.match(place)]))
+        words = [code] if _ISSUE_CODE.fullmatch(code) else []
+        said.append(" at ".join(words + [place for place in places if _ISSUE_PLACE.fullmatch(place)]))
     return ", ".join(word for word in said if word)
 
 

@@ -79,7 +79,7 @@ class TicketOffice:
         ValueError
             If it is neither.
         """
-        if study != ANY_STUDY and (len(study) > 64 or not UID.match(study)):
+        if study != ANY_STUDY and (len(study) > 64 or not UID.fullmatch(study)):
             raise ValueError("a ticket is for one Study Instance UID, or for any")
         expires = int(self._clock() + self._ticket_life_s)
         return self._sign({"use": "ticket", "study": study, "exp": expires, "id": secrets.token_urlsafe(12)})

@@ -125,8 +125,11 @@ def _based(path: Path, kind: str) -> bytes:
 def static_file(folder: Path, path: str) -> Path | None:
     """The file of the build that a path names; None when there is none inside the folder."""
     root = folder.resolve()
-    found = (root / path).resolve()
-    return found if found.is_relative_to(root) and found.is_file() else None
+    try:
+        found = (root / path).resolve()
+        return found if found.is_relative_to(root) and found.is_file() else None
+    except (OSError, ValueError):  # a name that no file system takes: too long, or with a NUL
+        return None
 
 
 def allowed_study(path: str, visitor: KeyIdentity) -> tuple[bool, str]:
@@ -137,7 +140,7 @@ def allowed_study(path: str, visitor: KeyIdentity) -> tuple[bool, str]:
     is_allowed, study
         `study` is set when the path is a search over studies and the caller may see only one.
     """
-    match = _DICOMWEB.match(path)
+    match = _DICOMWEB.fullmatch(path)
     if match is None:
         return False, ""
     named = match["study"] or match["in_study"] or match["in_series"]
@@ -149,7 +152,7 @@ def allowed_study(path: str, visitor: KeyIdentity) -> tuple[bool, str]:
 
 def query_for(pairs: Iterable[tuple[str, str]], study: str) -> list[tuple[str, str]]:
     """The query passed on: known-shaped names only; a narrowed search asks for its study and nothing else's."""
-    kept = [(name, value) for name, value in pairs if _QUERY_NAME.match(name) and len(value) <= 1024]
+    kept = [(name, value) for name, value in pairs if _QUERY_NAME.fullmatch(name) and len(value) <= 1024]
     if not study:
         return kept
     paging = ("limit", "offset", "includefield", "fuzzymatching")

@@ -74,7 +74,7 @@ def create(database: Database, name: str, scopes: Iterable[str], *, actor: str =
     unknown = [scope for scope in wanted if scope not in SCOPES]
     if unknown or not wanted:
         raise KeyRefused(f"a key needs one or more scopes of: {', '.join(SCOPES)}")
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise KeyRefused("a key's name has 1 to 64 characters of a-z, 0-9, dot, dash and underscore")
     prefix = secrets.token_hex(4)
     token = f"ain_{prefix}_{secrets.token_urlsafe(32)}"
@@ -90,7 +90,7 @@ def create(database: Database, name: str, scopes: Iterable[str], *, actor: str =
 
 def verify(database: Database, token: str) -> KeyIdentity | None:
     """Who sends this key, or None when it is unknown or revoked."""
-    match = _TOKEN.match(token)
+    match = _TOKEN.fullmatch(token)
     if match is None:
         return None
     with database.read() as connection:
