@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import threading
 from collections.abc import Callable
@@ -46,11 +47,13 @@ def listen() -> None:
     chosen, database = _start("listen")
     engine = durable.connect(chosen.engine_url)
 
-    def put_read(revision_id: int, priority: int) -> None:
-        engine.put(Put("cpu", "read", f"read/{revision_id}", ("revision", revision_id), priority))
+    def put_read(revision_id: int) -> None:
+        engine.put(Put("cpu", "read", f"read/{revision_id}", ("revision", revision_id)))
 
-    def put_quiet(study_uid: str, key: str, priority: int) -> None:
-        engine.put(Put("cpu", "read", key, ("study", study_uid), priority))
+    def put_quiet(study_uid: str, number: int) -> None:
+        # the key names the study by a digest: keys are seen in logs and pages
+        name = hashlib.sha256(study_uid.encode()).hexdigest()[:24]
+        engine.put(Put("cpu", "read", f"quiet/{name}/{number}", ("study", study_uid)))
 
     def body(ended: threading.Event) -> None:
         run_listen(
@@ -61,6 +64,7 @@ def listen() -> None:
             read_header=read_header,
             content_digest=content_digest,
             series_geometry=series_geometry,
+            own_manufacturer=chosen.node.organisation or "dicom-ai-node",
             stop=ended,
         )
 
