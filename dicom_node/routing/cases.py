@@ -145,15 +145,8 @@ class Fit:
     """Candidates whose own or possible role it is, while others are possible too."""
     others: tuple[NotChosen, ...] = field(default=())
     """Series that the route does not look at, with the reason."""
-    gathering: frozenset[str] = frozenset()
-
-    @property
-    def concerns_study(self) -> bool:
-        """Whether any series passed the route's clauses and exclusions, whatever its role."""
-        return any(o.reason.startswith(_NO_ROLE) for o in self.others) or bool(self.candidates) or bool(self.unsure)
-
-
-_NO_ROLE = "no role of the route"
+    concerns_study: bool = False
+    """Whether any series passed the route's clauses and exclusions, whatever its role."""
 
 
 def decide(routes: RouteBook, study: StudyState) -> list[Decision]:
@@ -187,8 +180,12 @@ def fit_route(route: Route, study: StudyState) -> Fit:
     sure: dict[str, list[Candidate]] = {}
     unsure: dict[str, list[Candidate]] = {}
     others: list[NotChosen] = []
+    passing = 0
     for closed in sorted(study.closed, key=lambda c: c.facts.series_uid):
-        reason = _unusable(route, closed, wanted)
+        reason = _not_looked_at(route, closed)
+        if reason is None:
+            passing += 1
+            reason = _no_role(route, closed, wanted)
         if reason is not None:
             others.append(NotChosen(closed.facts.series_uid, closed.revision_id, closed.role.role, reason))
             continue
@@ -204,11 +201,11 @@ def fit_route(route: Route, study: StudyState) -> Fit:
         {role: tuple(found) for role, found in sure.items()},
         {role: tuple(found) for role, found in unsure.items()},
         tuple(others),
-        study.gathering,
+        concerns_study=passing > 0,
     )
 
 
-def _unusable(route: Route, closed: ClosedSeries, wanted: set[str]) -> str | None:
+def _not_looked_at(route: Route, closed: ClosedSeries) -> str | None:
     excluded = {kind: sign for kind, sign in kinds(closed.facts).items() if kind in route.exclusions}
     if excluded:
         kind, sign = min(excluded.items())
@@ -217,12 +214,16 @@ def _unusable(route: Route, closed: ClosedSeries, wanted: set[str]) -> str | Non
     if not verdict.holds:
         failed = next((leaf.expected for leaf in verdict.leaves() if not leaf.holds), "a combination of clauses")
         return f"a clause of the route failed: {failed}"
+    return None
+
+
+def _no_role(route: Route, closed: ClosedSeries, wanted: set[str]) -> str | None:
     if ANY_IMAGE in wanted:
         return None
     if not {closed.role.role, *closed.role.ambiguous_with} & wanted:
-        return f"{_NO_ROLE}: it is {closed.role.role}"
+        return f"no role of the route: it is {closed.role.role}"
     if not closed.role.ambiguous_with and closed.role.confidence < route.min_confidence:
-        return f"{_NO_ROLE}: confidence {closed.role.confidence:.2f} is below {route.min_confidence:.2f}"
+        return f"its role's confidence {closed.role.confidence:.2f} is below {route.min_confidence:.2f}"
     return None
 
 

@@ -76,11 +76,10 @@ def facts(headers: Sequence[Mapping[str, Any]], *, calling_ae: str | None = None
 
 def _images(header: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """One mapping per frame of an enhanced image, else the header itself."""
-    frames = header.get("Frames")
-    if not isinstance(frames, (list, tuple)) or not frames:
-        return [header]
+    listed = header.get("Frames")
+    frames = [f for f in listed if isinstance(f, Mapping)] if isinstance(listed, (list, tuple)) else []
     shared = {key: value for key, value in header.items() if key != "Frames"}
-    return [{**shared, **frame} for frame in frames if isinstance(frame, Mapping)]
+    return [{**shared, **frame} for frame in frames] or [shared]
 
 
 def moment_s(series: SeriesFacts) -> float | None:

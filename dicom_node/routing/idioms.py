@@ -55,6 +55,7 @@ _SPECIAL: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ("derived", "screenshot", re.compile(r"\b(?:screen ?\w*|captures?|dose report|screenshot\w*|key ?images?)\b")),
     ("adc", "ADC", re.compile(r"\b(?:[de]?adc|apparent diffusion|cda)\w*\b")),
     ("dwi", "diffusion", re.compile(r"\b(?:dwi|dw|dti|diff\w*|difusion|difusao|\w*diff|trace\w*|isodwi|ivim)\b")),
+    ("swi", "susceptibility", re.compile(r"\b(?:swi\w*|swan|swip|ven ?o? ?bold|suscept\w*)\b")),
     ("other", "perfusion", re.compile(r"\b(?:perf\w*|dsc|dce|p?c?asl|pwi|pbp)\b")),
     (
         "other",
@@ -70,7 +71,6 @@ _SPECIAL: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ),
     ("other", "short-TI inversion recovery", re.compile(r"\bstir\w*\b")),
     ("other", "steady state", re.compile(r"\b(?:ciss|fiesta|b ?ffe|trufi\w*|truefisp)\b")),
-    ("swi", "susceptibility", re.compile(r"\b(?:swi\w*|swan|swip|ven ?o? ?bold|suscept\w*)\b")),
     (
         "t2star",
         "T2*",

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from dicom_node.routing.clauses import number_of, values_of
 from dicom_node.words import SeriesFacts
 
+FLAIR_MIN_REPETITION_MS = 4000.0
+"""FLAIR needs at least this; a T2 with a longer one may be FLAIR whose header leaves the inversion time out."""
+INVERSION_LIKELY_MS = 7000.0
+"""T2-weighted imaging without inversion hardly ever waits so long."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -73,6 +78,12 @@ def weighting(series: SeriesFacts) -> tuple[Evidence, ...]:
     return _spin_echo(q, q.echo_ms, q.repetition_ms)
 
 
+def may_be_flair(series: SeriesFacts) -> bool:
+    """Whether a T2-weighted acquisition may be FLAIR although its header gives no inversion time (older scanners)."""
+    q = acquisition(series)
+    return q.inversion_ms is None and (q.repetition_ms or 0.0) >= FLAIR_MIN_REPETITION_MS
+
+
 def _inversion(q: Acquisition, echo: float, repetition: float, inversion: float) -> Evidence | None:
     said = f"TE {echo:g}, TR {repetition:g}, TI {inversion:g} ms"
     if 1400 <= inversion <= 3300 and repetition >= 3500 and echo >= 60:
@@ -108,6 +119,13 @@ def _spin_echo(q: Acquisition, echo: float, repetition: float) -> tuple[Evidence
     if echo >= 70 and repetition >= 1800:
         if "IR" in q.sequence:
             return (Evidence("flair", 0.6, f"{said}, inversion recovery without a given inversion time"),)
+        if repetition >= INVERSION_LIKELY_MS:
+            return (
+                Evidence(
+                    "t2", 0.6 * sure, f"{said}: long and very long, T2-weighted or FLAIR without its inversion time"
+                ),
+                Evidence("flair", 0.45 * sure, "no inversion time is given"),
+            )
         return (Evidence("t2", 0.9 * sure, f"{said}: long and long, T2-weighted"),)
     if echo <= 45 and repetition >= 1800:
         return (Evidence("pd", 0.8 * sure, f"{said}: short and long, proton density"),)

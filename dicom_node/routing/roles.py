@@ -15,7 +15,7 @@ from dicom_node.routing.facts import moment_s
 from dicom_node.routing.idioms import special, texts
 from dicom_node.routing.idioms import weighting as weighting_in_words
 from dicom_node.routing.kinds import is_adc, is_reformat, kinds
-from dicom_node.routing.physics import Evidence, weighting
+from dicom_node.routing.physics import Evidence, may_be_flair, weighting
 from dicom_node.words import RoleGuess, SeriesFacts
 
 STRUCTURAL = ("t1", "t2", "flair", "pd")
@@ -80,7 +80,10 @@ def _of_one(s: SeriesFacts) -> RoleGuess:
             return RoleGuess("adc" if is_named_adc else role, 0.95, (found[kind],))
     if str(s.attributes.get("Modality", "")).strip().upper() != "MR":
         return RoleGuess("other", 0.95, ("sequence roles are those of MR",))
-    return _weigh(s, (*_in_words(s), *weighting(s)))
+    words, physics = _in_words(s), weighting(s)
+    if any(w.role == "flair" for w in words) and any(p.role == "t2" for p in physics) and may_be_flair(s):
+        physics = (Evidence("flair", 0.3, "T2-weighted; the inversion time is not given"),)
+    return _weigh(s, (*words, *physics))
 
 
 def _in_words(s: SeriesFacts) -> tuple[Evidence, ...]:
