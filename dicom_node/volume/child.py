@@ -25,7 +25,7 @@ from dicom_node.volume.lockdown import die_with_parent, forbid_system_calls, lim
 
 def main() -> int:
     """Serve one series; returns the exit status."""
-    die_with_parent(int(sys.argv[1]))
+    die_with_parent(int(sys.argv[-1]))
     with os.fdopen(0, "rb", closefd=False) as incoming, os.fdopen(1, "wb", closefd=False) as outgoing:
         request = json.loads(_message(incoming))
         limit_resources(request["memory_bytes"], request["cpu_s"])

@@ -35,6 +35,9 @@ from dicom_node.volume.pixels import DECODERS, PixelFormat, pixel_format
 CHILD_ATTEMPTS = 3
 """A child that a signal ended may have been innocent (memory pressure): the series is decoded again, this often."""
 
+CHILD_COMMAND = (sys.executable, "-I", "-m", "dicom_node.volume.child")
+"""Isolated from environment variables and the working folder; the parent's process id is added."""
+
 _LIBRARIES = {"gdcm": "gdcm", "charls": "jpeg_ls", "openjpeg": "openjpeg"}
 _MAX_REPLY_BYTES = 4096
 
@@ -106,11 +109,12 @@ def decode_frames(
     sink: Callable[[int, Array], None],
     *,
     limits: Limits = Limits(),
-    module: str = "dicom_node.volume.child",
+    command: Sequence[str] = CHILD_COMMAND,
 ) -> None:
     """Decode frames in one guarded child and hand each to `sink` with its place in `frames`.
 
-    `sink` may see a place twice: a series whose child a signal ended is decoded again from its start.
+    `sink` may see a place twice: a series whose child a signal ended is decoded again from its start.  `command` is the
+    program of the child, which tests replace by a hostile one.
 
     Raises
     ------
@@ -120,7 +124,7 @@ def decode_frames(
     """
     for attempt in range(1, CHILD_ATTEMPTS + 1):
         try:
-            with Child(limits, module) as child:
+            with Child(limits, command) as child:
                 child.start(frames)
                 for index, frame in enumerate(frames):
                     sink(index, child.decode(frame))
@@ -137,9 +141,9 @@ class ChildEnded(Exception):
 class Child:
     """A decoding child process, as a context manager: whatever happens, it is gone afterwards."""
 
-    def __init__(self, limits: Limits, module: str = "dicom_node.volume.child") -> None:
+    def __init__(self, limits: Limits, command: Sequence[str] = CHILD_COMMAND) -> None:
         self._limits = limits
-        self._module = module
+        self._command = command
         self._deadline = time.monotonic() + limits.child_wall_s
         self.pid = 0
         self.is_filtered = False
@@ -148,7 +152,7 @@ class Child:
     def __enter__(self) -> Child:
         self._folder = tempfile.TemporaryDirectory(prefix="decode-")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", self._module, str(os.getpid())],
+            [*self._command, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -259,6 +263,12 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return ChildEnded("a decoder that closed its pipe")
+        if status == -signal.SIGXCPU:
+            raise Refused(
+                RefusalCode.PIXEL_DECODE_FAILED,
+                f"decoding within {self._limits.child_cpu_s} s of processor time",
+                "a decoder that needs more",
+            )
         if status < 0:
             return ChildEnded(f"a decoder ended by {signal.Signals(-status).name}")
         return ChildEnded(f"a decoder that left with status {status}")

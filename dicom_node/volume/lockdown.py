@@ -72,8 +72,11 @@ def limit_resources(memory_bytes: int, cpu_s: int) -> None:
     }
     for kind, bound in bounds.items():
         _, hard = resource.getrlimit(kind)
-        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        resource.setrlimit(kind, (bound, bound))
+        # At the soft bound of CPU time comes SIGXCPU, which names the cause; SIGKILL a second later.
+        limits = [bound, bound + 1 if kind == resource.RLIMIT_CPU else bound]
+        if hard != resource.RLIM_INFINITY:
+            limits = [min(limit, hard) for limit in limits]
+        resource.setrlimit(kind, (limits[0], limits[1]))
 
 
 def die_with_parent(parent_pid: int) -> None:

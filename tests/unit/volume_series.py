@@ -23,6 +23,8 @@ from pydicom.uid import (
 )
 
 ROOT = "1.2.826.0.1.3680043.10.1000"
+ROWS, COLUMNS = 40, 36
+"""Large enough for JPEG 2000's six resolutions."""
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 Change = Callable[[Dataset, int], None]
@@ -68,8 +70,8 @@ def slice_dataset(index: int, pixels: np.ndarray, position: Sequence[float], ori
 def series(
     count: int = 6,
     *,
-    rows: int = 12,
-    columns: int = 10,
+    rows: int = ROWS,
+    columns: int = COLUMNS,
     step: float = 4.0,
     orientation: Sequence[float] = AXIAL,
     origin: Sequence[float] = (-10.0, 20.0, 30.0),
