@@ -18,6 +18,7 @@ from dicom_node.results.page import build_page
 from dicom_node.results.phrases import words
 from dicom_node.results.pictures import montage
 from dicom_node.results.producer import Producer
+from dicom_node.results.quiet import quietly
 from dicom_node.results.seg import build_seg
 from dicom_node.results.sources import read_sources, read_study
 from dicom_node.results.sr import build_sr
@@ -57,15 +58,15 @@ def build(
         `uid-invalid`, `dicom-malformed` and `geometry-missing` for sources that cannot be quoted;
         `result-check-failed` when mask and findings do not belong together.
     """
-    words(language)
-    _belong_together(volume, mask, findings)
-    sources = read_sources(identity, volume, further_sources, data_root)
-    job = Job(identity, producer, findings, sources, language)
     say = words(language)
-    seg = build_seg(job, volume, mask)
-    page = build_page(job, volume, mask)
-    pdf = build_encapsulated(job, page, seg)
-    report = build_sr(job, volume, mask, seg, ())
+    _belong_together(volume, mask, findings)
+    with quietly():
+        sources = read_sources(identity, volume, further_sources, data_root)
+        job = Job(identity, producer, findings, sources, language)
+        seg = build_seg(job, volume, mask)
+        page = build_page(job, volume, mask)
+        pdf = build_encapsulated(job, page, seg)
+        report = build_sr(job, volume, mask, seg, ())
     banner = f"{say['unreviewed']} · {say['banner']}. {say['not_clinical']}"
     return ResultSet(
         run_key=identity.run_key,
@@ -101,8 +102,9 @@ def build_rejection(
     Refused
         As `build` for the source image, and `validation` when there is nothing to reject.
     """
-    sources = read_study(identity, source, data_root)
-    return build_ko(Job(identity, producer, Findings(model), sources), predecessor)
+    with quietly():
+        sources = read_study(identity, source, data_root)
+        return build_ko(Job(identity, producer, Findings(model), sources), predecessor)
 
 
 def _belong_together(volume: Volume, mask: npt.NDArray[np.uint8], findings: Findings) -> None:

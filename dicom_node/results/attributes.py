@@ -8,7 +8,7 @@ key is another key); a Patient ID that does not fit is refused.
 
 from __future__ import annotations
 
-import warnings
+import re
 from collections.abc import Callable, Sequence
 
 import pydicom.charset
@@ -19,6 +19,7 @@ from pydicom.multival import MultiValue
 
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results import text
+from dicom_node.results.quiet import quietly
 
 PATIENT_IDENTITY = (
     "PatientID",
@@ -66,16 +67,19 @@ _SHORTENED = frozenset({"StudyDescription", "DeidentificationMethod", "PatientNa
 _PN_GROUP_MAX = 64
 _LIMITS = {"LO": 64, "SH": 16, "UT": 10240, "CS": 16, "UR": 1024, "UC": 1024}
 _AGE_UNITS = "DWMY"
+_GB2312_ESCAPE = "\x1b$)A"
+"""pydicom leaves the escape of ISO 2022 IR 58 in the text: Python's codec, unlike its others, does not know it."""
+_ASCII = ("", "ISO_IR 6", "ISO 2022 IR 6")
+_DELIMITERS = re.compile(rb"[\\^=\t\n\f\r]")
 
 
-def raw_bytes(header: Dataset, keyword: str) -> bytes:
-    """The element's bytes as received, for cheap comparison; empty when absent."""
+def raw_bytes(header: Dataset, keyword: str) -> bytes | None:
+    """The element's bytes as received; empty when absent, None when it has been decoded before."""
     tag = tag_for_keyword(keyword)
     if tag is None or tag not in header:
         return b""
     element = header.get_item(tag)
-    value = element.value if isinstance(element, RawDataElement) else str(header[tag].value).encode()
-    return value if isinstance(value, bytes) else b""
+    return (element.value or b"") if isinstance(element, RawDataElement) else None
 
 
 def decoded(header: Dataset, keyword: str) -> str:
@@ -87,17 +91,19 @@ def decoded(header: Dataset, keyword: str) -> str:
         `dicom-malformed` when bytes are outside the declared character set, or none is declared.
     """
     raw = raw_bytes(header, keyword)
-    if not raw:
+    if raw == b"":
         return ""
-    if any(byte > 127 for byte in raw) and not _declares_character_set(header):
-        raise _undecodable(keyword, "bytes above 127 and no Specific Character Set")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote the value
+    terms = _character_sets(header)
+    if raw and any(byte > 127 for byte in raw) and not _covers(terms, raw):
+        raise _undecodable(keyword, "bytes above 127 that no declared Specific Character Set covers")
+    with quietly():
         try:
             value = header[keyword].value
         except (ValueError, LookupError, UnicodeError) as error:
             raise _undecodable(keyword, "bytes outside the declared Specific Character Set") from error
     joined = "\\".join(str(v) for v in value) if isinstance(value, MultiValue) else str(value or "")
+    if "ISO 2022 IR 58" in terms:
+        joined = joined.replace(_GB2312_ESCAPE, "")
     if "\ufffd" in joined:
         raise _undecodable(keyword, "bytes outside the declared Specific Character Set")
     return joined.strip()
@@ -167,16 +173,29 @@ def clean_attributes(header: Dataset) -> tuple[Dataset, tuple[str, ...]]:
 
 
 def _identity_bytes(header: Dataset) -> tuple[bytes, ...]:
-    return tuple(raw_bytes(header, k).strip(b" \0") for k in ("SpecificCharacterSet", *PATIENT_IDENTITY))
+    """What must agree, as bytes, for a cheap first comparison."""
+    found = []
+    for keyword in ("SpecificCharacterSet", *PATIENT_IDENTITY):
+        raw = raw_bytes(header, keyword)
+        found.append(str(header[keyword].value).encode() if raw is None else raw.strip(b" \0"))
+    return tuple(found)
 
 
-def _declares_character_set(header: Dataset) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _character_sets(header: Dataset) -> list[str]:
+    with quietly():
         declared = header.get("SpecificCharacterSet") or ""
-    terms = list(declared) if isinstance(declared, MultiValue) else [declared]
-    real = [str(t) for t in terms if t and str(t) not in ("ISO_IR 6", "ISO 2022 IR 6")]
-    return bool(real) and all(term in pydicom.charset.python_encoding for term in real)
+    return [str(term) for term in (declared if isinstance(declared, MultiValue) else [declared])]
+
+
+def _covers(terms: Sequence[str], raw: bytes) -> bool:
+    """Whether bytes above 127 have a meaning: by the first character set, or after an escape (PS3.5 6.1.2.5)."""
+    named = [term for term in terms if term not in _ASCII]
+    if not named or not all(term in pydicom.charset.python_encoding for term in named):
+        return False
+    if terms[0] not in _ASCII:
+        return True
+    parts = _DELIMITERS.split(raw)  # each begins in the first character set again
+    return all(byte < 128 for part in parts for byte in part.split(b"\x1b")[0])
 
 
 def _undecodable(keyword: str, found: str) -> Refused:
@@ -227,8 +246,7 @@ def _person_name(value: str) -> str:
 def _clean_items(header: Dataset, keyword: str) -> list[Dataset]:
     """The standard text elements of a sequence's items; private and over-long ones left out."""
     items = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         source = header.get(keyword) or []
         for item in source:
             kept = Dataset()

@@ -24,6 +24,7 @@ from pydicom.dataset import Dataset
 from ai_engine.findings import Findings, Measurement, Region
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results.check_attributes import check_limits, check_patient
+from dicom_node.results.quiet import quietly
 from dicom_node.results.readback import Frame, Group, measurement_groups, parsed, segmentation_frames, voxel_volume_mm3
 from dicom_node.words import ObjectKind, ResultSet, Volume
 
@@ -56,6 +57,17 @@ def check(
     Refused
         `result-check-failed`, saying what was expected and what was found.
     """
+    with quietly():
+        _check(result_set, volume, mask, findings, data_root)
+
+
+def _check(
+    result_set: ResultSet,
+    volume: Volume,
+    mask: npt.NDArray[np.uint8],
+    findings: Findings,
+    data_root: Path | None,
+) -> None:
     objects = {made.kind: parsed(made) for made in result_set.objects}
     for made in result_set.objects:
         _require(hashlib.sha256(made.data).hexdigest() == made.sha256, f"{made.kind} bytes of its digest", "others")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.results.quiet import quietly
 from dicom_node.words import ObjectKind, Volume
 
 _SAME_EVERYWHERE = (
@@ -44,8 +44,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 def check_patient(objects: Mapping[ObjectKind, Dataset], volume: Volume, data_root: Path | None) -> None:
     """Refuse objects that disagree with each other or with their source on patient or study."""
     where = Path(volume.slices[0].path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote values
+    with quietly():
         source = dcmread(where if data_root is None else data_root / where, stop_before_pixels=True)
         first = next(iter(objects.values()))
         for keyword in _SAME_EVERYWHERE:
@@ -71,7 +70,8 @@ def check_limits(objects: Mapping[ObjectKind, Dataset]) -> None:
             values = element.value if isinstance(element.value, MultiValue) else [element.value]
             if element.VR in _LIMITS or element.VR == "PN":
                 for value in values:
-                    if not _fits(element.VR, str(getattr(value, "original_string", value))):
+                    written = str(value) if element.VR == "PN" else str(getattr(value, "original_string", value))
+                    if not _fits(element.VR, written):
                         raise _failed(f"{element.keyword} of {kind} within its limits", "a value that is not")
 
 

@@ -25,6 +25,7 @@ from dicom_node.results.sources import SliceGeometry
 from dicom_node.words import ObjectKind, ResultObject, Volume
 
 CONTENT_LABEL = "AI_SEG"
+_STANDS_FOR_A_FRAME = "1.2.840.10008.5.1.4.1.1.4"
 _FAMILY = Code("123110", "DCM", "Artificial Intelligence")
 
 
@@ -111,7 +112,8 @@ def _source_images(job: Job, volume: Volume) -> list[Dataset]:
                 image[element.tag] = element
         image.StudyInstanceUID = job.identity.study_uid
         image.SeriesInstanceUID = volume.series_uid
-        image.SOPClassUID = source.sop_class_uid
+        # For the library a frame stands as a single image; `_settle` names the true object and frame afterwards.
+        image.SOPClassUID = source.sop_class_uid if source.frame_number is None else _STANDS_FOR_A_FRAME
         image.SOPInstanceUID = source.sop_instance_uid
         image.FrameOfReferenceUID = volume.frame_of_reference_uid
         image.Modality = volume.modality

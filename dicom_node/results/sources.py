@@ -7,7 +7,6 @@ position and orientation of each slice as the source wrote them, and the patient
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydicom.errors import InvalidDicomError
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results import text
 from dicom_node.results.attributes import COPIED, check_agreement, clean_attributes, decoded
+from dicom_node.results.quiet import quietly
 from dicom_node.words import RunIdentity, SliceSource, Volume
 
 _SERIES_TAGS = (
@@ -162,8 +162,7 @@ def read_study(identity: RunIdentity, source: SliceSource, data_root: Path | Non
 
 def _read(path: str, data_root: Path | None) -> Dataset:
     where = Path(path) if data_root is None else data_root / path
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote values
+    with quietly():
         try:
             return dcmread(where, stop_before_pixels=True, specific_tags=list(_READ), force=False)
         except (InvalidDicomError, ValueError, EOFError) as error:
