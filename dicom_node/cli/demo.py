@@ -1,0 +1,167 @@
+"""ai-node demo and ai-node send."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
+
+if TYPE_CHECKING:
+    from dicom_node.demo.sending import Peer
+    from dicom_node.demo.site import Site
+
+MARK = ".ai-node-demo"
+"""A file by which a folder is known as one that this command made and may make again."""
+KEEP_TICKET_S = 8 * 3600.0
+
+
+def demo(
+    keep: bool = typer.Option(False, "--keep", help="Keep everything running, with the viewer, until Ctrl-C."),
+    folder: Path = typer.Option(Path("demo-out"), "--out", help="Everything is kept here; made anew each time."),
+    models: Path = typer.Option(Path("models"), "--models", help="Folder of model packages."),
+    routes: Path = typer.Option(Path("config/routes.yaml"), "--routes", help="Routes; they are switched on."),
+    viewer: Path = typer.Option(Path(".tools/ohif"), "--viewer", help="OHIF's static files, for --keep."),
+    seed: int = typer.Option(1, "--seed", min=1, help="Decides which synthetic heads are drawn."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Three synthetic studies go in by C-STORE; SEG, SR, PDF and a FHIR report come back, or a refusal.
+
+    An Orthanc and a node are started on free ports, and stopped again. Exit code 1 when a study does not meet its
+    fate, or the segmentation's Dice coefficient is below 0.7.
+
+    Example: ai-node demo
+    """
+    from dicom_node.demo.run import run_demo
+    from dicom_node.demo.show import show
+    from dicom_node.demo.site import Site, SiteOptions
+
+    _need_tools()
+    _prepare(folder)
+    has_viewer = (viewer / "index.html").is_file()
+    if keep and not has_viewer:
+        err.print(f"no viewer in {viewer}: `make up` fetches it; going on without")
+    options = SiteOptions(folder=folder, models=models, routes=routes, viewer=viewer if has_viewer else None)
+    console = err if as_json else out
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with answering(as_json=as_json), Site(options) as site:
+            outcomes = run_demo(site, console, seed=seed)
+            show(site, outcomes, console)
+            if as_json:
+                emit({"studies": [outcome.to_json() for outcome in outcomes]})
+            if keep:
+                _keep(site)
+            console.print("stopping ...")
+    except KeyboardInterrupt:
+        stop(Exit.FAULT, "interrupted; everything that was started has been stopped")
+    if any(outcome.faults for outcome in outcomes):
+        raise typer.Exit(int(Exit.FAULT))
+
+
+def send(
+    folder: Path = typer.Argument(..., exists=True, help="A folder (or one file) of DICOM images."),
+    to: str = typer.Option("", "--to", help="AE@host:port; default: the Orthanc of the settings."),
+    calling: str = typer.Option("AINODE-SEND", "--from", help="Our AE title; the receiver must know it."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Send a folder of DICOM files by C-STORE, as they lie on the disk.
+
+    Example: ai-node send ~/study --to ORTHANC@127.0.0.1:4242
+    """
+    from dicom_node.demo.sending import Peer, find_files, send_files
+
+    try:
+        peer = Peer.parse(to) if to else _configured_archive()
+    except ValueError as error:
+        stop(Exit.USAGE, f"--to: {error}")
+    files, others = find_files(folder)
+    with (
+        answering(as_json=as_json),
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=as_json,
+        ) as progress,
+    ):
+        task = progress.add_task(f"to {peer.ae_title}", total=len(files))
+        report = send_files(files, peer, calling_ae_title=calling, on_progress=lambda n: progress.advance(task, n))
+    report.skipped = others
+    if as_json:
+        emit({"stored": report.stored, "failed": report.failed, "skipped": report.skipped})
+    else:
+        out.print(f"{report.stored} stored; {others} other files left alone")
+        for reason, count in report.failed.items():
+            out.print(f"{count} not stored: {reason}", markup=False)
+    if report.failed:
+        raise typer.Exit(int(Exit.REFUSED))
+
+
+def _configured_archive() -> Peer:
+    from dicom_node.demo.sending import Peer
+
+    orthanc = settings().orthanc
+    return Peer(orthanc.ae_title, orthanc.dicom_host, orthanc.dicom_port)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM stops what was started, as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def _need_tools() -> None:
+    missing = [name for name in ("Orthanc", "storescu") if shutil.which(name) is None]
+    if missing:
+        stop(Exit.CONFIGURATION, f"missing: {', '.join(missing)}. `make setup` installs Orthanc and DCMTK.")
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder empty; one that this command did not make is left alone."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).is_file():
+            stop(Exit.USAGE, f"{folder} is not empty and was not made by this command; give another --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / MARK).touch()
+
+
+def _keep(site: Site) -> None:
+    """Print one-time links into the viewer until Ctrl-C; Enter makes new ones."""
+    from dicom_node.demo.study import Fate
+    from portal import TicketOffice
+
+    office = TicketOffice(site.settings.data.folder / "tickets", ticket_life_s=KEEP_TICKET_S)
+    studies = sorted((site.folder / "studies").iterdir(), key=lambda path: [f.value for f in Fate].index(path.name))
+    while True:
+        out.print("\nIt keeps running. Links into the viewer, each good once:")
+        for folder in studies:
+            out.print(f"  {folder.name}: {office.link(site.web_url, _study_uid(folder))}", soft_wrap=True)
+        out.print(
+            f"  configuration: {site.config}\n  your own images: ai-node send FOLDER --to {_address(site)} --from DEMO"
+        )
+        out.print("Enter makes new links, Ctrl-C stops everything.")
+        if not sys.stdin.isatty():
+            threading.Event().wait()
+        input()
+
+
+def _address(site: Site) -> str:
+    peer = site.orthanc_peer
+    return f"{peer.ae_title}@{peer.host}:{peer.port}"
+
+
+def _study_uid(folder: Path) -> str:
+    from pydicom import dcmread
+
+    return str(dcmread(next(folder.glob("*/*.dcm")), specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
