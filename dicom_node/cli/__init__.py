@@ -51,7 +51,8 @@ class _LazyGroup(TyperGroup):
         module, attribute, line = found
         target: Any = getattr(importlib.import_module(module), attribute)
         if isinstance(target, typer.Typer):
-            command = typer.main.get_command(target)
+            # a group even when it has one command only: `study show`, not `study`
+            command: Any = typer.main.get_group(target)
         else:
             single = typer.Typer(add_completion=False)
             single.command()(target)
