@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import threading
 from collections.abc import Callable
@@ -40,6 +39,7 @@ def listen() -> None:
     from dicom_node import durable
     from dicom_node.durable import Put
     from dicom_node.listen import run_listen
+    from dicom_node.stages.write import manufacturer
     from dicom_node.volume.digest import content_digest
     from dicom_node.volume.geometry import series_geometry
     from dicom_node.volume.header import read_header
@@ -51,20 +51,18 @@ def listen() -> None:
         engine.put(Put("cpu", "read", f"read/{revision_id}", ("revision", revision_id)))
 
     def put_quiet(study_uid: str, number: int) -> None:
-        # the key names the study by a digest: keys are seen in logs and pages
-        name = hashlib.sha256(study_uid.encode()).hexdigest()[:24]
-        engine.put(Put("cpu", "read", f"quiet/{name}/{number}", ("study", study_uid)))
+        engine.put(Put("cpu", "read", f"quiet/{study_uid}/{number}", ("study", study_uid)))
 
     def body(ended: threading.Event) -> None:
         run_listen(
             chosen,
             database,
-            put_read=put_read,
-            put_quiet=put_quiet,
+            put_read,
+            put_quiet,
             read_header=read_header,
             content_digest=content_digest,
             series_geometry=series_geometry,
-            own_manufacturer=chosen.node.organisation or "dicom-ai-node",
+            own_manufacturer=manufacturer(chosen),
             stop=ended,
         )
 

@@ -148,7 +148,13 @@ def _decide(
         if decision.verb is Verb.RUN and decision.case is not None:
             follow += _insert(tools, connection, study_uid, decision, decision.case, described)
         elif decision.verb in (Verb.REFUSE, Verb.HOLD):
-            _say_no(connection, study_uid, decision, _unreadable(closed, roles, routes, decision))
+            unreadable = _unreadable(closed, roles, routes, decision.result_family)
+            _say_no(connection, study_uid, decision, unreadable or decision.refusal)
+        elif decision.verb is Verb.NOTHING and state.is_quiet:
+            has_result = any(c.result_family == decision.result_family and not c.is_superseded for c in state.cases)
+            unreadable = None if has_result else _unreadable(closed, roles, routes, decision.result_family)
+            if unreadable is not None:
+                _say_no(connection, study_uid, decision, unreadable)
         elif decision.verb is Verb.WAIT:
             note(connection, "case.waits", study_uid, family=decision.result_family, until=decision.until,
                  reasons=list(decision.reasons))  # fmt: skip
@@ -328,8 +334,10 @@ def run_key_of(
     )
 
 
-def _say_no(connection: Connection, study_uid: str, decision: Decision, refusal: Refusal) -> None:
+def _say_no(connection: Connection, study_uid: str, decision: Decision, refusal: Refusal | None) -> None:
     """Write a refused or held case, once per reason, and take a result out of force that no longer stands."""
+    if refusal is None:
+        raise ValueError("a decision that refuses or holds says why")
     held = decision.verb is Verb.HOLD
     told = refusal.to_json()
     key = digest([study_uid, decision.result_family, decision.verb.value, told, decision.supersedes])
@@ -356,15 +364,12 @@ def _say_no(connection: Connection, study_uid: str, decision: Decision, refusal:
 
 
 def _unreadable(
-    closed: Mapping[str, _Series], roles: Mapping[str, RoleGuess], routes: RouteBook, decision: Decision
-) -> Refusal:
-    """The decision's own refusal, or, where a series of a wanted role could not be read, why it could not."""
-    families = routes.families().get(decision.result_family, ())
-    wanted = {role for route in families for names in route.role_sets for role in names}
+    closed: Mapping[str, _Series], roles: Mapping[str, RoleGuess], routes: RouteBook, family: str
+) -> Refusal | None:
+    """Where a series of a role that the family wants could not be read: why."""
+    wanted = {role for route in routes.families().get(family, ()) for names in route.role_sets for role in names}
     for uid, entry in sorted(closed.items()):
         if entry.refusal is not None and roles[uid].role in wanted:
             told = entry.refusal
             return Refusal(RefusalCode(told["code"]), told["expected"], told["found"])
-    if decision.refusal is None:
-        raise ValueError("a decision that refuses or holds says why")
-    return decision.refusal
+    return None

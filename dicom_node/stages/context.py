@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
 from ai_engine.findings import Findings
 from ai_engine.prediction import InputVolume
@@ -89,7 +89,7 @@ class Tools:
         return None if row is None else files.load(self.artefact_folder, row["path"], row["sha256"])
 
 
-def identity_of(run: Mapping[str, Any]) -> RunIdentity:
+def identity_of(run: RowMapping | Mapping[str, Any]) -> RunIdentity:
     """What a run's objects say about themselves, out of its row."""
     told = dict(run["identity"]["results"])
     told["grade"] = Grade(told["grade"])

@@ -22,6 +22,7 @@ from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.results import Producer, build, build_rejection, check
+from dicom_node.settings import Settings
 from dicom_node.stages.context import Mask, Tools, identity_of, unpack_mask
 from dicom_node.stages.destinations import OWN_ENDPOINT, first_destinations, wanted
 from dicom_node.stages.infer import FINDINGS, MASK, fail, refuse, start
@@ -108,11 +109,16 @@ def inputs(tools: Tools, run_id: int, case: Mapping[str, Any]) -> tuple[Volume, 
     return reference, unpack_mask(packed), findings_from_json(json.loads(said)), identity
 
 
+def manufacturer(settings: Settings) -> str:
+    """(0008,0070) of every object the node makes; by it the listener knows its own results again (I18)."""
+    return settings.node.organisation or "dicom-ai-node"
+
+
 def producer(tools: Tools) -> Producer:
     """This installation, as its results name it."""
     node = tools.settings.node
     return Producer(
-        manufacturer=node.organisation or "dicom-ai-node",
+        manufacturer=manufacturer(tools.settings),
         product="dicom-ai-node",
         version=tools.version,
         instance_id=tools.node_instance,

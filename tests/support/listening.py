@@ -27,9 +27,7 @@ from dicom_node.volume.header import content_digest, read_header
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OWN_MANUFACTURER = "dicom-ai-node"
-TABLES: Mapping[str, Table] = {
-    t.name: t for t in (arrivals, copies, events, instances, revisions, series, studies)
-}
+TABLES: Mapping[str, Table] = {t.name: t for t in (arrivals, copies, events, instances, revisions, series, studies)}
 
 
 def settings_for(folder: Path, **sections: Mapping[str, Any]) -> Settings:

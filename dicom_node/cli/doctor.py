@@ -1,0 +1,286 @@
+"""doctor: check everything the node needs and say what to do; config: the settings in force."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import typer
+
+from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
+from dicom_node.settings import (
+    LOOPBACK,
+    CStoreDestination,
+    FhirDestination,
+    FolderDestination,
+    Settings,
+    SettingsRefused,
+    StowDestination,
+    read_secret,
+)
+
+config_app = typer.Typer(no_args_is_help=True, help="The settings in force.")
+
+CLOCK_TOLERANCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One check: whether it holds, what was found, and what to do."""
+
+    check: str
+    level: str
+    """ok, warning or bad."""
+    found: str
+    advice: str = ""
+
+
+@config_app.command("show")
+def config_show(as_json: bool = JSON_OPTION) -> None:
+    """Print the whole tree in force: file, environment and defaults together. Secrets show as file names only.
+
+    Example: ai-node --config config/node.yaml config show
+    """
+    import yaml
+
+    tree = settings().model_dump(mode="json")
+    if as_json:
+        emit(tree)
+    else:
+        out.print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), markup=False)
+
+
+def doctor(as_json: bool = JSON_OPTION) -> None:
+    """Check Orthanc, FHIR, disk, models, routes, ports, clock; say what to do. Exit code 1 when something is bad.
+
+    Example: ai-node doctor
+    """
+    chosen = settings()
+    verdicts = [verdict for check in CHECKS for verdict in _safely(check, chosen)]
+    if as_json:
+        emit([asdict(v) for v in verdicts])
+    else:
+        marks = {"ok": "[green]ok[/green]     ", "warning": "[yellow]warning[/yellow]", "bad": "[red]bad[/red]    "}
+        for verdict in verdicts:
+            out.print(marks[verdict.level], f"{verdict.check}: ", end="")
+            out.print(verdict.found, markup=False, soft_wrap=True)
+            if verdict.advice:
+                out.print(f"          {verdict.advice}", markup=False, soft_wrap=True)
+    if any(v.level == "bad" for v in verdicts):
+        stop(Exit.FAULT, "something needs attention")
+
+
+def _safely(check: Callable[[Settings], Iterator[Verdict]], chosen: Settings) -> list[Verdict]:
+    try:
+        return list(check(chosen))
+    except SettingsRefused as refused:
+        return [Verdict(check.__name__.strip("_"), "bad", str(refused))]
+
+
+def _disk(chosen: Settings) -> Iterator[Verdict]:
+    folder = chosen.data.folder
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    usage = shutil.disk_usage(existing)
+    line = max(chosen.data.min_free_gb * 1e9, chosen.data.min_free_share * usage.total)
+    found = f"{usage.free / 1e9:.1f} GB free where the data folder is; images are admitted above {line / 1e9:.1f} GB"
+    if usage.free < line:
+        yield Verdict("disk", "bad", found, "Free space or enlarge the disk.")
+    elif usage.free < 3 * line:
+        yield Verdict("disk", "warning", found, "Plan for more space: the line is near.")
+    else:
+        yield Verdict("disk", "ok", found)
+    if not os.access(existing, os.W_OK):
+        yield Verdict("disk", "bad", "the data folder cannot be written", "Give it to the user who runs the node.")
+
+
+def _records(chosen: Settings) -> Iterator[Verdict]:
+    from dicom_node.record import Database, arrivals, audit
+
+    database = Database(chosen.records_url)
+    try:
+        if not database.is_migrated():
+            yield Verdict("records", "warning", "not set up yet", "They are made at the first `ai-node serve`.")
+            return
+        database.check()
+        with database.read() as connection:
+            missing = arrivals.missing_files(connection)
+            broken = audit.verify(connection)
+        level = "bad" if missing else "ok"
+        advice = "Restore the vault from the backup." if missing else ""
+        yield Verdict("records", level, f"written and read back; {missing} objects without their file", advice)
+        if broken is not None:
+            yield Verdict("audit", "bad", broken, "Somebody changed the audit log: compare with a backup.")
+    finally:
+        database.close()
+
+
+def _models(chosen: Settings) -> Iterator[Verdict]:
+    from ai_engine.packages import find_package, load_package
+    from dicom_node.refusals import Refused
+    from dicom_node.routing import RoutesRefused
+    from dicom_node.routing.book import load_routes
+
+    try:
+        routes = load_routes(chosen.routes)
+    except RoutesRefused as refused:
+        yield Verdict("routes", "bad", str(refused), "Mend the route file.")
+        return
+    for route in routes.routes:
+        state = "" if route.enabled else " (switched off)"
+        yield Verdict("routes", "ok", f"{route.name}: model {route.model}, publishes {route.publish.value}{state}")
+        unknown = [name for name in route.destinations if name not in chosen.destinations]
+        if unknown:
+            yield Verdict("routes", "bad", f"{route.name} names unknown destinations: {', '.join(unknown)}",
+                          "Add them to node.yaml or take them out of the route.")  # fmt: skip
+        if not route.enabled:
+            continue
+        try:
+            package = load_package(find_package(chosen.engine.models, route.model), weights=False)
+        except Refused as refused_model:
+            told = refused_model.refusal
+            yield Verdict("model", "bad", f"{route.model}: {told.message} found: {told.found}", told.advice)
+        else:
+            yield Verdict("model", "ok", f"{package.reference}: every file is the one its manifest names")
+
+
+def _decoders(_chosen: Settings) -> Iterator[Verdict]:
+    from dicom_node.volume.codecs import check_decoders
+
+    missing = check_decoders()
+    if missing:
+        yield Verdict("decoders", "bad", f"missing: {', '.join(missing)}", "Run `make setup` again.")
+    else:
+        yield Verdict("decoders", "ok", "every accepted transfer syntax can be decoded")
+
+
+def _orthanc(chosen: Settings) -> Iterator[Verdict]:
+    orthanc = chosen.orthanc
+    secret = read_secret(orthanc.password_file) if orthanc.password_file else ""
+    auth = (orthanc.username, secret) if orthanc.username else None
+    try:
+        answer = httpx.get(f"{orthanc.url}/system", auth=auth, timeout=5.0, trust_env=False)
+        plugins = httpx.get(f"{orthanc.url}/plugins", auth=auth, timeout=5.0, trust_env=False)
+        changed = httpx.get(f"{orthanc.url}/modalities?expand", auth=auth, timeout=5.0, trust_env=False)
+    except httpx.HTTPError as error:
+        yield Verdict("orthanc", "bad", f"no answer at orthanc.url ({type(error).__name__})", "Is Orthanc running?")
+        return
+    if answer.status_code == 401:
+        yield Verdict("orthanc", "bad", "it wants a user and password", "Set orthanc.username and password_file.")
+        return
+    said = answer.json()
+    yield Verdict("orthanc", "ok", f"Orthanc {said.get('Version')} answers")
+    if "dicom-web" not in plugins.json():
+        yield Verdict("orthanc", "bad", "the DICOMweb plugin is not loaded", "apt-get install orthanc-dicomweb")
+    if auth is None:
+        yield Verdict("orthanc", "warning", "it answers without a password", "Set AuthenticationEnabled (orthanc/).")
+    ours = [m for m in changed.json().values() if _names_us(m, chosen)]
+    if not ours:
+        yield Verdict("orthanc", "warning", f"it knows no modality {chosen.node.ae_title} at port {chosen.door.port}",
+                      "Without it nothing is forwarded: see docs/how-to/point-orthanc-at-the-node.md.")  # fmt: skip
+    yield _clock(answer.headers.get("date"))
+
+
+def _names_us(modality: Any, chosen: Settings) -> bool:
+    return (
+        isinstance(modality, dict)
+        and modality.get("AET") == chosen.node.ae_title
+        and int(modality.get("Port", 0)) == chosen.door.port
+    )
+
+
+def _clock(date: str | None) -> Verdict:
+    if date is None:
+        return Verdict("clock", "warning", "Orthanc sends no date to compare with", "Keep the clock by NTP.")
+    apart = abs(parsedate_to_datetime(date).timestamp() - time.time())
+    if apart > CLOCK_TOLERANCE_S:
+        return Verdict("clock", "bad", f"{apart:.0f} s away from Orthanc's clock", "Keep both clocks by NTP.")
+    return Verdict("clock", "ok", "agrees with Orthanc's clock")
+
+
+def _destinations(chosen: Settings) -> Iterator[Verdict]:
+    if not chosen.destinations:
+        yield Verdict("destinations", "warning", "none configured", "Results stay in the node until there is one.")
+    for name, destination in chosen.destinations.items():
+        label = f"destination {name}"
+        if isinstance(destination, FolderDestination):
+            ok = Path(destination.path).is_dir() and os.access(destination.path, os.W_OK)
+            yield Verdict(label, "ok" if ok else "bad", "folder can be written" if ok else "no such writable folder",
+                          "" if ok else "Make the folder.")  # fmt: skip
+        elif isinstance(destination, StowDestination):
+            secret = read_secret(destination.password_file) if destination.password_file else ""
+            auth = (destination.username, secret) if destination.username else None
+            yield _asked(label, f"{destination.url.rstrip('/')}/studies?limit=1", auth, None)
+        elif isinstance(destination, FhirDestination):
+            token = read_secret(destination.token_file) if destination.token_file else None
+            yield _asked(label, f"{destination.url.rstrip('/')}/metadata", None, token)
+        elif isinstance(destination, CStoreDestination):
+            yield _reached(label, destination.host, destination.port)
+
+
+def _asked(label: str, url: str, auth: tuple[str, str] | None, token: str | None) -> Verdict:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        status = httpx.get(url, auth=auth, headers=headers, timeout=5.0, trust_env=False).status_code
+    except httpx.HTTPError as error:
+        return Verdict(
+            label, "bad", f"no answer ({type(error).__name__})", "Results wait until it is back."
+        )
+    if status in (200, 204):
+        return Verdict(label, "ok", f"answers {status}")
+    return Verdict(label, "bad", f"answers {status}", "Check its URL and credentials in node.yaml.")
+
+
+def _reached(label: str, host: str, port: int) -> Verdict:
+    try:
+        socket.create_connection((host, port), timeout=5.0).close()
+    except OSError as error:
+        return Verdict(label, "bad", f"port not reached ({error.strerror or type(error).__name__})", "Is it running?")
+    return Verdict(label, "ok", "port answers")
+
+
+def _ports(chosen: Settings) -> Iterator[Verdict]:
+    for label, host, port in (("door", chosen.door.host, chosen.door.port), ("web", chosen.web.host, chosen.web.port)):
+        if host not in LOOPBACK:
+            yield Verdict(label, "warning", f"listens on {host}, without TLS of its own", "Keep that network isolated.")
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                yield Verdict(label, "ok", f"port {port} is free: the node is not running")
+            except OSError:
+                yield Verdict(label, "ok", f"port {port} is taken: by the running node, if it runs")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = 4 * chosen.door.max_associations + 200
+    if soft < need:
+        yield Verdict(
+            "files", "warning", f"{soft} open files allowed; full load needs {need}", "ulimit -n 4096"
+        )
+    if not chosen.door.senders:
+        yield Verdict("door", "warning", "no sender is listed: every association is rejected", "Add door.senders.")
+
+
+def _viewer(chosen: Settings) -> Iterator[Verdict]:
+    folder = chosen.web.viewer_folder
+    if folder is not None and not (folder / "index.html").is_file():
+        yield Verdict("viewer", "bad", "web.viewer_folder holds no index.html", "Run `tools/setup viewer`.")
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Verdict]], ...] = (
+    _disk,
+    _records,
+    _models,
+    _decoders,
+    _orthanc,
+    _destinations,
+    _ports,
+    _viewer,
+)
