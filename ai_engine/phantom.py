@@ -182,7 +182,8 @@ class HeadPhantom:
         label[low & (outer > 2.5)] = Tissue.FAT
         label[low & (outer > 8)] = Tissue.MUSCLE
         wave = self._texture(points)
-        label[low & (outer > 14) & (wave > 0.9)] = Tissue.FAT
+        label[low & (outer > 8) & (outer < 16) & (wave > 0.9)] = Tissue.FAT
+        label[low & (outer > 16) & (wave > 1.1)] = Tissue.BONE
         spine = np.hypot(x, y - 45) < 20
         label[low & spine & (neck > 10)] = Tissue.MARROW
         sinus = _depth(points, (0, -52, -48), (22, 26, 26)) > 0
@@ -202,7 +203,7 @@ class HeadPhantom:
         basis = z < floor
         tissue[basis & (layer > 12)] = Tissue.MUSCLE
         tissue[basis & (layer > 12) & (floor - z < 7)] = Tissue.BONE
-        tissue[basis & (layer > 12) & (self._texture(points) > 1.0)] = Tissue.MARROW
+        tissue[basis & (layer > 12) & (self._texture(points) > 1.1)] = Tissue.BONE
         brain = (depth > 14) & ~basis
         chosen = np.flatnonzero(brain)
         tissue[chosen] = self._cerebrum(points[chosen], depth[chosen] - 14)

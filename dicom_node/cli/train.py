@@ -106,6 +106,22 @@ def report(work: Path = typer.Option(..., "--out", exists=True, file_okay=False,
     out.print(str(page), markup=False)
 
 
+@app.command("seal")
+def seal(
+    folder: Path = typer.Argument(..., exists=True, file_okay=False, help="Folder of one package version."),
+) -> None:
+    """Check an edited package and write its manifest anew; prints the model digest.
+
+    Example: ai-node train seal models/my-model/0.1.0
+    """
+    from ai_engine.packages import DescriptionError, seal_package
+
+    try:
+        out.print(seal_package(folder), markup=False)
+    except DescriptionError as error:
+        stop(Exit.USAGE, str(error))
+
+
 def _train(
     recipe: Recipe, data: Path, work: Path, resume: bool, minutes: float | None, pretrained: Path | None, version: str
 ) -> None:
