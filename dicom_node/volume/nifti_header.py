@@ -200,11 +200,20 @@ class Header:
         return out.astype(np.float32)
 
 
+_HALF_TURN = 3 * float(np.finfo(np.float32).eps)
+"""Rounding of three 32-bit numbers: below it the rotation is a half turn, as the NIfTI library and nibabel take it."""
+
+
 def rotation(b: float, c: float, d: float) -> npt.NDArray[np.float64]:
+    """The rotation of the quaternion whose (b, c, d) a header keeps (nifti1.h, method 2)."""
     square = 1.0 - (b * b + c * c + d * d)
     if not math.isfinite(square) or square < -1e-5:
         raise Refused(RefusalCode.NIFTI_HEADER_INVALID, "a unit quaternion", "another")
-    a = math.sqrt(max(square, 0.0))
+    if square < _HALF_TURN:
+        length = math.sqrt(b * b + c * c + d * d)
+        b, c, d = b / length, c / length, d / length
+        square = 0.0
+    a = math.sqrt(square)
     return np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
