@@ -8,6 +8,7 @@ between series does not matter.  No pixel is decoded here.
 from __future__ import annotations
 
 import base64
+import itertools
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,27 +102,29 @@ def appearance(array: npt.NDArray[Any], affine: Affine) -> Appearance:
     affine
         Of the array, to LPS millimetres.
 
+    Returns
+    -------
+    Appearance
+        Of at most `MAX_CELLS` cells along each axis, around the middle of a larger volume.
+
     Raises
     ------
     ValueError
-        Not three-dimensional, constant, or larger than the lattice.
+        Not three-dimensional.
     """
     if array.ndim != 3 or min(array.shape) < 1:
         raise ValueError(f"a volume (S, R, C) is expected; found shape {array.shape}")
     array, affine = _coarser(array, affine)
     low, high = np.percentile(array, [0.5, 99.8])
-    if not np.isfinite([low, high]).all() or high <= low:
-        raise ValueError("the volume is constant or holds values that are not finite")
-    scaled = np.clip((array - low) * (255.0 / (high - low)), 0, 255).astype(np.float32)
-    corners = affine.to_patient(
-        [[s, r, c] for s in (0, array.shape[0] - 1) for r in (0, array.shape[1] - 1) for c in (0, array.shape[2] - 1)]
-    )
+    scaled = np.clip((array - low) * (255.0 / max(high - low, 1e-6)), 0, 255).astype(np.float32)
+    ends = [(0, n - 1) for n in array.shape]
+    corners = affine.to_patient(list(itertools.product(*ends)))
     first = np.floor(corners.min(axis=0)[::-1] / STEP_MM).astype(int)
     last = np.ceil(corners.max(axis=0)[::-1] / STEP_MM).astype(int)
-    shape = last - first + 1
-    if (shape > MAX_CELLS).any():
-        raise ValueError("the volume is larger than a head")
-    return Appearance(_sample(scaled, affine, first, shape), (int(first[0]), int(first[1]), int(first[2])))
+    surplus = np.maximum(last - first + 1 - MAX_CELLS, 0)
+    first, last = first + surplus // 2, last - (surplus - surplus // 2)
+    cells = _sample(scaled, affine, first, last - first + 1)
+    return Appearance(cells, (int(first[0]), int(first[1]), int(first[2])))
 
 
 def _coarser(array: npt.NDArray[Any], affine: Affine) -> tuple[FloatArray, Affine]:

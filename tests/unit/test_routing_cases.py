@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -39,7 +40,7 @@ def only(routes: RouteBook, study: StudyState) -> Decision:
     return decisions[0]
 
 
-def one(number: int, role: RoleGuess, minute: float | None = None, **attributes: object) -> ClosedSeries:
+def one(number: int, role: RoleGuess, minute: float | None = None, **attributes: Any) -> ClosedSeries:
     return ClosedSeries(series(number, number if minute is None else minute, **attributes), role, number)
 
 
@@ -168,7 +169,7 @@ def test_a_held_series_holds_the_case_that_would_use_it() -> None:
         {"Modality": "SEG"},
     ],
 )
-def test_series_that_no_model_is_given(attributes: dict[str, object]) -> None:
+def test_series_that_no_model_is_given(attributes: dict[str, Any]) -> None:
     assert only(FLAIR_ONLY, state([one(7, guess("flair"), **attributes)], is_quiet=True)).verb is Verb.NOTHING
 
 
@@ -200,11 +201,8 @@ def test_t1c_after_contrast_the_nearest_first() -> None:
 
 
 def test_finer_voxels_then_the_lower_series_number() -> None:
-    same_time = {"minute": 5.0}
-    assert chosen(one(8, PRE, **same_time), one(9, PRE, SliceStepMm=3.0, **same_time), routes=FLAIR_ONLY) == {
-        "flair": 9
-    }
-    assert chosen(one(8, PRE, **same_time), one(9, PRE, **same_time), routes=FLAIR_ONLY) == {"flair": 8}
+    assert chosen(one(8, PRE, minute=5.0), one(9, PRE, minute=5.0, SliceStepMm=3.0), routes=FLAIR_ONLY) == {"flair": 9}
+    assert chosen(one(8, PRE, minute=5.0), one(9, PRE, minute=5.0), routes=FLAIR_ONLY) == {"flair": 8}
 
 
 def test_partners_share_a_frame_of_reference_before_anything_else() -> None:

@@ -370,11 +370,15 @@ def test_cells_are_where_the_voxels_are() -> None:
             assert np.abs(found - centre).max() < 2.0
 
 
-def test_a_volume_that_gives_no_picture_is_refused() -> None:
-    affine = Affine.from_axes([0, 0, 0], np.eye(3)[::-1], [4, 4, 4])
-    with pytest.raises(ValueError, match="constant"):
-        appearance(np.zeros(SHAPE), affine)
-    with pytest.raises(ValueError, match="larger than a head"):
-        appearance(np.arange(np.prod(SHAPE)).reshape(SHAPE), Affine.from_axes([0, 0, 0], np.eye(3)[::-1], [40, 4, 4]))
+def test_every_volume_gives_a_picture_of_bounded_size() -> None:
+    plain = Affine.from_axes([0, 0, 0], np.eye(3)[::-1], [4, 4, 4])
+    empty = appearance(np.zeros(SHAPE), plain)
+    assert compare_t1(empty, head()) is Enhancement.UNCLEAR
+    long_affine = Affine.from_axes([0, 0, -700.0], np.eye(3)[::-1], [40, 4, 4])
+    tall = appearance(np.arange(np.prod(SHAPE)).reshape(SHAPE), long_affine)
+    assert tall.cells.shape == (100, 60, 50)
+    middle_mm = (tall.corner[0] + 49.5) * 4.0
+    assert abs(middle_mm - (-700.0 + 39 * 40 / 2)) <= 4.0
+    assert appearance(np.ones((1, 8, 8)), plain).cells.shape == (1, 8, 8)
     with pytest.raises(ValueError, match=r"\(S, R, C\)"):
-        appearance(np.zeros((4, 4)), affine)
+        appearance(np.zeros((4, 4)), plain)
