@@ -7,12 +7,13 @@ who came by a ticket reads the one study of the ticket.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import mimetypes
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -31,13 +32,14 @@ from portal.tickets import ANY_STUDY, COOKIE, VIEWER_SCOPE, TicketOffice, Ticket
 
 PREFIX = "/ohif"
 VIEWER_CSP = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:; "
-    "worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "default-src 'self'; script-src 'self' 'unsafe-eval' 'wasm-unsafe-eval' blob:{inline}; "
+    "worker-src 'self' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self' data: blob:; object-src 'self' blob:; frame-src 'self' blob:; frame-ancestors 'none'; "
     "base-uri 'self'; form-action 'none'"
 )
-"""Looser than the API's, because OHIF's build has inline scripts and compiles shaders and WebAssembly; still no host
-but our own."""
+"""Looser than the API's, because OHIF compiles WebAssembly and array loops (without 'unsafe-eval' no SEG is drawn) and
+shows PDFs from blobs.  No host but our own; the inline scripts of its page are allowed one by one, by their hashes."""
 
 BULK_ACCEPT = 'multipart/related; type="application/octet-stream"'
 _UID = r"[0-9.]{1,64}"
@@ -48,6 +50,7 @@ _DICOMWEB = re.compile(
     r"(?:/(?:metadata|rendered|thumbnail|frames/[0-9,]{1,2000}(?:/(?:rendered|thumbnail))?"
     r"|bulk(?:data)?(?:/[A-Za-z0-9]{1,64}){1,12}))?)?$"
 )
+_INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _ANSWER_HEADERS = ("content-type", "content-encoding", "content-length")
 _QUERY_NAME = re.compile(r"^[A-Za-z0-9.]{1,64}$")
 _STUDY_NAMES = frozenset({"studyinstanceuid", "0020000d"})
@@ -111,15 +114,10 @@ def app_config(archive_name: str) -> str:
     return f"window.config = {json.dumps(config, sort_keys=True)};\n"
 
 
-@cache
-def _based(path: Path, kind: str) -> bytes:
-    """A file of the build that names paths from the root, moved under `PREFIX`."""
-    text = path.read_text(encoding="utf-8")
-    if kind == "css":
-        return text.replace("url(/", f"url({PREFIX}/").encode()
-    text = re.sub(r'(href|src|content)="/(?!/)', rf'\1="{PREFIX}/', text)
-    text = text.replace('window.PUBLIC_URL="/"', f'window.PUBLIC_URL="{PREFIX}/"')
-    return text.replace("<head>", f'<head><base href="{PREFIX}/">', 1).encode()
+def policy(page: bytes) -> str:
+    """Content-Security-Policy of the viewer, given its page (CSP level 2, hash sources)."""
+    digests = (hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(page))
+    return VIEWER_CSP.format(inline="".join(f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in digests))
 
 
 def static_file(folder: Path, path: str) -> Path | None:
@@ -172,7 +170,7 @@ def accept_for(path: str, accept: str) -> str:
 
 
 def router(settings: ViewerSettings, on_access: Callable[[Request, Access], None] | None = None) -> APIRouter:
-    """/open, /ohif/... and /dicom-web/..."""
+    """/open, /ohif/..., /dicom-web/... and, behind all other routes, the files of the viewer's build."""
     return _Viewer(settings, on_access).routes()
 
 
@@ -180,6 +178,9 @@ class _Viewer:
     def __init__(self, settings: ViewerSettings, on_access: Callable[[Request, Access], None] | None) -> None:
         self._settings = settings
         self._on_access = on_access
+        index = settings.folder / "index.html"
+        page = index.read_bytes() if index.is_file() else b""
+        self._headers = {"Content-Security-Policy": policy(page), "Cache-Control": "private, no-cache"}
         auth = httpx.BasicAuth(settings.username, settings.password) if settings.username else None
         self._http = httpx.AsyncClient(timeout=settings.timeout_s, follow_redirects=False, trust_env=False, auth=auth)
 
@@ -188,8 +189,11 @@ class _Viewer:
         viewing = permission(VIEWER_SCOPE)
         made.add_api_route("/open", self.open, methods=["GET"], openapi_extra=permission(OPEN))
         made.add_api_route(PREFIX, self.home, methods=["GET"], openapi_extra=viewing)
-        made.add_api_route(PREFIX + "/{path:path}", self.static, methods=["GET"], openapi_extra=viewing)
+        made.add_api_route(PREFIX + "/{path:path}", self.page, methods=["GET"], openapi_extra=viewing)
         made.add_api_route("/dicom-web/{path:path}", self.dicomweb, methods=["GET"], openapi_extra=viewing)
+        # OHIF's build names its files from the root, so what no other route takes may be one of them.  Last, so that
+        # it takes nothing from others.
+        made.add_api_route("/{path:path}", self.file, methods=["GET"], openapi_extra=viewing)
         return made
 
     def open(self, request: Request, ticket: str = "", study: str = ANY_STUDY) -> Response:
@@ -216,24 +220,22 @@ class _Viewer:
         """The viewer's first page."""
         return RedirectResponse(f"{PREFIX}/", status_code=308)
 
-    def static(self, path: str) -> Response:
-        """A file of the viewer; a path that names no file is a page of it."""
-        headers = {"Content-Security-Policy": VIEWER_CSP, "Cache-Control": "private, no-cache"}
+    def page(self, path: str) -> Response:
+        """A page of the viewer: its router reads the address, so every page is the same file."""
+        found = static_file(self._settings.folder, "index.html")
+        if found is None or "." in path.rpartition("/")[2]:
+            raise HTTPException(404)
+        return FileResponse(found, headers=self._headers)
+
+    def file(self, path: str) -> Response:
+        """A file of the viewer's build, and its configuration."""
         if path == "app-config.js":
             config = app_config(self._settings.archive_name)
-            return Response(config, media_type="text/javascript", headers=headers)
+            return Response(config, media_type="text/javascript", headers=self._headers)
         found = static_file(self._settings.folder, path)
-        if found is None:
-            if "." in path.rpartition("/")[2]:
-                raise _absent()
-            found = static_file(self._settings.folder, "index.html")
-        if found is None:
-            raise _absent()
-        if found.name == "index.html":
-            return Response(_based(found, "html"), media_type="text/html", headers=headers)
-        if found.suffix == ".css":
-            return Response(_based(found, "css"), media_type="text/css", headers=headers)
-        return FileResponse(found, headers=headers)
+        if found is None or found.name == "index.html":
+            raise HTTPException(404)
+        return FileResponse(found, headers=self._headers)
 
     async def dicomweb(self, request: Request, path: str) -> Response:
         """Read the archive by DICOMweb: metadata, frames, bulk data, searches."""
@@ -241,7 +243,7 @@ class _Viewer:
         is_allowed, study = allowed_study(path, identity)
         if not is_allowed:
             # Another person's study looks like one that does not exist.
-            raise _absent()
+            raise HTTPException(404)
         query = query_for(request.query_params.multi_items(), study)
         headers = {
             "Accept": accept_for(path, request.headers.get("accept", "")),
@@ -270,7 +272,3 @@ async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
             yield piece
     finally:
         await answer.aclose()
-
-
-def _absent() -> Exception:
-    return HTTPException(404)

@@ -137,20 +137,22 @@ def test_a_visit_opens_nothing_but_the_viewer(client: TestClient, office: Ticket
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_files_are_served_under_their_prefix(client: TestClient) -> None:
+def test_pages_and_files(client: TestClient, build: Path) -> None:
     client.headers["X-API-Key"] = "all"
-    page = client.get("/ohif/viewer")
-    assert '<base href="/ohif/">' in page.text
-    assert 'src="/ohif/app.js"' in page.text
-    assert 'window.PUBLIC_URL="/ohif/"' in page.text
-    assert client.get("/ohif/app.css").text == "@font-face{src:url(/ohif/a.woff2)}"
-    assert client.get("/ohif/codec.wasm").headers["content-type"] == "application/wasm"
-    assert client.get("/ohif/app.js").headers["content-type"].startswith("text/javascript")
-    config = client.get("/ohif/app-config.js").text
+    for page in ("/ohif/", "/ohif/viewer", "/ohif/local/x"):
+        answer = client.get(page)
+        assert answer.text == (build / "index.html").read_text()
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert client.get("/codec.wasm").headers["content-type"] == "application/wasm"
+    assert client.get("/app.js").headers["content-type"].startswith("text/javascript")
+    config = client.get("/app-config.js").text
     assert config.startswith("window.config = {")
     assert "http" not in config
-    assert client.get("/ohif/missing.js").status_code == 404
+    for missing in ("/ohif/missing.js", "/missing.js", "/missing", "/", "/index.html", "/assets"):
+        assert client.get(missing).status_code == 404, missing
     assert client.get("/ohif").headers["location"] == "/ohif/"
+    del client.headers["X-API-Key"]
+    assert client.get("/app.js").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_files_are_served_under_their_prefix(client: TestClient) -> None:
 )
 def test_no_path_leaves_the_folder(client: TestClient, build: Path, path: str) -> None:
     client.headers["X-API-Key"] = "all"
-    assert "secret" not in client.get(f"/ohif/{quote(path)}").text
+    assert "secret" not in client.get(f"/{quote(path)}").text
     assert static_file(build, path) is None
 
 
