@@ -1,4 +1,4 @@
-"""The shipped brain-flair on synthetic studies: it finds the lesion of the demonstration, and nothing where is nothing."""
+"""The shipped brain-flair on synthetic studies: the lesion of the demonstration is found, and nothing where none is."""
 
 from __future__ import annotations
 
