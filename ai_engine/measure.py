@@ -3,7 +3,7 @@
 Definitions, with what they are like:
 
 *Volume*: voxel count times the absolute determinant of the affine ("sum of segmented voxel method", 126030 DCM).  For a
-smooth body the expected error is random and small: within 1 % for a sphere of ten voxels' diameter or more.
+smooth body the expected error is random and small: within 3 % for a sphere that at least five slices cross.
 
 *Long axis*: the longest distance between two points of the outline of one 8-connected island in one slice, over all
 slices; the *short axis* is the longest chord of that island's convex hull at right angles to it.  Both lie in the

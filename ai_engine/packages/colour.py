@@ -1,17 +1,19 @@
 """sRGB to the CIELab integers of Recommended Display CIELab Value (0062,000D), PS3.3 C.10.7.1.1.
 
-DICOM's PCS is CIELab under D50.  L* 0..100 becomes 0..65535; a* and b* -128..127 become 0..65535.
+L* 0..100 becomes 0..65535; a* and b* -128..127 become 0..65535.  The standard's profile connection space has a D50
+white; the readers that exist (pixelmed, dcmjs and so OHIF, highdicom) compute with sRGB's own D65 and no adaptation.
+We write what they turn back into the package's own RGB, so that overlay, PDF and viewer show one colour.
 """
 
 from __future__ import annotations
 
-_XYZ_D50 = (
-    # linear sRGB to XYZ adapted to D50 (Bradford), IEC 61966-2-1 primaries
-    (0.4360747, 0.3850649, 0.1430804),
-    (0.2225045, 0.7168786, 0.0606169),
-    (0.0139322, 0.0971045, 0.7141733),
+_XYZ = (
+    # linear sRGB to XYZ, IEC 61966-2-1
+    (0.4124, 0.3576, 0.1805),
+    (0.2126, 0.7152, 0.0722),
+    (0.0193, 0.1192, 0.9505),
 )
-_WHITE_D50 = (0.96422, 1.0, 0.82521)
+_WHITE_D65 = (0.95047, 1.0, 1.08883)
 
 
 def _linear(value: int) -> float:
@@ -28,9 +30,9 @@ def cielab_from_rgb(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
     linear = [_linear(value) for value in rgb]
     x, y, z = (
         _curve(sum(factor * value for factor, value in zip(row, linear, strict=True)) / white)
-        for row, white in zip(_XYZ_D50, _WHITE_D50, strict=True)
+        for row, white in zip(_XYZ, _WHITE_D65, strict=True)
     )
     lightness, a, b = 116 * y - 16, 500 * (x - y), 200 * (y - z)
     stored = (lightness / 100 * 65535, (a + 128) / 255 * 65535, (b + 128) / 255 * 65535)
-    red, green, blue = (min(65535, max(0, round(value))) for value in stored)
-    return red, green, blue
+    first, second, third = (min(65535, max(0, round(value))) for value in stored)
+    return first, second, third
