@@ -33,13 +33,15 @@ PAGE_LIFE_S = 900.0
 
 @dataclass(frozen=True)
 class Access:
-    """What was asked for, for the audit trail: never search values, never identifiers of patients."""
+    """What was handed out, for the audit trail: never search values, never identifiers of patients."""
 
     action: str
-    """read or search."""
+    """read, search or dicomweb."""
     kind: str
     ids: tuple[str, ...]
     """Opaque ids of the resources that were handed out."""
+    study_uid: str = ""
+    """The study, where one was named; for the audit trail only, never for logs."""
 
 
 @dataclass

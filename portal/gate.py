@@ -91,7 +91,11 @@ class Gate:
             return
         connection = HTTPConnection(scope)
         identity = await self._identify(connection)
-        scope.setdefault("state", {})["identity"] = identity
+        state = scope.setdefault("state", {})
+        state["identity"] = identity
+        state["actor"] = (
+            "nobody" if identity is None else f"{'visitor' if identity.prefix == '' else 'key'}:{identity.name}"
+        )
         if identity is None and scope["path"] not in self._open:
             kind = "unknown-key" if _token(connection) else "missing"
             self._services.metrics.count("auth_failures_total", kind=kind)

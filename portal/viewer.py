@@ -12,6 +12,7 @@ import hashlib
 import json
 import mimetypes
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from portal.gate import OPEN, permission
 from portal.tickets import ANY_STUDY, COOKIE, VIEWER_SCOPE, TicketOffice, TicketRefused, Visitor
 
 PREFIX = "/ohif"
+NOTE_AGAIN_S = 600.0
 VIEWER_CSP = (
     "default-src 'self'; script-src 'self' 'unsafe-eval' 'wasm-unsafe-eval' blob:{inline}; "
     "worker-src 'self' blob:; "
@@ -178,6 +180,7 @@ class _Viewer:
     def __init__(self, settings: ViewerSettings, on_access: Callable[[Request, Access], None] | None) -> None:
         self._settings = settings
         self._on_access = on_access
+        self._noted: dict[tuple[str, str], float] = {}
         index = settings.folder / "index.html"
         page = index.read_bytes() if index.is_file() else b""
         self._headers = {"Content-Security-Policy": policy(page), "Cache-Control": "private, no-cache"}
@@ -260,10 +263,23 @@ class _Viewer:
         if answer.is_redirect or answer.status_code in (401, 403) or answer.status_code >= 500:
             await answer.aclose()
             raise PeerTrouble("the archive answered with an error")
-        if self._on_access:
-            await run_in_threadpool(self._on_access, request, Access("dicomweb", "ImagingStudy", ()))
+        await self._note(request, path)
         kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
         return StreamingResponse(_pieces(answer), answer.status_code, kept, background=BackgroundTask(answer.aclose))
+
+    async def _note(self, request: Request, path: str) -> None:
+        """Tell the audit trail who looks at which study: once in a while, not once for every frame."""
+        if self._on_access is None:
+            return
+        match = _DICOMWEB.fullmatch(path)
+        study = (match["study"] or match["in_study"] or match["in_series"] or "") if match else ""
+        looked = (request.state.actor, study)
+        now = time.monotonic()
+        if now < self._noted.get(looked, 0.0):
+            return
+        self._noted = {key: until for key, until in self._noted.items() if now < until}
+        self._noted[looked] = now + NOTE_AGAIN_S
+        await run_in_threadpool(self._on_access, request, Access("dicomweb", "ImagingStudy", (), study))
 
 
 async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -21,6 +21,7 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian, MRImageS
 
 from dicom_node.metrics import Metrics
 from dicom_node.record.keys import SCOPES, KeyIdentity
+from fhir_bridge.server import Access
 from portal import Listen, PortalServices, TicketOffice, ViewerSettings, create_app
 from portal.serving import ListenRefused, configure
 
@@ -76,6 +77,7 @@ def _bytes(made: Dataset) -> bytes:
 class Portal:
     url: str
     office: TicketOffice
+    noted: list[tuple[str, Access]]
 
     @contextmanager
     def visit(self, study: str) -> Iterator[httpx.Client]:
@@ -124,9 +126,17 @@ def portal(orthanc: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     (folder / "index.html").write_text("<html></html>")
     office = TicketOffice(folder / "tickets")
     viewer = ViewerSettings(folder, f"http://127.0.0.1:{orthanc}/dicom-web", office)
-    key = KeyIdentity("program", "", frozenset(SCOPES))
+    key = KeyIdentity("program", "0a1b2c3d", frozenset(SCOPES))
     port = _port()
-    app = create_app(PortalServices({"key": key}.get, {}, metrics=Metrics(), viewer=viewer))
+    noted: list[tuple[str, Access]] = []
+    services = PortalServices(
+        {"key": key}.get,
+        {},
+        metrics=Metrics(),
+        viewer=viewer,
+        on_access=lambda request, access: noted.append((request.state.actor, access)),
+    )
+    app = create_app(services)
     server = uvicorn.Server(configure(app, Listen(port=port)))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -134,7 +144,7 @@ def portal(orthanc: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.05)
     assert server.started
-    yield Portal(f"http://127.0.0.1:{port}", office)
+    yield Portal(f"http://127.0.0.1:{port}", office, noted)
     server.should_exit = True
     thread.join(20)
 
@@ -172,6 +182,15 @@ def test_the_archives_links_lead_back_to_this_origin_and_the_pdf_can_be_read(por
         answer = client.get(links[0], headers={"Accept": "application/pdf"})
         assert answer.status_code == 200
         assert PAGE in answer.content
+
+
+def test_looking_at_a_study_is_noted_once_with_who_looked(portal: Portal) -> None:
+    portal.noted.clear()
+    with httpx.Client(base_url=portal.url, trust_env=False, headers={"X-API-Key": "key"}) as client:
+        for _ in range(3):
+            client.get(f"/dicom-web/studies/{OTHER}/metadata")
+    told = [(actor, access.action, access.study_uid) for actor, access in portal.noted]
+    assert told == [("key:program", "dicomweb", OTHER)]
 
 
 def test_nobody_reads_the_archive_and_nobody_writes_to_it(portal: Portal) -> None:
