@@ -153,7 +153,7 @@ def _models(chosen: Settings) -> Iterator[Verdict]:
 
 
 def _decoders(_chosen: Settings) -> Iterator[Verdict]:
-    from dicom_node.volume.codecs import check_decoders
+    from dicom_node.volume import check_decoders
 
     missing = check_decoders()
     if missing:

@@ -11,7 +11,7 @@ from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.routing.appearance import appearance
 from dicom_node.stages.context import Tools
-from dicom_node.volume import build_volume, load_volume, save_volume
+from dicom_node.volume import CacheDamaged, build_volume, load_volume, save_volume
 from dicom_node.words import Volume
 
 log = structlog.get_logger()
@@ -70,7 +70,7 @@ def load_or_build(tools: Tools, revision_id: int) -> Volume:
     if target.exists():
         try:
             return load_volume(target)
-        except (OSError, ValueError, KeyError):  # a cache may be thrown away at any time
+        except CacheDamaged:  # a cache may be thrown away at any time
             log.warning("volume.cache-damaged", revision=revision_id)
     with tools.database.read() as connection:
         instances = studies.revision_instances(connection, revision_id)

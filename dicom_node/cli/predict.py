@@ -1,0 +1,191 @@
+"""predict: run a model on files, without a server."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, settings, stop
+from dicom_node.refusals import RefusalCode, Refused
+
+
+def predict(
+    inputs: list[str] = typer.Argument(..., help="DICOM folder, zip, or NIfTI; role=path when a model has several."),
+    model: str = typer.Option(..., "--model", help="NAME or NAME@VERSION."),
+    out: Path = typer.Option(..., "--out", help="Folder for result.json, mask.nii.gz, seg.dcm, sr.dcm, report.pdf."),
+    step: float | None = typer.Option(None, "--step", min=0.1, max=1.0, help="Tile step, as a share of the tile."),
+    no_mirroring: bool = typer.Option(False, "--no-mirroring", help="Switch the package's mirroring off."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
+    precision: str = typer.Option("package", "--precision", help="package, f32 or bf16."),
+    spacing_mm: str | None = typer.Option(None, "--spacing-mm", help="X,Y,Z for NIfTI that does not state its units."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Run a model on files: mask and measurements, and for DICOM input the SEG, SR and PDF that would be sent.
+
+    Several inputs give one folder each, DIR/1, DIR/2 and so on. Nothing is sent anywhere.
+
+    Example: ai-node predict --model brain-flair study-folder --out results
+    """
+    from ai_engine.host import HostSettings, ModelHost
+    from ai_engine.packages import find_package, load_package
+    from ai_engine.prediction import EngineSettings
+    from dicom_node import logs
+    from dicom_node.cli.inputs import cases_of, parse_argument
+
+    logs.set_up("predict")
+    chosen = settings()
+    if device not in ("auto", "cpu", "cuda") or precision not in ("package", "f32", "bf16"):
+        stop(Exit.USAGE, "--device is auto, cpu or cuda; --precision is package, f32 or bf16")
+    with answering(as_json=as_json):
+        folder = find_package(chosen.engine.models, model)
+        package = load_package(folder, weights=False)
+        arguments = [parse_argument(text) for text in inputs]
+        missing = [a for a in arguments if not a.path.exists()]
+        if missing:
+            stop(Exit.USAGE, f"no such file or folder: input {arguments.index(missing[0]) + 1}")
+        cases = cases_of(arguments, package.description)
+        declared = _spacing(spacing_mm)
+        engine = EngineSettings(
+            device=device,  # type: ignore[arg-type]  # checked above
+            precision=precision,  # type: ignore[arg-type]
+            threads=chosen.engine.threads,
+            step=step,
+            mirroring=False if no_mirroring else None,
+        )
+        limits = HostSettings(job_timeout_s=chosen.engine.timeout_s, memory_limit_mb=chosen.engine.memory_limit_mb)
+        refused_any = False
+        with ModelHost(folder, engine, limits, pinned_sha256=package.digest_sha256) as host, _progress() as progress:
+            task = progress.add_task("loading the model", total=len(cases))
+            for number, case in enumerate(cases, start=1):
+                target = out if len(cases) == 1 else out / str(number)
+                progress.update(task, description=f"case {number} of {len(cases)}")
+                try:
+                    result = _one(host, package, case, declared, target, chosen)
+                except Refused as refused:
+                    refused_any = True
+                    result = _refused(package, refused, target)
+                    if len(cases) == 1:
+                        raise
+                progress.advance(task)
+                if as_json:
+                    emit(result)
+                else:
+                    _tell(result, target)
+    if refused_any:
+        raise typer.Exit(int(Exit.REFUSED))
+
+
+def _one(host: Any, package: Any, case: Sequence[Any], declared: Any, target: Path, chosen: Any) -> dict[str, Any]:
+    from ai_engine import predict as engine_predict
+    from ai_engine.prediction import InputVolume
+    from dicom_node.cli.inputs import read_case
+    from dicom_node.files import write_durably
+    from dicom_node.volume import write_nifti
+
+    with tempfile.TemporaryDirectory(prefix="ai-node-") as scratch:
+        read = read_case(case, package.description, declared, Path(scratch))
+        volumes = {
+            role: InputVolume(v.array, v.affine, v.valid, v.modality if read.kind == "dicom" else "")
+            for role, v in read.volumes.items()
+        }
+        reference = read.volumes[package.description.inputs[0].role]
+        facts = engine_predict.InputFacts(read.kind, (*read.notes, *reference.notes))
+        prediction, result = engine_predict.predict(host.predict, volumes, facts)
+        target.mkdir(parents=True, exist_ok=True)
+        write_nifti(prediction.mask, prediction.affine, target / "mask.nii.gz")
+        if read.kind == "dicom":
+            _objects(reference, prediction, target, chosen, read.notes)
+        write_durably(target / "result.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    return result
+
+
+def _objects(reference: Any, prediction: Any, target: Path, chosen: Any, notes: Sequence[str]) -> None:
+    """SEG, SR, PDF and overlay as the node would send them, checked as it would check them; sent nowhere."""
+    import importlib.metadata
+
+    from dicom_node.files import write_durably
+    from dicom_node.record import digest
+    from dicom_node.results import Producer, build, check
+    from dicom_node.words import ObjectKind, RunIdentity
+
+    # Objects made here and objects of a node's run must never share a UID with other bytes: each call has its own.
+    identity = RunIdentity(
+        run_key=digest([uuid.uuid4().hex, prediction.findings.model.digest_sha256]),
+        site_namespace=str(chosen.node.site_namespace or uuid.uuid4()),
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        study_uid=reference.study_uid,
+        notes=tuple(notes),
+        timezone_offset=chosen.node.timezone_offset,
+    )
+    producer = Producer(
+        manufacturer=chosen.node.organisation or "dicom-ai-node",
+        product="dicom-ai-node",
+        version=importlib.metadata.version("dicom-ai-node"),
+        instance_id="predict",
+        contact=chosen.node.contact,
+        is_research_use_only=chosen.node.research_use_only,
+    )
+    built = build(identity, reference, prediction.mask, prediction.findings, producer, language=chosen.node.language)
+    check(built, reference, prediction.mask, prediction.findings)
+    names = {ObjectKind.SEG: "seg.dcm", ObjectKind.SR: "sr.dcm"}
+    for item in built.objects:
+        if item.kind in names:
+            write_durably(target / names[item.kind], item.data)
+    write_durably(target / "report.pdf", built.pdf)
+    write_durably(target / "overlay.png", built.overlay_png)
+
+
+def _refused(package: Any, refused: Refused, target: Path) -> dict[str, Any]:
+    from ai_engine import predict as engine_predict
+    from dicom_node.files import write_durably
+
+    description = package.description
+    result = engine_predict.refused_result(
+        description.name,
+        description.version,
+        package.digest_sha256,
+        refused.refusal,
+        {},
+        engine_predict.InputFacts("unknown"),
+    )
+    write_durably(target / "result.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    return result
+
+
+def _tell(result: dict[str, Any], target: Path) -> None:
+    if "refusal" in result:
+        err.print(f"refused ({result['refusal']['code']}): {result['refusal']['message']}", markup=False)
+        return
+    for region in result["classes"]:
+        err.print(f"{region['name']}: {region['volume_ml']:.1f} mL", markup=False)
+    if not any(region["voxels"] for region in result["classes"]):
+        err.print("no region above threshold (this does not mean that there is no disease)")
+    err.print(f"written to {target}", markup=False)
+
+
+def _spacing(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        raise Refused(RefusalCode.VALIDATION, "--spacing-mm X,Y,Z, three numbers in millimetres", text) from None
+    if not all(0.05 <= value <= 20 for value in (x, y, z)):
+        raise Refused(RefusalCode.VALIDATION, "spacings between 0.05 and 20 mm", text)
+    return x, y, z
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err,
+        disable=not sys.stderr.isatty(), transient=True,
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""Take the files out of a zip archive that somebody sent (hardening 4.8).
+
+Names in the archive are never used: every entry gets a name of ours.  Sizes in the directory lie, so bytes are counted
+while they are read.  Links, devices, encryption, nested archives and unsafe names refuse the whole archive.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from dicom_node.refusals import RefusalCode, Refused
+
+MAX_ENTRIES = 5_000
+MAX_ENTRY_BYTES = 600_000_000
+MAX_TOTAL_BYTES = 4_000_000_000
+MAX_RATIO = 200
+_PIECE = 1 << 20
+_NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"BZh")
+_SKIPPED = frozenset({"dicomdir", "thumbs.db", ".ds_store"})
+
+
+def unpack(archive: Path, folder: Path) -> list[Path]:
+    """Write the plain files of an archive into an empty folder under names of ours; their paths.
+
+    Raises
+    ------
+    Refused
+        archive-damaged, archive-encrypted, archive-unsafe-path, archive-unsafe-entry, archive-nested, archive-bomb,
+        archive-too-many-entries, input-empty.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+            _check_listing(entries)
+            written: list[Path] = []
+            total = 0
+            for number, entry in enumerate(entries):
+                if _is_skipped(entry.filename):
+                    continue
+                target = folder / f"{number:05d}"
+                total += _write(opened, entry, target, MAX_TOTAL_BYTES - total, archive.stat().st_size)
+                written.append(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise Refused(RefusalCode.ARCHIVE_DAMAGED, "a readable zip archive", type(error).__name__) from error
+    if not written:
+        raise Refused(RefusalCode.INPUT_EMPTY, "files in the archive", "none")
+    return written
+
+
+def _check_listing(entries: list[zipfile.ZipInfo]) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise Refused(RefusalCode.ARCHIVE_TOO_MANY_ENTRIES, f"at most {MAX_ENTRIES} files", str(len(entries)))
+    names = set()
+    for entry in entries:
+        name = entry.filename
+        path = PurePosixPath(name)
+        if (
+            "\\" in name
+            or "\0" in name
+            or path.is_absolute()
+            or ".." in path.parts
+            or (len(name) > 1 and name[1] == ":")
+        ):
+            raise Refused(RefusalCode.ARCHIVE_UNSAFE_PATH, "relative names inside the archive", "another name")
+        if name in names:
+            raise Refused(RefusalCode.ARCHIVE_DAMAGED, "each name once", "a name twice")
+        names.add(name)
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG):
+            raise Refused(RefusalCode.ARCHIVE_UNSAFE_ENTRY, "plain files", "a link or device")
+        if entry.flag_bits & 0x1:
+            raise Refused(RefusalCode.ARCHIVE_ENCRYPTED, "entries without a password", "an encrypted entry")
+
+
+def _is_skipped(name: str) -> bool:
+    path = PurePosixPath(name)
+    return "__MACOSX" in path.parts or path.name.lower() in _SKIPPED
+
+
+def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, bytes_left: int, archive_bytes: int) -> int:
+    count = 0
+    limit = min(MAX_ENTRY_BYTES, bytes_left, MAX_RATIO * archive_bytes)
+    with opened.open(entry) as source, open(target, "xb") as file:
+        while piece := source.read(_PIECE):
+            if count == 0 and piece.startswith(_NESTED):
+                raise Refused(RefusalCode.ARCHIVE_NESTED, "plain files", "an archive in the archive")
+            count += len(piece)
+            if count > limit:
+                raise Refused(RefusalCode.ARCHIVE_BOMB, f"at most {limit} bytes", "more")
+            file.write(piece)
+    return count
