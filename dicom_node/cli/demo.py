@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dicom_node.demo.sending import Peer
     from dicom_node.demo.site import Site
 
@@ -59,7 +62,9 @@ def demo(
             if as_json:
                 emit({"studies": [outcome.to_json() for outcome in outcomes]})
             if keep:
-                _keep(site)
+                # the way to end it, therefore no failure
+                with suppress(KeyboardInterrupt):
+                    _keep(site, console)
             console.print("stopping ...")
     except KeyboardInterrupt:
         stop(Exit.FAULT, "interrupted; everything that was started has been stopped")
@@ -136,7 +141,7 @@ def _prepare(folder: Path) -> None:
     (folder / MARK).touch()
 
 
-def _keep(site: Site) -> None:
+def _keep(site: Site, console: Console) -> None:
     """Print one-time links into the viewer until Ctrl-C; Enter makes new ones."""
     from dicom_node.demo.study import Fate
     from portal import TicketOffice
@@ -144,13 +149,13 @@ def _keep(site: Site) -> None:
     office = TicketOffice(site.settings.data.folder / "tickets", ticket_life_s=KEEP_TICKET_S)
     studies = sorted((site.folder / "studies").iterdir(), key=lambda path: [f.value for f in Fate].index(path.name))
     while True:
-        out.print("\nIt keeps running. Links into the viewer, each good once:")
+        console.print("\nIt keeps running. Links into the viewer, each good once:")
         for folder in studies:
-            out.print(f"  {folder.name}: {office.link(site.web_url, _study_uid(folder))}", soft_wrap=True)
-        out.print(
+            console.print(f"  {folder.name}: {office.link(site.web_url, _study_uid(folder))}", soft_wrap=True)
+        console.print(
             f"  configuration: {site.config}\n  your own images: ai-node send FOLDER --to {_address(site)} --from DEMO"
         )
-        out.print("Enter makes new links, Ctrl-C stops everything.")
+        console.print("Enter makes new links, Ctrl-C stops everything.")
         if not sys.stdin.isatty():
             threading.Event().wait()
         input()

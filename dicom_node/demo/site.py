@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -61,6 +62,8 @@ class SiteOptions:
     publish: str = "all"
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stable_age_s: int = 2
+    process: str = "serve"
+    """`serve` for the whole node, or one of its processes alone."""
 
 
 class Site:
@@ -191,10 +194,13 @@ class Site:
         }
 
     def start_node(self) -> None:
-        """Start `ai-node serve` in a process of its own; its log goes to `log`."""
+        """Start `ai-node serve` (or the process asked for) in a process of its own; its log goes to `log`."""
+        # the node ends with us even when we are killed; setpriv is part of every Debian (util-linux)
+        setpriv = shutil.which("setpriv")
+        tied = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
         with self.log.open("ab") as log:
             self._node = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node.cli", "--config", str(self.config), "serve"],
+                [*tied, sys.executable, "-m", "dicom_node.cli", "--config", str(self.config), self.options.process],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
