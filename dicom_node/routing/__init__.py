@@ -12,19 +12,12 @@ and I19 (late data supersedes, never duplicates).
 from __future__ import annotations
 
 from dicom_node.routing.appearance import Appearance
-from dicom_node.routing.book import Route, RouteBook, RoutesRefused
-from dicom_node.routing.cases import (
-    CaseSpec,
-    ClosedSeries,
-    Decision,
-    NotChosen,
-    PastCase,
-    StudyState,
-    Verb,
-    decide,
-)
+from dicom_node.routing.book import RoutesRefused
+from dicom_node.routing.cases import decide
 from dicom_node.routing.explanation import Explanation
 from dicom_node.routing.gate import Channel, PublicationHold
+from dicom_node.routing.route import Route, RouteBook
+from dicom_node.routing.study import CaseSpec, ClosedSeries, Decision, NotChosen, PastCase, StudyState, Verb
 
 __all__ = [
     "Appearance",

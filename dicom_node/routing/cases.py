@@ -10,128 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.routing.attributes import ANY_IMAGE
-from dicom_node.routing.book import PRIORITY_NUMBER, Priority, Route, RouteBook
 from dicom_node.routing.choice import Candidate, choose, why_not
 from dicom_node.routing.clauses import values_of
 from dicom_node.routing.kinds import kinds
-from dicom_node.words import Publish, RoleGuess, SeriesFacts
+from dicom_node.routing.route import Route, RouteBook
+from dicom_node.routing.study import CaseSpec, ClosedSeries, Decision, NotChosen, PastCase, StudyState, Verb
 
 IDENTITY_ATTRIBUTES = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
 """Must not differ between the series of a study (standards section 7.1); named, never printed."""
-
-
-class Verb(StrEnum):
-    """What is to be done for one result family."""
-
-    RUN = "run"
-    WAIT = "wait"
-    REFUSE = "refuse"
-    HOLD = "hold"
-    NOTHING = "nothing"
-
-
-@dataclass(frozen=True)
-class ClosedSeries:
-    """A series with its newest closed revision."""
-
-    facts: SeriesFacts
-    role: RoleGuess
-    revision_id: int
-    held: RefusalCode | None = None
-    """Why the series is held (uid-conflict, patient-conflict), if it is."""
-
-
-@dataclass(frozen=True)
-class PastCase:
-    """A case that this study already has."""
-
-    id: int
-    route: str
-    result_family: str
-    revisions: Mapping[str, int]
-    """Role -> revision id."""
-    set_rank: int = 0
-    is_superseded: bool = False
-    """Whether a later case has taken its place; at most one case of a family is not."""
-
-
-@dataclass(frozen=True)
-class StudyState:
-    """All that case assembly may know of a study."""
-
-    study_uid: str
-    closed: tuple[ClosedSeries, ...]
-    gathering: frozenset[str] = frozenset()
-    """Series Instance UIDs that have instances newer than their closed revision, or no closed revision yet."""
-    is_quiet: bool = False
-    """Whether the study's quiet period is over and nothing is gathering."""
-    quiet_until: str | None = None
-    """When the quiet period will be over, if known; for the timeline."""
-    cases: tuple[PastCase, ...] = ()
-    calling_ae: str | None = None
-
-
-@dataclass(frozen=True)
-class NotChosen:
-    """A series that was not given to the model, and why."""
-
-    series_uid: str
-    revision_id: int
-    role: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class CaseSpec:
-    """The case to run."""
-
-    route: str
-    result_family: str
-    model: str
-    set_rank: int
-    roles: tuple[str, ...]
-    revisions: Mapping[str, int]
-    """Role -> revision id, in the order of the role set."""
-    series: Mapping[str, str]
-    """Role -> Series Instance UID."""
-    publish: Publish
-    destinations: tuple[str, ...]
-    priority: Priority
-    reasons: tuple[str, ...]
-    others: tuple[NotChosen, ...]
-
-    @property
-    def priority_number(self) -> int:
-        """For the queue: lower goes first."""
-        return PRIORITY_NUMBER[self.priority]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What is to be done for one result family of a study.
-
-    Attributes
-    ----------
-    verb
-        RUN: `case` is to be run, in place of case `supersedes` if that is not None; when `repeats` is not None the same
-        choice was run before as that case and its stored result can stand again.  WAIT: `until` says what for.
-        REFUSE: `refusal` is final until something new arrives; case `supersedes`, if any, no longer stands.
-        HOLD: somebody has to decide.  NOTHING: no route applies, or the current case already is the choice.
-    """
-
-    verb: Verb
-    result_family: str
-    route: str | None = None
-    case: CaseSpec | None = None
-    supersedes: int | None = None
-    repeats: int | None = None
-    until: str | None = None
-    refusal: Refusal | None = None
-    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dicom_node.routing.book import Route
 from dicom_node.routing.clauses import number_of, values_of
 from dicom_node.routing.facts import moment_s
 from dicom_node.routing.kinds import is_reformat
+from dicom_node.routing.route import Route
 from dicom_node.words import RoleGuess, SeriesFacts
 
 MAX_COMBINATIONS = 4096

@@ -64,51 +64,7 @@ class Belief:
         return 1.0 / (1.0 + math.exp(-abs(self.odds)))
 
 
-def stated(series: SeriesFacts) -> tuple[tuple[float, str], ...]:
-    """What a series says about itself: contrast tag and words; (log odds, reason) each."""
-    found: list[tuple[float, str]] = []
-    agent = " ".join(str(v).strip().casefold() for v in values_of(series.attributes.get("ContrastBolusAgent")))
-    if agent in _NO_AGENT:
-        found.append((-_SEEN, "Contrast/Bolus Agent says none"))
-    elif agent or series.attributes.get("HasContrastBolusSequence") is True:
-        found.append((_TAG, _TAGGED))
-    for keyword, text in texts(series.attributes):
-        said = contrast(text)
-        if said is not None:
-            found.append((_WORDS if said else -_WORDS, f"{keyword} says {'after' if said else 'before'} contrast"))
-            break
-    return tuple(found)
-
-
-def decide_contrast(series: Sequence[SeriesFacts], compare: Compare | None) -> dict[str, Belief]:
-    """Weigh all signs for the T1-weighted series of one study.
-
-    Parameters
-    ----------
-    series
-        The T1-weighted series, in any order.
-    compare
-        Asked only for series that tags, words and bounds in time leave open or rest on order alone.
-
-    Returns
-    -------
-    dict
-        Belief by Series Instance UID.
-    """
-    ordered = sorted(series, key=lambda s: (_moment(s), s.series_uid))
-    beliefs = {s.series_uid: Belief() for s in ordered}
-    pairs = _equal_pairs(ordered)
-    _add_stated(ordered, pairs, beliefs)
-    pictures = _Pictures(compare)
-    _add_pairs(pairs, beliefs, pictures)
-    _add_bounds(ordered, beliefs)
-    _add_seen(ordered, beliefs, pictures)
-    _add_bounds(ordered, beliefs)
-    _add_hints(ordered, beliefs)
-    return beliefs
-
-
-class _Pictures:
+class Pictures:
     """Asks for each picture at most once."""
 
     def __init__(self, compare: Compare | None) -> None:
@@ -126,6 +82,49 @@ class _Pictures:
         return None if any(picture is None for picture in found) else [p for p in found if p is not None]
 
 
+def stated(series: SeriesFacts) -> tuple[tuple[float, str], ...]:
+    """What a series says about itself: contrast tag and words; (log odds, reason) each."""
+    found: list[tuple[float, str]] = []
+    agent = " ".join(str(v).strip().casefold() for v in values_of(series.attributes.get("ContrastBolusAgent")))
+    if agent in _NO_AGENT:
+        found.append((-_SEEN, "Contrast/Bolus Agent says none"))
+    elif agent or series.attributes.get("HasContrastBolusSequence") is True:
+        found.append((_TAG, _TAGGED))
+    for keyword, text in texts(series.attributes):
+        said = contrast(text)
+        if said is not None:
+            found.append((_WORDS if said else -_WORDS, f"{keyword} says {'after' if said else 'before'} contrast"))
+            break
+    return tuple(found)
+
+
+def decide_contrast(series: Sequence[SeriesFacts], pictures: Pictures) -> dict[str, Belief]:
+    """Weigh all signs for the T1-weighted series of one study.
+
+    Parameters
+    ----------
+    series
+        The T1-weighted series, in any order.
+    pictures
+        Asked only for series that tags, words and bounds in time leave open or rest on order alone.
+
+    Returns
+    -------
+    dict
+        Belief by Series Instance UID.
+    """
+    ordered = sorted(series, key=lambda s: (_moment(s), s.series_uid))
+    beliefs = {s.series_uid: Belief() for s in ordered}
+    pairs = _equal_pairs(ordered)
+    _add_stated(ordered, pairs, beliefs)
+    _add_pairs(pairs, beliefs, pictures)
+    _add_bounds(ordered, beliefs)
+    _add_seen(ordered, beliefs, pictures)
+    _add_bounds(ordered, beliefs)
+    _add_hints(ordered, beliefs)
+    return beliefs
+
+
 def _add_stated(
     ordered: Sequence[SeriesFacts], pairs: Sequence[Sequence[SeriesFacts]], beliefs: Mapping[str, Belief]
 ) -> None:
@@ -141,7 +140,7 @@ def _add_stated(
                 beliefs[s.series_uid].add(odds, reason)
 
 
-def _add_pairs(pairs: Sequence[Sequence[SeriesFacts]], beliefs: Mapping[str, Belief], pictures: _Pictures) -> None:
+def _add_pairs(pairs: Sequence[Sequence[SeriesFacts]], beliefs: Mapping[str, Belief], pictures: Pictures) -> None:
     """The same acquisition twice: before and after contrast, unless its members already say otherwise."""
     for group in pairs:
         first = group[0]
@@ -197,7 +196,7 @@ def bounds(ordered: Sequence[SeriesFacts], beliefs: Mapping[str, Belief]) -> tup
     )
 
 
-def _add_seen(ordered: Sequence[SeriesFacts], beliefs: Mapping[str, Belief], pictures: _Pictures) -> None:
+def _add_seen(ordered: Sequence[SeriesFacts], beliefs: Mapping[str, Belief], pictures: Pictures) -> None:
     """Series between the last known before and the first known after: look whether they enhance where others do."""
     known_before = [s for s in ordered if beliefs[s.series_uid].odds <= -KNOWN]
     known_after = [s for s in ordered if beliefs[s.series_uid].odds >= KNOWN]

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dicom_node.routing.book import Route, RouteBook
-from dicom_node.routing.cases import ClosedSeries, Decision, StudyState, decide
+from dicom_node.routing.cases import decide
 from dicom_node.routing.clauses import Verdict
 from dicom_node.routing.facts import moment_s
 from dicom_node.routing.gate import PublicationHold, publication_gate
 from dicom_node.routing.kinds import kinds
+from dicom_node.routing.route import Route, RouteBook
+from dicom_node.routing.study import ClosedSeries, Decision, StudyState
 from dicom_node.words import RoleGuess, SeriesFacts
 
 

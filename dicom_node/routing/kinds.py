@@ -41,7 +41,7 @@ def kinds(series: SeriesFacts) -> dict[str, str]:
     Returns
     -------
     dict
-        Keys as in `dicom_node.routing.book.Exclusion`; empty for a plain acquisition.  A reformat on one clean stack
+        Keys as in `dicom_node.routing.route.Exclusion`; empty for a plain acquisition.  A reformat on one clean stack
         is no kind of its own: it stays a candidate, at lower confidence (`is_reformat`).
     """
     values = image_type(series)

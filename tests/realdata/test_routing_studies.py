@@ -107,6 +107,28 @@ def test_the_pictures_know_the_pair_and_the_series_between(tumour: Study) -> Non
     assert follows_contrast(early, before, after) is False
 
 
+SILENCED = ("SeriesDescription", "ProtocolName", "EchoTime", "RepetitionTime", "InversionTime", "ScanningSequence")
+
+
+@pytest.mark.parametrize(
+    ("silent", "role"),
+    [
+        ("s1301_flair_axial_post", "flair"),
+        ("s0701_flair_axial", "flair"),
+        ("s0401_t2_tse_axial", "other?"),
+        ("s0502_t1_3d_axial_pre", "other?"),
+    ],
+)
+def test_a_silent_series_is_named_only_by_a_picture_like_a_known_one(tumour: Study, silent: str, role: str) -> None:
+    stripped = {k: v for k, v in tumour.facts[silent].attributes.items() if k not in SILENCED}
+    series = [
+        s if name != silent else SeriesFacts(s.series_uid, s.study_uid, stripped) for name, s in tumour.facts.items()
+    ]
+    guess = assign_roles(series, tumour.compare)[tumour.facts[silent].series_uid]
+    assert guess.role + ("?" if guess.ambiguous_with else "") == role
+    assert assign_roles(series)[tumour.facts[silent].series_uid].ambiguous_with
+
+
 def test_the_study_is_de_identified_and_so_never_goes_to_fhir(tumour: Study) -> None:
     for series in tumour.facts.values():
         assert "de-identified" in {hold.code for hold in publication_gate(series, default_issuer="H")}

@@ -8,9 +8,10 @@ from typing import get_args
 import pytest
 
 from dicom_node.routing.attributes import ROUTE_ATTRIBUTES
-from dicom_node.routing.book import Criterion, Exclusion, Route, RouteBook, RoutesRefused, load_routes, parse_routes
+from dicom_node.routing.book import RoutesRefused, load_routes, parse_routes
 from dicom_node.routing.clauses import COMBINATIONS, COMPARISONS
 from dicom_node.routing.gate import HOLDS
+from dicom_node.routing.route import Criterion, Exclusion, Route, RouteBook
 from dicom_node.words import Publish
 
 pytestmark = pytest.mark.unit
@@ -166,3 +167,10 @@ def test_every_key_is_documented() -> None:
     ]
     missing = [word for word in words if f"`{word}`" not in page]
     assert not missing, f"docs/reference/routing.md does not explain {missing}"
+
+
+def test_the_room_exports_its_verb_and_its_types() -> None:
+    import dicom_node.routing as room
+
+    assert [name for name in room.__all__ if not name[0].isupper()] == ["decide"]
+    assert all(hasattr(room, name) for name in room.__all__)
