@@ -65,7 +65,7 @@ def assemble(tools: Tools, study_uid: str, read_revision: ReadRevision) -> list[
             seen = _closed(connection, study_uid)
         roles = _roles(tools, routes, seen, read_revision)
         described = {route.model: tools.models.describe(route.model) for route in routes.routes if route.enabled}
-        reach("K7")
+        reach("K8")
         with tools.database.write() as connection:
             now_closed = _closed(connection, study_uid)
             if {s: c.revision_id for s, c in now_closed.items()} != {s: c.revision_id for s, c in seen.items()}:

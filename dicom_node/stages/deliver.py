@@ -79,6 +79,7 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
                 tries=tries,
                 seen=confirmation.get("seen", ""),
             )
+    reach("K17")
     return _next(tools, run_id, name, case["priority"])
 
 

@@ -30,6 +30,7 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
     A run that already has its findings goes on at once.  A refusal of the input ends the run as *refused*; a dead child
     is counted before the next try, and three deaths end the run as *failed* (I11).
     """
+    reach("K8")
     started = start(tools, run_id, "infer")
     if started is None:
         return []
