@@ -15,6 +15,7 @@ from typing import Any
 class _Guest:
     address: str
     since: float
+    sender: str = ""
     is_associated: bool = False
     has_spoken: bool = False
 
@@ -27,7 +28,8 @@ class Gate:
     max_associations
         Established associations in all; as many connections may wait to become one.
     max_per_address
-        Established associations from one address; twice as many connections may wait.
+        Established associations of one sender, that is one AE title at one address, so that a flood under one listed
+        title does not shut out another; twice as many connections of one address may wait.
     patience_s
         An association that has sent no message for this long after it was accepted may be asked to leave.
     """
@@ -50,14 +52,15 @@ class Gate:
             del self._guests[victim]
             return victim
 
-    def associate(self, key: Any, now: float) -> tuple[bool, Any | None]:
+    def associate(self, key: Any, ae_title: str, now: float) -> tuple[bool, Any | None]:
         """An association was requested: may it be accepted, and which silent one has to leave for it."""
         with self._lock:
             guest = self._guests.get(key)
             if guest is None:
                 return False, None
             seated = [(g.since, k, g) for k, g in self._guests.items() if g.is_associated]
-            here = [entry for entry in seated if entry[2].address == guest.address]
+            guest.sender = f"{guest.address} {ae_title}"
+            here = [entry for entry in seated if entry[2].sender == guest.sender]
             crowd = here if len(here) >= self._max_per_address else seated if len(seated) >= self._max else None
             victim = None
             if crowd is not None:

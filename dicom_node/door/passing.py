@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
@@ -130,6 +131,8 @@ class Passer:
         request.Priority = 0x0002
         request.DataSet = BytesIO(data[data_set_offset(data) :])
         association._reactor_checkpoint.clear()
+        while not association._is_paused and association.is_alive():  # else the reactor might take the answer
+            time.sleep(0.0005)
         try:
             association.dimse.send_msg(request, context.context_id)
             _, response = association.dimse.get_msg(block=True)

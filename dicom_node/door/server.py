@@ -196,7 +196,7 @@ class Door:
             return NOT_RECOGNISED_CALLING, "calling-ae"
         if self.intake.vault.why_not_ready() is not None and self.intake.vault.missing:
             return CONGESTION, "not-ready"
-        welcome, victim = self.gate.associate(assoc, time.monotonic())
+        welcome, victim = self.gate.associate(assoc, sender.ae_title, time.monotonic())
         if victim is not None:
             self._ask_to_leave(victim)
         if not welcome:

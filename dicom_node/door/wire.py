@@ -329,11 +329,23 @@ class DoorAssociation(Association):
                     break
                 self._idle.clear()
                 try:
-                    self._serve_request(message, context_id)
+                    self._serve(message, context_id)
                 finally:
                     self._idle.set()
             if self._has_ended():
                 return
+
+    def _serve(self, message: Any, context_id: int) -> None:
+        spool = getattr(message, "DataSet", None)
+        try:
+            if message.is_valid_request:
+                self._serve_request(message, context_id)
+            else:  # a UID or a message ID is absent: the library would leave the sender without an answer for ever
+                log.warning("door.request-incomplete")
+                self.abort()
+        finally:
+            if isinstance(spool, Spool):
+                spool.discard()
 
     def _has_ended(self) -> bool:
         if self.is_established and self.acse.is_release_requested():
