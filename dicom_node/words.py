@@ -169,7 +169,9 @@ _MOVES: tuple[Mapping[Any, frozenset[Any]], ...] = (REVISION_MOVES, CASE_MOVES, 
 
 def may_move(old: StrEnum, new: StrEnum) -> bool:
     """Whether the one table of legal transitions lets a row go from `old` to `new`."""
-    return any(old in moves and new in moves[old] for moves in _MOVES if type(old) is type(next(iter(moves))))
+    if type(old) is not type(new):  # states of different kinds may be equal as text
+        return False
+    return any(new in moves.get(old, ()) for moves in _MOVES if type(next(iter(moves))) is type(old))
 
 
 @dataclass(frozen=True)
