@@ -194,7 +194,7 @@ def _check_jpeg(spec: FrameSpec, encoded: bytes, frames: frozenset[int]) -> int:
     """Compare the frame header of a JPEG or JPEG-LS codestream (T.81 B.2.2, T.87 C.2.2); returns its precision."""
     if encoded[:2] != b"\xff\xd8":
         raise DecodeFailure("no JPEG codestream")
-    if not encoded.rstrip(b"\0").endswith(b"\xff\xd9"):
+    if not encoded.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         raise DecodeFailure("a JPEG codestream without its end")  # CharLS would search for it for many seconds
     position = 2
     while position + 4 <= len(encoded):
