@@ -267,7 +267,9 @@ def dciodvfy(path: Path) -> list[str]:
     """The errors that dicom3tools' validator finds in an object."""
     if shutil.which("dciodvfy") is None:
         raise RuntimeError("dciodvfy is missing: install dicom3tools")
-    done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace", timeout=60, check=False
+    )
     return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("Error", "Abort"))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,7 +88,9 @@ def _fits(vr: str, value: str) -> bool:
 
 
 def _words(value: object) -> str:
-    return " ".join(str(value).split())
+    """Text for comparison: composed, without control and format characters (which never leave), blanks as one."""
+    composed = unicodedata.normalize("NFC", str(value))
+    return " ".join("".join(" " if unicodedata.category(c)[0] == "C" else c for c in composed).split())
 
 
 def _same_name(written: str, source: str) -> bool:
