@@ -177,8 +177,8 @@ class NnunetRunner:
 def _without_mask_resampling(configuration: dict[str, Any]) -> Any:
     """nnU-Net's configuration, except that the training mask is not resampled: there is none here.
 
-    nnU-Net resamples the mask of nonzero voxels along with every picture and then throws it away: half the time of
-    preparing 155 slices (measured).
+    nnU-Net resamples the mask of nonzero voxels along with every picture, and here nobody would look at it: 0.5 of
+    2.6 CPU seconds for 155 slices (measured).
     """
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
