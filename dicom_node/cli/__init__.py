@@ -32,6 +32,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "keys": ("dicom_node.cli.operate", "keys_app", "API keys of programs."),
     "audit": ("dicom_node.cli.operate", "audit_app", "The audit log."),
     "config": ("dicom_node.cli.doctor", "config_app", "The settings in force."),
+    "health": ("dicom_node.cli.processes", "health", "Ask the running node whether it lives."),
     "doctor": ("dicom_node.cli.doctor", "doctor", "Check everything the node needs, and say what to do."),
     "train": ("dicom_node.cli.train", "app", "Train a model on your own data."),
     "evaluate": ("dicom_node.cli.evaluate", "app", "Measure a model on labelled cases."),

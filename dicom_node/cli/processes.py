@@ -105,6 +105,23 @@ def web() -> None:
     _until_told(lambda ended: run_web(chosen, database, ended))
 
 
+def health() -> None:
+    """Ask the running node on this machine whether its processes turn; exit code 4 when it does not answer.
+
+    Example: ai-node health
+    """
+    import httpx
+
+    chosen = settings()
+    host = "127.0.0.1" if chosen.web.host in ("0.0.0.0", "::") else chosen.web.host
+    try:
+        answer = httpx.get(f"http://{host}:{chosen.web.port}/livez", timeout=5.0, trust_env=False)
+    except httpx.HTTPError as error:
+        stop(Exit.UNREACHABLE, f"no answer from the node ({type(error).__name__})")
+    if answer.status_code != httpx.codes.OK:
+        stop(Exit.UNREACHABLE, "the node answers, and says that it does not live: see its log")
+
+
 def _start(name: str) -> tuple[Settings, Database]:
     from dicom_node import logs
 
