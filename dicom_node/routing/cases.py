@@ -16,7 +16,7 @@ from dicom_node.routing.attributes import ANY_IMAGE
 from dicom_node.routing.choice import Candidate, choose, why_not
 from dicom_node.routing.clauses import values_of
 from dicom_node.routing.kinds import kinds
-from dicom_node.routing.route import Route, RouteBook
+from dicom_node.routing.route import PRIORITY_NUMBER, Priority, Route, RouteBook
 from dicom_node.routing.study import CaseSpec, ClosedSeries, Decision, NotChosen, PastCase, StudyState, Verb
 
 IDENTITY_ATTRIBUTES = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
@@ -246,10 +246,20 @@ def _case_spec(fit: Fit, rank: int, study: StudyState) -> CaseSpec:
         series={role: candidate.facts.series_uid for role, candidate in chosen.items()},
         publish=route.publish,
         destinations=route.destinations,
-        priority=route.priority_for(study.calling_ae),
+        priority=_priority(route, chosen, study),
         reasons=_reasons(fit, rank, chosen),
         others=_not_chosen(fit, chosen),
     )
+
+
+def _priority(route: Route, chosen: Mapping[str, Candidate], study: StudyState) -> Priority:
+    """The most urgent of those that the senders of the study, or else of the chosen series, have."""
+    callers = (
+        [study.calling_ae]
+        if study.calling_ae
+        else [str(candidate.facts.attributes.get("CallingAETitle", "")) for candidate in chosen.values()]
+    )
+    return min((route.priority_for(caller) for caller in callers), key=PRIORITY_NUMBER.__getitem__)
 
 
 def _reasons(fit: Fit, rank: int, chosen: Mapping[str, Candidate]) -> tuple[str, ...]:

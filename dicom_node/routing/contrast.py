@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from dicom_node.routing.appearance import Appearance, Enhancement, compare_t1, follows_contrast
 from dicom_node.routing.clauses import number_of, values_of
 from dicom_node.routing.facts import moment_s
-from dicom_node.routing.idioms import contrast, fold, texts
+from dicom_node.routing.idioms import contrast, fold, texts, without_contrast
 from dicom_node.routing.physics import acquisition
 from dicom_node.words import SeriesFacts
 
@@ -27,7 +27,7 @@ KNOWN = 1.4
 """Log odds from which one series bounds the others in time (probability 0.80)."""
 
 _TAGGED = "Contrast/Bolus Agent is given"
-_TAG, _WORDS, _PAIR, _SEEN, _BOUND, _HINT = 3.0, 3.0, 1.5, 2.0, 2.5, 0.4
+_TAG, _WORDS, _PAIR, _SEEN, _BOUND, _UNMARKED, _HINT = 3.0, 3.0, 1.5, 2.0, 2.5, 1.2, 0.4
 _SAME_MOMENT_S = 2.0
 _PAIR_APART_S = 30.0
 _NO_AGENT = frozenset({"no", "none", "n", "non", "nein", "without", "no contrast", "nil", "0"})
@@ -121,6 +121,7 @@ def decide_contrast(series: Sequence[SeriesFacts], pictures: Pictures) -> dict[s
     _add_bounds(ordered, beliefs)
     _add_seen(ordered, beliefs, pictures)
     _add_bounds(ordered, beliefs)
+    _add_unmarked(ordered, beliefs)
     _add_hints(ordered, beliefs)
     return beliefs
 
@@ -149,7 +150,7 @@ def _add_pairs(pairs: Sequence[Sequence[SeriesFacts]], beliefs: Mapping[str, Bel
             if one.odds >= KNOWN or two.odds <= -KNOWN:
                 continue  # the earlier is after contrast, or the later before: repeated for another reason
             weight, seen = _PAIR, None
-            if not (one.odds <= -KNOWN and two.odds >= KNOWN):
+            if one.odds > -KNOWN and two.odds < KNOWN:  # order alone speaks: look
                 images = pictures.get(first.series_uid, later.series_uid)
                 seen = compare_t1(images[0], images[1]) if images else None
             if seen is Enhancement.NONE:
@@ -216,6 +217,19 @@ def _add_seen(ordered: Sequence[SeriesFacts], beliefs: Mapping[str, Belief], pic
             belief.add(-_SEEN, "what enhances elsewhere in the study is not bright here")
 
 
+def _add_unmarked(ordered: Sequence[SeriesFacts], beliefs: Mapping[str, Belief]) -> None:
+    """Who marks contrast on the later series, and only there, would have marked it on an earlier one."""
+    marks = {s.series_uid: sum(odds for odds, _ in stated(s)) for s in ordered}
+    marked = [moment_s(s) for s in ordered if marks[s.series_uid] >= KNOWN]
+    first_marked = min((m for m in marked if m is not None), default=None)
+    if first_marked is None or min(marks.values()) < 0:
+        return
+    for s in ordered:
+        belief, moment = beliefs[s.series_uid], moment_s(s)
+        if moment is not None and moment < first_marked and belief.odds == 0.0 and not stated(s):
+            belief.add(-_UNMARKED, "carries no mark of contrast, while a later T1 of the study does")
+
+
 def _add_hints(ordered: Sequence[SeriesFacts], beliefs: Mapping[str, Belief]) -> None:
     """A second volume acquisition, now with fat suppression: usual after contrast, decides nothing alone."""
     for index, s in enumerate(ordered):
@@ -243,7 +257,7 @@ def _equal_pairs(ordered: Sequence[SeriesFacts]) -> list[list[SeriesFacts]]:
 def _is_equal(one: SeriesFacts, two: SeriesFacts) -> bool:
     a, b, p, q = one.attributes, two.attributes, acquisition(one), acquisition(two)
     return (
-        fold(str(a.get("SeriesDescription", ""))) == fold(str(b.get("SeriesDescription", "")))
+        _description(one) == _description(two)
         and a.get("Plane") == b.get("Plane")
         and (p.sequence, p.is_3d, p.is_fat_suppressed) == (q.sequence, q.is_3d, q.is_fat_suppressed)
         and _is_close(p.echo_ms, q.echo_ms)
@@ -251,6 +265,10 @@ def _is_equal(one: SeriesFacts, two: SeriesFacts) -> bool:
         and _is_close(p.inversion_ms, q.inversion_ms)
         and _is_close(number_of(a.get("SliceStepMm")), number_of(b.get("SliceStepMm")))
     )
+
+
+def _description(s: SeriesFacts) -> str:
+    return without_contrast(fold(str(s.attributes.get("SeriesDescription", ""))))
 
 
 def _is_close(one: float | None, two: float | None) -> bool:

@@ -127,3 +127,8 @@ def contrast(folded: str) -> bool | None:
     without = _WITHOUT.search(folded) is not None
     with_agent = _WITH.search(_WITHOUT.sub(" ", folded)) is not None
     return None if without == with_agent else with_agent
+
+
+def without_contrast(folded: str) -> str:
+    """The text without its words about contrast: what is left is the same before and after."""
+    return " ".join(_WITH.sub(" ", _WITHOUT.sub(" ", folded)).split())

@@ -63,6 +63,7 @@ class StudyState:
     """When the quiet period will be over, if known; for the timeline."""
     cases: tuple[PastCase, ...] = ()
     calling_ae: str | None = None
+    """Of the sender whose priority counts; None: the ``CallingAETitle`` of the chosen series."""
 
 
 @dataclass(frozen=True)

@@ -317,6 +317,12 @@ def test_priority_goes_by_the_calling_ae() -> None:
     decision = only(routes, state([one(7, PRE)], calling_ae="EMERGENCY"))
     assert decision.case is not None
     assert (decision.case.priority, decision.case.priority_number) == ("stat", 1)
+    by_series = only(routes, state([one(7, PRE, CallingAETitle="EMERGENCY")]))
+    assert by_series.case is not None
+    assert by_series.case.priority == "stat"
+    other = only(routes, state([one(7, PRE, CallingAETitle="WARD")]))
+    assert other.case is not None
+    assert (other.case.priority, other.case.priority_number) == ("routine", 10)
 
 
 # -- every order ends alike ----

@@ -210,6 +210,18 @@ def test_a_tag_on_every_t1_does_not_undo_the_pair() -> None:
     assert said(*tagged) == {9: "t1?", 12: "t1c"}
 
 
+def test_the_plain_twin_of_a_marked_series_is_before_contrast() -> None:
+    marked = series(6, 54, SeriesDescription="t1_se_tra +GD", ContrastBolusAgent="Gd", **SPIN_ECHO_T1)
+    assert said(series(2, 42, SeriesDescription="t1_se_tra", **SPIN_ECHO_T1), marked) == {2: "t1", 6: "t1c"}
+
+
+def test_an_unmarked_t1_before_a_marked_one_is_before_contrast() -> None:
+    marked = series(6, 54, SeriesDescription="T1 AX POST", **SPIN_ECHO_T1)
+    assert said(series(2, 42, SeriesDescription="SAG T1", **VOLUME_T1), marked) == {2: "t1", 6: "t1c"}
+    assert said(series(9, 60, SeriesDescription="SAG T1", **VOLUME_T1), marked) == {9: "t1c", 6: "t1c"}
+    assert said(series(2, None, SeriesDescription="SAG T1", **VOLUME_T1), marked) == {2: "t1?", 6: "t1c"}
+
+
 def test_what_is_known_bounds_the_others_in_time() -> None:
     found = [
         series(3, 10, **VOLUME_T1),
