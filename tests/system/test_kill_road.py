@@ -168,9 +168,11 @@ def orphans(worker_pid: int) -> list[str]:
 
 def wait_dead(worker: subprocess.Popen[bytes], log: Path) -> None:
     try:
-        code = worker.wait(DEADLINE_S)
+        try:
+            code = worker.wait(DEADLINE_S)
+        finally:
+            worker.kill()
     except subprocess.TimeoutExpired:
-        worker.kill()
         pytest.fail(f"the worker never reached its kill point\n{log.read_text()[-3000:]}")
     assert code == -signal.SIGKILL
     deadline = time.monotonic() + 5
@@ -191,6 +193,7 @@ def finish(site: Site, studies: list[str]) -> None:
     site.check(studies)
 
 
+@pytest.mark.timeout(1200)
 def test_killed_at_every_point_of_the_road(site: Site, flair: list[Path], tmp_path: Path) -> None:
     """One study; the worker dies at each point in turn, and each next worker goes on where it stood."""
     study = site.bring(as_study(flair, tmp_path / "study", 1))
