@@ -175,11 +175,11 @@ class Gatherer:
         with self._database.read() as connection:
             known = rows.gathered(connection, uid)
         state.due_s = float("inf")
-        if known.is_held or (not known.headers and not known.refused):
+        if not known.is_open or known.is_held:
             with self._lock:
                 self._series.pop(uid, None)  # comes back with a new instance, or with the next refresh after a release
             return
-        if known.waiting:
+        if known.waiting or not (known.headers or known.refused):
             return  # the indexer will note them
         evidence, facts = self._weigh(known, state)
         state.grade, wait_s = grade(evidence, self._patience(known.senders))
@@ -246,6 +246,7 @@ class Gatherer:
                 )
             else:
                 rows.close_unreadable(connection, uid)
+                log.warning("gather.series-unreadable", instances=evidence.refused)
             is_open = rows.is_open(connection, uid)
             study_uid = rows.study_of_series(connection, uid)
         with self._lock:

@@ -95,7 +95,14 @@ class Indexer:
             for row, reading in readings:
                 if isinstance(reading, Refusal):
                     study_uid, series_uid = rows.known_place(connection, row["id"])
-                    rows.refuse_instance(connection, row["id"], study_uid, series_uid, reading)
+                    rows.refuse_instance(
+                        connection,
+                        row["id"],
+                        study_uid,
+                        series_uid,
+                        reading,
+                        is_input=self._is_input(row["sop_class_uid"]),
+                    )
                     log.warning("gather.instance-refused", instance=row["id"], code=reading.code.value)
                     touched += [series_uid] if series_uid else []
                     continue

@@ -246,13 +246,19 @@ def index_instance(
 
 
 def refuse_instance(
-    connection: Connection, instance_id: int, study_uid: str | None, series_uid: str | None, refusal: Refusal
+    connection: Connection,
+    instance_id: int,
+    study_uid: str | None,
+    series_uid: str | None,
+    refusal: Refusal,
+    *,
+    is_input: bool,
 ) -> None:
     """Record that an object is kept but cannot be read; its series, where known, cannot be complete."""
     connection.execute(update(instances).where(instances.c.id == instance_id).values(refusal=refusal.to_json()))
     if study_uid and series_uid:
         _join_study(connection, study_uid, {})
-        _join_series(connection, series_uid, study_uid, is_input=True)
+        _join_series(connection, series_uid, study_uid, is_input=is_input)
         note(connection, "instance.refused", study_uid, series_uid=series_uid, code=refusal.code.value)
 
 

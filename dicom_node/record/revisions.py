@@ -26,6 +26,8 @@ class Gathered:
 
     series_uid: str
     study_uid: str
+    is_open: bool
+    """Instances arrived that no revision holds yet; never for results, which are no input."""
     is_held: bool
     """The series or its study is held: nothing is closed until a person has decided."""
     headers: Mapping[str, Mapping[str, Any]]
@@ -68,7 +70,13 @@ def study_of_series(connection: Connection, series_uid: str) -> str:
 def gathered(connection: Connection, series_uid: str) -> Gathered:
     """Everything the grade of a series depends on, but for what others count."""
     row = connection.execute(
-        select(series.c.study_uid, series.c.held, series.c.last_arrival_at, studies.c.held.label("study_held"))
+        select(
+            series.c.study_uid,
+            series.c.is_open,
+            series.c.held,
+            series.c.last_arrival_at,
+            studies.c.held.label("study_held"),
+        )
         .join(studies, studies.c.uid == series.c.study_uid)
         .where(series.c.uid == series_uid)
     ).one()
@@ -96,6 +104,7 @@ def gathered(connection: Connection, series_uid: str) -> Gathered:
     return Gathered(
         series_uid=series_uid,
         study_uid=row.study_uid,
+        is_open=row.is_open,
         is_held=row.held is not None or row.study_held is not None,
         headers={r.uid: r.header for r in found if r.header is not None and r.refusal is None},
         refused=sum(r.refusal is not None for r in found),

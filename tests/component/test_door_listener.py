@@ -23,10 +23,9 @@ from pydicom.uid import generate_uid
 
 from dicom_node.door import Disk, Door, Intake, Vault
 from dicom_node.door.table import SOP_CLASSES, TRANSFER_SYNTAXES
-from dicom_node.record import Database
 from dicom_node.settings import Settings
 from tests.support import slices
-from tests.support.listening import Records, settings_for, until
+from tests.support.listening import Records, migrated, settings_for, until
 from tests.support.peers_dimse import associate, associate_request, association, encode, store_raw
 
 pytestmark = pytest.mark.component
@@ -36,8 +35,7 @@ class OpenDoor(Records):
     """A door alone: no indexer, no gatherer."""
 
     def __init__(self, settings: Settings, disk: Disk | None = None) -> None:
-        self.database = Database(settings.records_url)
-        self.database.migrate()
+        self.database = migrated(settings)
         self.vault = Vault(
             settings.data.folder, disk or Disk(), max_object_bytes=int(settings.door.max_object_mb * 1024 * 1024)
         )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +42,33 @@ def settings_for(folder: Path, **sections: Mapping[str, Any]) -> Settings:
             "port": 0,
             "senders": [{"ae_title": "ORTHANC", "is_archive": True}, {"ae_title": "MODALITY"}],
         },
-        "gather": {"quiet_s": 0.5, "cap_s": 2.0, "study_quiet_s": 3.0},
+        "gather": {"quiet_s": 0.3, "cap_s": 1.0, "study_quiet_s": 2.0},
         "orthanc": {"url": "http://127.0.0.1:9", "pass_originals": False},
     }
     for name, changes in sections.items():
         values[name] = {**values.get(name, {}), **changes}
     return Settings(**values)
+
+
+def migrated(settings: Settings) -> Database:
+    """A database with today's tables: migrated once for all tests of this process, then copied."""
+    target = settings.data.folder / "records.sqlite"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copy(_template(), target)
+    return Database(settings.records_url)
+
+
+@cache
+def _template() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="ainode-records-")) / "records.sqlite"
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    return path
 
 
 @dataclass
@@ -75,8 +100,7 @@ class Listening(Records):
 @contextmanager
 def listening(settings: Settings, put_read: Callable[[int], None] | None = None) -> Iterator[Listening]:
     """Run `listen` in a thread; ends, with everything it started, at the end of the block."""
-    database = Database(settings.records_url)
-    database.migrate()
+    database = migrated(settings)
     node = Listening(database, settings)
     stop, ready, failure = threading.Event(), threading.Event(), list[BaseException]()
 
