@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.decode import EncodedFrame, decode_frames
 from dicom_node.volume.digest import content_digest
-from dicom_node.volume.frames import CT_IMAGE, ENHANCED_CT
+from dicom_node.volume.frames import CT_IMAGE, ENHANCED_CT, frame_count
 from dicom_node.volume.geometry import SeriesGeometry, StackedFrame, series_geometry
 from dicom_node.volume.header import StoredObject, read_object
 from dicom_node.volume.identity import check_identity
@@ -61,7 +61,7 @@ def build_volume(files: Sequence[Path | str], *, limits: Limits = Limits()) -> V
     notes: list[str] = []
     objects = _without_copies(objects, files, limits, notes)
     headers = [one.header for one in objects]
-    if sum(_frame_count(header) for header in headers) > limits.max_frames:
+    if sum(frame_count(header) for header in headers) > limits.max_frames:
         raise Refused(RefusalCode.TOO_LARGE, f"at most {limits.max_frames} frames", "more")
     if headers:
         check_identity(headers)
@@ -73,11 +73,6 @@ def build_volume(files: Sequence[Path | str], *, limits: Limits = Limits()) -> V
     notes.extend(geometry.notes)
     notes.extend(stack.notes)
     return stack.volume(tuple(notes))
-
-
-def _frame_count(header: Mapping[str, Any]) -> int:
-    count = header.get("NumberOfFrames", 1)
-    return count if isinstance(count, int) and count > 0 else 1
 
 
 def _without_copies(
@@ -145,7 +140,7 @@ class _Stack:
         if stored.pixels is None:
             raise Refused(RefusalCode.PIXEL_DATA_MISSING, "pixel data", "none")
         index = 0 if frame.frame_number is None else frame.frame_number - 1
-        return EncodedFrame(form, stored.pixels, index, _frame_count(stored.header))
+        return EncodedFrame(form, stored.pixels, index, frame_count(stored.header))
 
     def _check_total(self) -> None:
         total = sum(form.rows * form.columns * 4 for form in self._formats)

@@ -7,7 +7,6 @@ checked header claims, or a fixed text.  Nothing is unpickled, nothing is alloca
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import select
@@ -28,6 +27,7 @@ import numpy.typing as npt
 
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.codecs import FrameSpec
+from dicom_node.volume.frames import frame_count
 from dicom_node.volume.header import PixelLocation, read_object
 from dicom_node.volume.limits import Limits
 from dicom_node.volume.pixels import DECODERS, PixelFormat, pixel_format
@@ -38,8 +38,9 @@ CHILD_ATTEMPTS = 3
 CHILD_COMMAND = (sys.executable, "-I", "-m", "dicom_node.volume.child")
 """Isolated from environment variables and the working folder; the parent's process id is added."""
 
-_LIBRARIES = {"gdcm": "gdcm", "charls": "jpeg_ls", "openjpeg": "openjpeg"}
 _MAX_REPLY_BYTES = 4096
+_MAX_OVERHEAD_BYTES = 64 * 1024
+"""Of a codestream's headers, beside twice the decoded frame."""
 
 Array = npt.NDArray[Any]
 
@@ -70,12 +71,23 @@ class EncodedFrame:
 
 
 def check_decoders() -> list[str]:
-    """Names of decoder libraries that are missing; empty when every listed transfer syntax can be read."""
-    return sorted(
-        decoder
-        for decoder in set(DECODERS.values())
-        if decoder in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[decoder]) is None
-    )
+    """Names of decoders whose libraries are missing or do not load; empty when every listed syntax can be read.
+
+    The libraries are loaded in a child, as they will be: never in this process.
+    """
+    decoders = sorted(set(DECODERS.values()))
+    if _loads(decoders):
+        return []
+    return [decoder for decoder in decoders if not _loads([decoder])]
+
+
+def _loads(decoders: Sequence[str]) -> bool:
+    with Child(Limits()) as child:
+        try:
+            child.start([FrameSpec(decoder, "", 1, 1, 8, 8, False, False) for decoder in decoders])
+        except (ChildEnded, Refused):
+            return False
+    return True
 
 
 def decode_in_child(files: Sequence[Path | str], *, limits: Limits = Limits()) -> list[Array]:
@@ -97,7 +109,7 @@ def decode_in_child(files: Sequence[Path | str], *, limits: Limits = Limits()) -
         form = pixel_format(stored.header, limits)
         if stored.pixels is None:
             raise Refused(RefusalCode.PIXEL_DATA_MISSING, "pixel data", "none")
-        count = stored.header.get("NumberOfFrames", 1)
+        count = frame_count(stored.header)
         frames.extend(EncodedFrame(form, stored.pixels, index, count) for index in range(count))
     arrays: list[Array] = [np.empty(0)] * len(frames)
     decode_frames(frames, arrays.__setitem__, limits=limits)
@@ -125,7 +137,7 @@ def decode_frames(
     for attempt in range(1, CHILD_ATTEMPTS + 1):
         try:
             with Child(limits, command) as child:
-                child.start(frames)
+                child.start([frame.spec for frame in frames])
                 for index, frame in enumerate(frames):
                     sink(index, child.decode(frame))
             return
@@ -183,12 +195,12 @@ class Child:
             self._process.wait()
         self._folder.cleanup()
 
-    def start(self, frames: Sequence[EncodedFrame]) -> None:
+    def start(self, frames: Sequence[FrameSpec]) -> None:
         """Tell the child what will come, and wait until it has given up its powers."""
         request = {
             "memory_bytes": self._limits.child_memory_bytes,
             "cpu_s": self._limits.child_cpu_s,
-            "frames": [asdict(frame.spec) for frame in frames],
+            "frames": [asdict(frame) for frame in frames],
         }
         self._send([json.dumps(request).encode()])
         answer = json.loads(self._reply())
@@ -288,7 +300,13 @@ def encoded_bytes(frame: EncodedFrame) -> Iterator[bytes]:
             size = frame.format.frame_bytes
             yield os.pread(file.fileno(), size, location.offset + frame.frame_index * size)
             return
-        for offset, length in _fragments_of(frame, file.fileno()):
+        fragments = _fragments_of(frame, file.fileno())
+        size = sum(length for _, length in fragments)
+        if size > 2 * frame.format.frame_bytes + _MAX_OVERHEAD_BYTES:
+            raise Refused(
+                RefusalCode.PIXEL_DECODE_FAILED, "an encoded frame smaller than a decoded one", f"{size} bytes"
+            )
+        for offset, length in fragments:
             yield os.pread(file.fileno(), length, offset)
 
 

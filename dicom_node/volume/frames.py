@@ -7,7 +7,7 @@ Per-frame Functional Groups Sequence, in any order.  Everything after this modul
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def frames_of(headers: Sequence[Mapping[str, Any]]) -> list[Frame]:
     for index, header in enumerate(headers):
         check_class(header)
         if header["SOPClassUID"] in CLASSIC_CLASSES:
-            if _count(header) != 1:
+            if frame_count(header) != 1:
                 raise Refused(RefusalCode.DICOM_MALFORMED, "one frame in a single-frame class", "several")
             frames.append(Frame(index, None, header))
         else:
@@ -87,18 +87,25 @@ def check_class(header: Mapping[str, Any]) -> None:
         raise Refused(RefusalCode.SOP_CLASS_UNSUPPORTED, "one slice in each image", "ImageType MOSAIC")
 
 
-def _count(header: Mapping[str, Any]) -> int:
+def frame_count(header: Mapping[str, Any]) -> int:
+    """Number of Frames; 1 where it is not said, 0 where it is no possible number."""
     count = header.get("NumberOfFrames", 1)
-    return count if isinstance(count, int) else -1
+    return count if isinstance(count, int) and count > 0 and "NumberOfFrames" not in unreadable(header) else 0
+
+
+def unreadable(header: Mapping[str, Any]) -> Collection[str]:
+    """Keywords whose bytes are not a value of their VR."""
+    names: Collection[str] = header.get("UnreadableAttributes", ())
+    return names
 
 
 def _enhanced_frames(index: int, header: Mapping[str, Any]) -> list[Frame]:
     groups = header.get("Frames", [])
-    if not groups or _count(header) != len(groups):
+    if not groups or frame_count(header) != len(groups):
         raise Refused(
             RefusalCode.DICOM_MALFORMED,
             "one item of the Per-frame Functional Groups Sequence for each frame",
-            f"{len(groups)} items, {_count(header)} frames",
+            f"{len(groups)} items, {frame_count(header)} frames",
         )
     shared = {keyword: value for keyword, value in header.items() if keyword != "Frames"}
     return [Frame(index, number, ChainMap(group, shared)) for number, group in enumerate(groups, start=1)]

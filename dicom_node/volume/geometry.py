@@ -172,8 +172,8 @@ def _common_plane(frames: Sequence[Frame]) -> _Plane:
     orientations = _required(frames, "ImageOrientationPatient", 6)
     positions = _required(frames, "ImagePositionPatient", 3)
     spacings = _required(frames, "PixelSpacing", 2)
-    references = {frame.attributes.get("FrameOfReferenceUID", "") for frame in frames}
-    matrices = {(frame.attributes.get("Rows", 0), frame.attributes.get("Columns", 0)) for frame in frames}
+    references = {str(frame.attributes.get("FrameOfReferenceUID", "")) for frame in frames}
+    matrices = {(_whole(frame, "Rows"), _whole(frame, "Columns")) for frame in frames}
     if "" in references:
         raise Refused(RefusalCode.GEOMETRY_MISSING, "a Frame of Reference UID on every slice", "slices without")
     if len(references) > 1:
@@ -181,7 +181,7 @@ def _common_plane(frames: Sequence[Frame]) -> _Plane:
     if len(matrices) > 1:
         raise Refused(RefusalCode.GEOMETRY_INCONSISTENT, "one matrix size", f"{len(matrices)} sizes")
     rows, columns = matrices.pop()
-    if not isinstance(rows, int) or not isinstance(columns, int) or rows < 1 or columns < 1:
+    if rows < 1 or columns < 1:
         raise Refused(RefusalCode.GEOMETRY_INVALID, "Rows and Columns of at least 1", "none or 0")
     for orientation in orientations:
         _check_cosines(orientation)
@@ -198,9 +198,12 @@ def _common_plane(frames: Sequence[Frame]) -> _Plane:
         raise Refused(RefusalCode.GEOMETRY_INCONSISTENT, "one Pixel Spacing", "several")
     normal = np.cross(orientations[0][:3], orientations[0][3:])
     spacing = (float(spacings[0][0]), float(spacings[0][1]))
-    return _Plane(
-        orientations, positions, spacing, normal / np.linalg.norm(normal), rows, columns, str(references.pop())
-    )
+    return _Plane(orientations, positions, spacing, normal / np.linalg.norm(normal), rows, columns, references.pop())
+
+
+def _whole(frame: Frame, keyword: str) -> int:
+    value = frame.attributes.get(keyword)
+    return value if isinstance(value, int) else 0
 
 
 def _required(frames: Sequence[Frame], keyword: str, count: int) -> FloatArray:

@@ -88,7 +88,7 @@ def _key(frame: Frame) -> Key:
 def complex_part(attributes: Mapping[str, Any]) -> str:
     """magnitude, phase, real, imaginary, or "" where nothing says (Image Type values 3 and on, or the enhanced tag)."""
     for part in [attributes.get("ComplexImageComponent"), *attributes.get("ImageType", [])[2:]]:
-        if part in _COMPLEX_PARTS:
+        if isinstance(part, str) and part in _COMPLEX_PARTS:
             return _COMPLEX_PARTS[part]
     return ""
 

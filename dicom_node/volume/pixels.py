@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.volume.frames import CT_IMAGE, ENHANCED_CT
+from dicom_node.volume.frames import CT_IMAGE, ENHANCED_CT, frame_count, unreadable
 from dicom_node.volume.limits import Limits
 from dicom_node.volume.part10 import NATIVE_SYNTAXES
 
@@ -40,6 +40,12 @@ lossless); charls is pyjpegls; openjpeg is pylibjpeg-openjpeg (JPEG 2000 and HTJ
 
 BLANK_AIR_HU = -900.0
 """A CT with nothing above this is air."""
+
+
+_PIXEL_ATTRIBUTES = frozenset(
+    {"BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "Rows", "Columns", "NumberOfFrames"}
+    | {"SamplesPerPixel", "PhotometricInterpretation"}
+)
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,14 @@ def pixel_format(header: Mapping[str, Any], limits: Limits) -> PixelFormat:
     syntax = header["TransferSyntaxUID"]
     if syntax not in DECODERS:
         raise Refused(RefusalCode.TRANSFER_SYNTAX_UNSUPPORTED, "an encoding with a listed decoder", "another one")
-    broken = set(header.get("UnreadableAttributes", ())) & {"BitsAllocated", "BitsStored", "PixelRepresentation"}
+    broken = _PIXEL_ATTRIBUTES & set(unreadable(header))
     if broken:
         raise Refused(RefusalCode.DICOM_MALFORMED, f"a readable {min(broken)}", "bytes that are not such a value")
+    rows, columns = header.get("Rows"), header.get("Columns")
+    if not isinstance(rows, int) or not isinstance(columns, int) or rows < 1 or columns < 1 or not frame_count(header):
+        raise Refused(
+            RefusalCode.DICOM_MALFORMED, "Rows, Columns and Number of Frames of at least 1", "none, 0 or several"
+        )
     _check_colour(header)
     allocated, stored, representation = (
         header.get(name) for name in ("BitsAllocated", "BitsStored", "PixelRepresentation")
@@ -103,7 +114,7 @@ def pixel_format(header: Mapping[str, Any], limits: Limits) -> PixelFormat:
             f"{stored} of {allocated} bits, high bit {high}, representation {representation}",
         )
     checked = PixelFormat(
-        syntax, header["Rows"], header["Columns"], allocated, stored, representation == 1,
+        syntax, rows, columns, allocated, stored, representation == 1,
         header["PhotometricInterpretation"] == "MONOCHROME1",
     )  # fmt: skip
     _check_size(header, checked, limits)
@@ -120,7 +131,7 @@ def _check_colour(header: Mapping[str, Any]) -> None:
 
 
 def _check_size(header: Mapping[str, Any], checked: PixelFormat, limits: Limits) -> None:
-    frames = header.get("NumberOfFrames", 1)
+    frames = frame_count(header)
     claimed = checked.frame_bytes * frames
     if checked.frame_bytes > limits.max_frame_bytes or claimed > limits.max_decoded_bytes:
         code = RefusalCode.TOO_LARGE if checked.is_native else RefusalCode.DECOMPRESSION_BOMB
@@ -149,7 +160,7 @@ def rescale(attributes: Mapping[str, Any]) -> Rescale:
         rescale-invalid: unreadable, slope 0, one of the pair without the other, or a CT without the pair.
     """
     slope, intercept = attributes.get("RescaleSlope"), attributes.get("RescaleIntercept")
-    if {"RescaleSlope", "RescaleIntercept"} & set(attributes.get("UnreadableAttributes", ())):
+    if {"RescaleSlope", "RescaleIntercept"} & set(unreadable(attributes)):
         raise Refused(RefusalCode.RESCALE_INVALID, "a readable slope and intercept", "bytes that are not numbers")
     if slope is None and intercept is None:
         if attributes.get("SOPClassUID") in (CT_IMAGE, ENHANCED_CT):
@@ -163,12 +174,21 @@ def rescale(attributes: Mapping[str, Any]) -> Rescale:
 
 
 def padding_range(attributes: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Lowest and highest stored value that mean "no pixel here" (PS3.3 C.7.5.1.1.2); None without padding."""
+    """Lowest and highest stored value that mean "no pixel here" (PS3.3 C.7.5.1.1.2); None without padding.
+
+    Raises
+    ------
+    Refused
+        dicom-malformed, when they are not one number each.
+    """
     value = attributes.get("PixelPaddingValue")
-    if not isinstance(value, int):
-        return None
     limit = attributes.get("PixelPaddingRangeLimit", value)
-    limit = limit if isinstance(limit, int) else value
+    if {"PixelPaddingValue", "PixelPaddingRangeLimit"} & set(unreadable(attributes)):
+        raise Refused(RefusalCode.DICOM_MALFORMED, "a readable padding value", "bytes that are not such a value")
+    if value is None:
+        return None
+    if not isinstance(value, int) or not isinstance(limit, int):
+        raise Refused(RefusalCode.DICOM_MALFORMED, "one padding value and one limit", "several values")
     return min(value, limit), max(value, limit)
 
 

@@ -461,3 +461,31 @@ def test_native_pixels_under_a_compressed_syntax(tmp_path):
         ds["PixelData"].is_undefined_length = True
 
     assert code(write_all(series(), tmp_path, lie)) is RefusalCode.PIXEL_DECODE_FAILED
+
+
+def test_an_encoded_frame_far_larger_than_the_decoded_one_is_not_read(tmp_path):
+    datasets = series()
+    datasets[2].compress(RLELossless, generate_instance_uid=False)
+    for ds in datasets:
+        ds.PixelData = encapsulate([bytes(1 << 20)])
+        ds["PixelData"].VR = "OB"
+        ds["PixelData"].is_undefined_length = True
+        ds.file_meta.TransferSyntaxUID = RLELossless
+    with pytest.raises(Refused) as caught:
+        build_volume(write_all(datasets, tmp_path))
+    assert caught.value.refusal.expected == "an encoded frame smaller than a decoded one"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (set_all(PixelPaddingValue=[1, 2]), RefusalCode.DICOM_MALFORMED),
+        (set_all(Rows=[40, 40]), RefusalCode.GEOMETRY_INVALID),
+        (set_all(NumberOfFrames=0), RefusalCode.DICOM_MALFORMED),
+        (set_all(RescaleSlope=["1", "2"], RescaleIntercept=["1", "2"]), RefusalCode.RESCALE_INVALID),
+        (set_all(BitsAllocated=[16, 16]), RefusalCode.PIXEL_FORMAT_UNSUPPORTED),
+    ],
+    ids=["padding", "rows", "frames", "rescale", "bits"],
+)
+def test_several_values_where_one_belongs(tmp_path, change, expected):
+    assert code(write_all(series(), tmp_path, change)) is expected

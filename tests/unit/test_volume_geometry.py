@@ -370,3 +370,40 @@ def assert_maps_back(stack, found):
 )  # fmt: skip
 def test_plane_names(normal, name):
     assert plane_name(normal) == name
+
+
+TEXTS = st.one_of(st.text(max_size=8), st.lists(st.text(max_size=8), max_size=4))
+NUMBERS = st.one_of(
+    st.integers(-(2**31), 2**31),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=7),
+)
+
+
+@given(
+    place=st.integers(0, 5),
+    changes=st.dictionaries(
+        st.sampled_from(
+            ["ImageType", "ComplexImageComponent", "StackID", "SequenceName", "Modality", "FrameOfReferenceUID"]
+        ),
+        TEXTS,
+        max_size=2,
+    ),
+    numbers=st.dictionaries(
+        st.sampled_from(
+            ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "EchoTime",
+             "InversionTime", "NumberOfFrames", "DiffusionBValue", "EchoNumbers"]
+        ),
+        NUMBERS,
+        max_size=2,
+    ),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_no_header_values_end_in_anything_but_a_stack_or_a_refusal(place, changes, numbers):
+    changes = {
+        key: [value] if key == "ImageType" and isinstance(value, str) else value for key, value in changes.items()
+    }
+    stack = headers()
+    stack[place].update(changes, **numbers)
+    result = series_geometry(stack)
+    assert isinstance(result, SeriesGeometry | Refused)
