@@ -152,10 +152,20 @@ def stamp_common(target: Dataset, job: Job, kind: ObjectKind) -> None:
     target.InstanceCreationTime = target.ContentTime
     target.TimezoneOffsetFromUTC = text.dicom_offset(job.sources.offset_minutes)
     target.ContributingEquipmentSequence = [contributing_equipment(job)]
-    private = sorted({str(e.value) for e in target.iterall() if e.keyword == "CodingSchemeDesignator"})
-    schemes = [_private_scheme(name) for name in private if name.startswith("99")]
+    schemes = [_private_scheme(name) for name in sorted(_designators(target)) if name.startswith("99")]
     if schemes:
         target.CodingSchemeIdentificationSequence = schemes
+
+
+def _designators(target: Dataset) -> set[str]:
+    """Coding schemes used; frames are skipped, they hold standard codes only and there are many."""
+    found = set()
+    for element in target:
+        if element.VR != "SQ" or element.keyword == "PerFrameFunctionalGroupsSequence":
+            continue
+        for item in element.value:
+            found |= {str(e.value) for e in item.iterall() if e.keyword == "CodingSchemeDesignator"}
+    return found
 
 
 def _private_scheme(designator: str) -> Dataset:
