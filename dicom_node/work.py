@@ -15,7 +15,7 @@ import structlog
 
 from dicom_node import durable
 from dicom_node.durable import Put, Worker
-from dicom_node.record import deliveries, now, runs
+from dicom_node.record import deliveries, now, runs, studies
 from dicom_node.record.timeline import note
 from dicom_node.road import jobs, queues
 from dicom_node.settings import Settings

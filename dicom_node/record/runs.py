@@ -65,10 +65,10 @@ def add_case(connection: Connection, **values: Any) -> tuple[int, bool]:
     return int(added.scalar_one()), True
 
 
-def ready_cases(connection: Connection, study_uid: str) -> list[RowMapping]:
-    """The cases of a study that were run, oldest first."""
-    query = select(cases).where(cases.c.study_uid == study_uid, cases.c.state == CaseState.READY.value)
-    return list(connection.execute(query.order_by(cases.c.id)).mappings())
+def cases_of(connection: Connection, study_uid: str) -> list[RowMapping]:
+    """The cases of a study, oldest first."""
+    query = select(cases).where(cases.c.study_uid == study_uid).order_by(cases.c.id)
+    return list(connection.execute(query).mappings())
 
 
 def add_run(connection: Connection, **values: Any) -> tuple[int, bool]:

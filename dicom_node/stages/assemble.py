@@ -162,8 +162,8 @@ def _decide(
 
 
 def _past(connection: Connection, study_uid: str) -> list[PastCase]:
-    rows = runs.ready_cases(connection, study_uid)
-    superseded = {row["supersedes_case"] for row in rows}
+    rows = runs.cases_of(connection, study_uid)
+    superseded = {row["supersedes_case"] for row in rows}  # by a later case, or by the refusal of one
     return [
         PastCase(
             id=int(row["id"]),
@@ -174,6 +174,7 @@ def _past(connection: Connection, study_uid: str) -> list[PastCase]:
             is_superseded=row["id"] in superseded,
         )
         for row in rows
+        if row["state"] == CaseState.READY.value
     ]
 
 
@@ -358,6 +359,8 @@ def _say_no(connection: Connection, study_uid: str, decision: Decision, refusal:
         supersedes_case=decision.supersedes,
         case_key=key,
     )
+    if is_new and decision.supersedes is not None:
+        _supersede(connection, study_uid, decision.result_family)
     if is_new:
         event = "case.held" if held else "case.refused"
         note(connection, event, study_uid, family=decision.result_family, refusal=told, reasons=list(decision.reasons))

@@ -16,12 +16,13 @@ from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results import device_uid, tracking_uid
-from dicom_node.routing.gate import Channel, publication_gate
+from dicom_node.routing.gate import Channel
 from dicom_node.settings import FhirDestination
 from dicom_node.stages.context import Tools, identity_of
 from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.stages.infer import FINDINGS
-from dicom_node.words import ObjectKind, SeriesFacts
+from dicom_node.stages.publication import holds
+from dicom_node.words import ObjectKind
 
 PDF_PAGE = "pdf-page"
 
@@ -85,10 +86,7 @@ def _check_gate(tools: Tools, attributes: dict[str, Any], study_uid: str, case: 
 
     The node's own endpoint names the patient by the identifier as received, so an unknown issuer holds nothing there.
     """
-    sender = tools.settings.sender(str(attributes.get("CallingAETitle") or ""))
-    issuer = (sender.issuer_of_patient_id if sender else None) or tools.settings.report.issuers.get("")
-    series = SeriesFacts(series_uid="", study_uid=study_uid, attributes=attributes)
-    for hold in publication_gate(series, default_issuer=issuer):
+    for hold in holds(tools, attributes, study_uid):
         if Channel.FHIR not in hold.closes or (hold.code == "issuer-unknown" and destination == OWN_ENDPOINT):
             continue
         raise Refused(RefusalCode.PATIENT_UNIDENTIFIED, "a patient whose record may receive the report", hold.reason)

@@ -22,10 +22,12 @@ from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.results import Producer, build, build_rejection, check
+from dicom_node.routing.gate import Channel
 from dicom_node.settings import Settings
 from dicom_node.stages.context import Mask, Tools, identity_of, unpack_mask
 from dicom_node.stages.destinations import OWN_ENDPOINT, first_destinations, wanted
 from dicom_node.stages.infer import FINDINGS, MASK, fail, refuse, start
+from dicom_node.stages.publication import holds
 from dicom_node.stages.read import load_or_build
 from dicom_node.words import ObjectKind, Publish, ResultObject, ResultSet, RunIdentity, RunState, Volume
 
@@ -158,7 +160,14 @@ def _fill_outbox(tools: Tools, connection: Connection, run_id: int, case: Mappin
     kept = {row["kind"]: int(row["id"]) for row in runs.artefacts_of(connection, run_id)}
     objects = [kept[kind.value] for kind in DICOM_KINDS if kind.value in kept]
     without_rejection = [kept[kind.value] for kind in DICOM_KINDS if kind.value in kept and kind is not ObjectKind.KO]
-    for name in wanted(tools.settings, publish, case["destinations"]):
+    names = wanted(tools.settings, publish, case["destinations"])
+    attributes = runs.run_row(connection, run_id)["identity"]["attributes"]
+    barred = [hold for hold in holds(tools, attributes, case["study_uid"]) if Channel.PACS in hold.closes]
+    if barred and names:
+        reasons = [hold.reason for hold in barred]
+        note(connection, "publication.barred", case["study_uid"], run_id=run_id, reasons=reasons)
+        names = []
+    for name in names:
         destination = tools.settings.destinations.get(name)
         if name == OWN_ENDPOINT or (destination is not None and destination.kind == "fhir"):
             deliveries.add_deliveries(connection, run_id, name, [kept[FINDINGS]])
