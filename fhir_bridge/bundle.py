@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from fhir_bridge import resources
 from fhir_bridge.guard import tagged
+from fhir_bridge.observations import observation, observation_value, stale, statements
 from fhir_bridge.resources import Resource
 from fhir_bridge.words import Known, Links, ReportInput
 
@@ -50,10 +51,10 @@ def bundle(report: ReportInput, links: Links | None = None) -> dict[str, Any]:
         _create(study_url, study, _token("urn:dicom:uid", study["identifier"][0]["value"])),
     ]
     targets = []
-    for statement in resources.statements(report):
-        value = resources.observation_value(report, links, statement)
+    for statement in statements(report):
+        value = observation_value(report, links, statement)
         full_url = _url(report, f"observation/{value}")
-        body = tagged(resources.observation(report, links, statement, study_url, device_url))
+        body = tagged(observation(report, links, statement, study_url, device_url))
         entries.append(_update(full_url, body, _token(system, value), links.observations.get(value)))
         targets.append(full_url)
     report_value = resources.result_id(report, links)
@@ -61,9 +62,7 @@ def bundle(report: ReportInput, links: Links | None = None) -> dict[str, Any]:
     body = tagged(resources.diagnostic_report(report, links, study_url, targets))
     entries.append(_update(report_url, body, _token(system, report_value), links.report))
     for known in links.stale:
-        entries.append(
-            _update(_url(report, f"stale/{known.reference}"), tagged(resources.stale(known.resource)), "", known)
-        )
+        entries.append(_update(_url(report, f"stale/{known.reference}"), tagged(stale(known.resource)), "", known))
     changed = [report_url, *targets, *(known.reference for known in links.stale)]
     trail = resources.provenance(report, changed, study_url, device_url)
     # A withdrawal is a second accepted change of the same run, so it has a Provenance of its own.
@@ -98,7 +97,7 @@ def resolve(transaction: Mapping[str, Any], previous: Iterable[Mapping[str, Any]
     report = next(item for item in resolved if item["resourceType"] == "DiagnosticReport")
     for old in previous:
         if old["resourceType"] == "Observation" and old["id"] not in present and _is_of(old, report):
-            resolved.append(tagged(resources.stale({key: value for key, value in old.items() if key != "meta"})))
+            resolved.append(tagged(stale({key: value for key, value in old.items() if key != "meta"})))
     return resolved
 
 

@@ -131,6 +131,11 @@ def text(attributes: Mapping[str, Any], keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
+def is_carried(value: str) -> bool:
+    """Whether FHIR's `string` can carry a value: of all white space it knows space, tab and line ends only."""
+    return re.fullmatch(r"[ \S]*", value) is not None
+
+
 def acquired(attributes: Mapping[str, Any], default_offset: str) -> str | None:
     """When the images were made: acquisition, else series, else study (FHIR Observation.effective)."""
     zone = text(attributes, "TimezoneOffsetFromUTC") or default_offset

@@ -12,7 +12,7 @@ from typing import Any
 
 from dicom_node.refusals import RefusalCode, Refused
 from fhir_bridge import codes
-from fhir_bridge.resources import accession_identifier
+from fhir_bridge.resources import accession_identifier, has_order
 from fhir_bridge.transport import Transport
 from fhir_bridge.words import ReportInput
 
@@ -131,7 +131,7 @@ def find_order(server: Transport, report: ReportInput, patient: str) -> str:
     Refused
         `patient-contradicted` when the order is for another Patient.
     """
-    if not codes.text(report.attributes, "AccessionNumber"):
+    if not has_order(report):
         return ""
     identifier = accession_identifier(report)
     if "system" not in identifier:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from dicom_node.refusals import RefusalCode, Refused
 from fhir_bridge import identity, resources
 from fhir_bridge.guard import is_ours
+from fhir_bridge.observations import observation_value, statements
 from fhir_bridge.transport import Transport, has_identifier
 from fhir_bridge.words import RUN_SYSTEM, Known, Links, ReportInput, Written
 
@@ -86,8 +87,8 @@ class Reader:
             for item in (body or {}).get("identifier", []):
                 if body is not None and item.get("system") == system and str(item["value"]).startswith(prefix):
                     observations[str(item["value"])] = body
-        for statement in resources.statements(self._report):
-            value = resources.observation_value(self._report, links, statement)
+        for statement in statements(self._report):
+            value = observation_value(self._report, links, statement)
             if value not in observations:
                 shown = self._server.search("Observation", system, value)
                 if len(shown) > 1:
@@ -99,10 +100,7 @@ class Reader:
     def _over(
         self, links: Links, found: Mapping[str, Any] | None, observations: Mapping[str, Mapping[str, Any]]
     ) -> Links:
-        values = {
-            resources.observation_value(self._report, links, statement)
-            for statement in resources.statements(self._report)
-        }
+        values = {observation_value(self._report, links, statement) for statement in statements(self._report)}
         known = {value: _known(item) for value, item in observations.items()}
         return Links(
             patient=links.patient,

@@ -1,4 +1,4 @@
-"""One function per resource of a report: Device, ImagingStudy, Observation, DiagnosticReport, Provenance.
+"""One function per resource of a report but its Observations: Device, ImagingStudy, DiagnosticReport, Provenance.
 
 FHIR R4 (4.0.1).  Mapping of a DICOM structured report follows the HL7 DICOM-SR guide where R4 allows it: `partOf` is
 the ImagingStudy, `basedOn` the order by accession number.  `conclusionCode` and `resultsInterpreter` stay empty: a
@@ -11,57 +11,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ai_engine.findings import Code, Measurement, Observation, Region
+from ai_engine.findings import Code
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.words import Grade, ObjectKind
+from dicom_node.words import ObjectKind
 from fhir_bridge import codes
 from fhir_bridge.words import AI_CATEGORY, CODES_SYSTEM, RUN_SYSTEM, Links, ReportInput
 
 UNREVIEWED = "Software output for review by a qualified professional; not reviewed yet."
 RESEARCH_ONLY = "For research use only. Not for use in diagnostic procedures."
 NOTHING_ABOVE_THRESHOLD = "No region above threshold."
-SUPERSEDED_VALUE = "Superseded: the current revision of the result does not make this measurement."
 
-VOLUME = Code("118565006", "SCT", "Volume")
-MILLILITRE = Code("cm3", "UCUM", "cubic centimeter")
-SEGMENTED_VOXELS = Code("126030", "DCM", "Sum of segmented voxel method for volume")
-TRACKING_IDENTIFIER = Code("112039", "DCM", "Tracking Identifier")
-TRACKING_UID = Code("112040", "DCM", "Tracking Unique Identifier")
-FINDING = Code("121071", "DCM", "Finding")
-DERIVATION = Code("121401", "DCM", "Derivation")
-NOT_DETECTED = Code("ND", "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation", "Not detected")
 STUDY_UID_TYPE = Code("110180", "DCM", "Study Instance UID")
 ACCESSION_TYPE = Code("ACSN", "http://terminology.hl7.org/CodeSystem/v2-0203", "Accession ID")
-IMAGING_CATEGORY = Code("imaging", "http://terminology.hl7.org/CodeSystem/observation-category", "Imaging")
 WADO_RS = Code("dicom-wado-rs", "http://terminology.hl7.org/CodeSystem/endpoint-connection-type", "DICOM WADO-RS")
 TEST_LABEL = Code("HTEST", "http://terminology.hl7.org/CodeSystem/v3-ActReason", "test health data")
 PARTICIPANT = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
 DATA_OPERATION = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
 REPLACES = "http://hl7.org/fhir/StructureDefinition/diagnosticReport-replaces"
-OBSERVATION_REPLACES = "http://hl7.org/fhir/StructureDefinition/observation-replaces"
 
-_GRADE_WORDS = {
-    Grade.PROMISED: "promised by the sender",
-    Grade.TRANSFERRED: "transfer seen complete",
-    Grade.WEAK: "weak evidence; later images would make a new revision",
-    Grade.CONTRADICTING: "contradicting evidence; images may be missing",
-}
 
 Resource = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One Observation to be: its identifier, its text, and the rest of its own content."""
-
-    suffix: str
-    """``<region key>/<measure>``, the tail of the identifier value."""
-    content: Resource
 
 
 def dicom_uid(uid: str) -> Resource:
@@ -99,21 +71,29 @@ def patient_identifier(report: ReportInput) -> Resource:
     value = codes.text(report.attributes, "PatientID")
     if not value:
         raise Refused(RefusalCode.PATIENT_UNIDENTIFIED, expected="a patient identifier", found="none")
+    if not codes.is_carried(value):
+        # Changing the character would make it another identifier.
+        raise Refused(RefusalCode.PATIENT_UNIDENTIFIED, "an identifier that FHIR can carry", "other white space in it")
     issuer = codes.text(report.attributes, "IssuerOfPatientID")
     system = report.issuer_systems.get(issuer, "")
     if system:
         return {"system": system, "value": value}
-    return {"value": value, **({"assigner": {"display": issuer}} if issuer else {})}
+    return {"value": value, **({"assigner": {"display": " ".join(issuer.split())}} if issuer else {})}
 
 
 def order(report: ReportInput, links: Links) -> list[Resource]:
     """The ServiceRequest by accession number; empty when there is none.  Never created."""
-    accession = codes.text(report.attributes, "AccessionNumber")
-    if not accession:
+    if not has_order(report):
         return []
     identifier = accession_identifier(report)
     literal = {"reference": links.service_request} if links.service_request else {}
     return [{**literal, "type": "ServiceRequest", "identifier": identifier}]
+
+
+def has_order(report: ReportInput) -> bool:
+    """Whether the images name an order by a number that FHIR can carry."""
+    accession = codes.text(report.attributes, "AccessionNumber")
+    return bool(accession) and codes.is_carried(accession)
 
 
 def accession_identifier(report: ReportInput) -> Resource:
@@ -124,15 +104,29 @@ def accession_identifier(report: ReportInput) -> Resource:
     return {"type": codes.concept(ACCESSION_TYPE), **({"system": system} if system else {}), "value": value}
 
 
-def _meta(report: ReportInput) -> Resource:
+def meta(report: ReportInput) -> Resource:
     return {"meta": {"security": [codes.coding(TEST_LABEL)]}} if report.options.test_data else {}
 
 
-def _performer(report: ReportInput) -> list[Resource]:
+def performer(report: ReportInput) -> list[Resource]:
     who = report.organisation
     identifier = {"system": who.identifier_system, "value": who.identifier_value}
     known = {"identifier": identifier} if who.identifier_system and who.identifier_value else {}
     return [{"type": "Organization", **known, "display": who.name}]
+
+
+def study_reference(report: ReportInput, url: str) -> Resource:
+    return {"reference": url, "type": "ImagingStudy", "identifier": dicom_uid(report.run.study_uid)}
+
+
+def with_order_and_time(body: Resource, report: ReportInput, links: Links) -> Resource:
+    based_on = order(report, links)
+    if based_on:
+        body["basedOn"] = based_on
+    when = codes.acquired(report.attributes, report.run.timezone_offset)
+    if when:
+        body["effectiveDateTime"] = when
+    return body
 
 
 def device(report: ReportInput) -> Resource:
@@ -140,7 +134,7 @@ def device(report: ReportInput) -> Resource:
     model = report.findings.model
     body: Resource = {
         "resourceType": "Device",
-        **_meta(report),
+        **meta(report),
         "identifier": [dicom_uid(device_uid(report))],
         "status": "active",
         "manufacturer": model.manufacturer,
@@ -163,11 +157,11 @@ def device(report: ReportInput) -> Resource:
 def imaging_study(report: ReportInput, links: Links) -> Resource:
     """ImagingStudy: the study by its UID, with the series that were read.  Counts of the whole study are not ours."""
     identifiers = [{"type": codes.concept(STUDY_UID_TYPE), **dicom_uid(report.run.study_uid)}]
-    if codes.text(report.attributes, "AccessionNumber"):
+    if has_order(report):
         identifiers.append(accession_identifier(report))
     body: Resource = {
         "resourceType": "ImagingStudy",
-        **_meta(report),
+        **meta(report),
         "identifier": identifiers,
         "status": "available",
         "subject": subject(report, links),
@@ -211,155 +205,6 @@ def _endpoint(address: str) -> Resource:
     }
 
 
-# -- observations -----------------------------------------------------------------------------------------------------
-
-
-def statements(report: ReportInput) -> list[Statement]:
-    """Every Observation's own content: one per measurement; 0 mL and ND for each region that is absent."""
-    found: list[Statement] = []
-    for region in report.findings.regions:
-        found.extend(_region_statements(report, region))
-    for observation in report.findings.observations:
-        found.extend(_image_statements(report, observation))
-    return found or [_absent(report, "region", "Region above threshold", None)]
-
-
-def _region_statements(report: ReportInput, region: Region) -> Iterator[Statement]:
-    if not region.present:
-        yield _absent(report, region.key, region.name, region)
-        return
-    for measurement in region.measurements:
-        yield Statement(
-            f"{region.key}/{measurement.key}",
-            {
-                "code": codes.concept(
-                    measurement.name, _measure_text(region.name, measurement), report.options.code_systems
-                ),
-                "valueQuantity": codes.quantity(measurement.value, measurement.unit),
-                **_region_context(report, region, measurement),
-            },
-        )
-
-
-def _absent(report: ReportInput, key: str, name: str, region: Region | None) -> Statement:
-    context = _region_context(report, region, None) if region else {}
-    return Statement(
-        f"{key}/volume",
-        {
-            "code": codes.concept(VOLUME, f"{name} volume (AI)"),
-            "valueQuantity": codes.quantity(0, MILLILITRE),
-            "interpretation": [codes.concept(NOT_DETECTED, "no region above threshold")],
-            **context,
-            "method": codes.concept(SEGMENTED_VOXELS),
-            "note": _notes(report, region),
-        },
-    )
-
-
-def _measure_text(subject_name: str, measurement: Measurement) -> str:
-    quality = f" {measurement.derivation.meaning.lower()}" if measurement.derivation else ""
-    return f"{subject_name} {measurement.name.meaning.lower()}{quality} (AI)"
-
-
-def _region_context(report: ReportInput, region: Region, measurement: Measurement | None) -> Resource:
-    systems = report.options.code_systems
-    parts: list[Resource] = [
-        {"code": codes.concept(FINDING), "valueCodeableConcept": codes.concept(region.type, region.name, systems)},
-        {"code": codes.concept(TRACKING_IDENTIFIER), "valueString": region.key},
-    ]
-    if report.tracking_uids.get(region.key):
-        parts.append({"code": codes.concept(TRACKING_UID), "valueString": report.tracking_uids[region.key]})
-    body: Resource = {"bodySite": codes.concept(region.site, overrides=systems)}
-    if measurement and measurement.method:
-        body["method"] = codes.concept(measurement.method, overrides=systems)
-    if measurement and measurement.derivation:
-        value = codes.concept(measurement.derivation, overrides=systems)
-        parts.append({"code": codes.concept(DERIVATION), "valueCodeableConcept": value})
-    return {**body, "note": _notes(report, region), "component": parts}
-
-
-def _image_statements(report: ReportInput, observation: Observation) -> Iterator[Statement]:
-    systems = report.options.code_systems
-    for measurement in observation.measurements:
-        body: Resource = {
-            "code": codes.concept(measurement.name, _measure_text(observation.name.meaning, measurement), systems),
-            "valueQuantity": codes.quantity(measurement.value, measurement.unit),
-            "bodySite": codes.concept(observation.site, overrides=systems),
-            "note": _notes(report, None),
-            "component": [
-                {
-                    "code": codes.concept(FINDING),
-                    "valueCodeableConcept": codes.concept(observation.finding, "", systems),
-                }
-            ],
-        }
-        if measurement.method:
-            body["method"] = codes.concept(measurement.method, overrides=systems)
-        if observation.category and observation.threshold is not None:
-            body["interpretation"] = [codes.concept(observation.category, overrides=systems)]
-            low = codes.quantity(observation.threshold, measurement.unit)
-            body["referenceRange"] = [{"low": low, "text": "operating point"}]
-        yield Statement(f"{observation.key}/{measurement.key}", body)
-
-
-def _notes(report: ReportInput, region: Region | None) -> list[Resource]:
-    lines = [UNREVIEWED]
-    if report.options.research_use_only:
-        lines.append(RESEARCH_ONLY)
-    lines.append(f"Completeness of the source images: {_GRADE_WORDS[report.run.grade]}.")
-    lines.extend((*report.findings.notes, *report.run.notes))
-    lines.extend(region.removed if region else ())
-    return [{"text": line} for line in lines if line.strip()]
-
-
-def observation(report: ReportInput, links: Links, statement: Statement, study_url: str, device_url: str) -> Resource:
-    """One Observation around a statement's own content."""
-    body: Resource = {
-        "resourceType": "Observation",
-        **_meta(report),
-        "identifier": [{"system": report.identifier_system, "value": observation_value(report, links, statement)}],
-        "partOf": [_study_reference(report, study_url)],
-        "status": "entered-in-error" if report.withdrawn else "preliminary",
-        "category": [codes.concept(IMAGING_CATEGORY)],
-        "subject": subject(report, links),
-        "issued": codes.instant(report.run.created),
-        "performer": _performer(report),
-        "device": {"reference": device_url},
-        "derivedFrom": [_study_reference(report, study_url)],
-        **statement.content,
-    }
-    if statement.suffix in links.replaced_observations:
-        replaced = {"reference": links.replaced_observations[statement.suffix]}
-        body["extension"] = [{"url": OBSERVATION_REPLACES, "valueReference": replaced}]
-    return _with_order_and_time(body, report, links)
-
-
-def observation_value(report: ReportInput, links: Links, statement: Statement) -> str:
-    """Identifier value: ``<result id>/<region key>/<measure>``."""
-    return f"{result_id(report, links)}/{statement.suffix}"
-
-
-def _study_reference(report: ReportInput, url: str) -> Resource:
-    return {"reference": url, "type": "ImagingStudy", "identifier": dicom_uid(report.run.study_uid)}
-
-
-def _with_order_and_time(body: Resource, report: ReportInput, links: Links) -> Resource:
-    based_on = order(report, links)
-    if based_on:
-        body["basedOn"] = based_on
-    when = codes.acquired(report.attributes, report.run.timezone_offset)
-    if when:
-        body["effectiveDateTime"] = when
-    return body
-
-
-def stale(resource: Mapping[str, Any]) -> Resource:
-    """An Observation of an earlier revision, taken back: nothing else about it changes (standards: life cycle)."""
-    kept = {key: value for key, value in resource.items() if key not in ("status", "note", "text")}
-    notes = [note for note in resource.get("note", []) if note.get("text") != SUPERSEDED_VALUE]
-    return {**kept, "status": "entered-in-error", "note": [*notes, {"text": SUPERSEDED_VALUE}]}
-
-
 # -- report and provenance --------------------------------------------------------------------------------------------
 
 
@@ -386,7 +231,7 @@ def diagnostic_report(report: ReportInput, links: Links, study_url: str, observa
     words = conclusion(report)
     body: Resource = {
         "resourceType": "DiagnosticReport",
-        **_meta(report),
+        **meta(report),
         "text": {
             "status": "generated",
             "div": f'<div xmlns="http://www.w3.org/1999/xhtml"><p>{escape(words)}</p></div>',
@@ -400,16 +245,16 @@ def diagnostic_report(report: ReportInput, links: Links, study_url: str, observa
         "code": codes.concept(options.code, options.title, options.code_systems),
         "subject": subject(report, links),
         "issued": codes.instant(report.run.created),
-        "performer": _performer(report),
+        "performer": performer(report),
         "result": [{"reference": url} for url in observation_urls],
-        "imagingStudy": [_study_reference(report, study_url)],
+        "imagingStudy": [study_reference(report, study_url)],
         "conclusion": words,
     }
     if links.replaces:
         body["extension"] = [{"url": REPLACES, "valueReference": {"reference": links.replaces}}]
     if report.pdf and not report.withdrawn:
         body["presentedForm"] = [_pdf(report)]
-    return _with_order_and_time(body, report, links)
+    return with_order_and_time(body, report, links)
 
 
 def _report_identifiers(report: ReportInput, links: Links) -> list[Resource]:
@@ -441,11 +286,11 @@ def provenance(report: ReportInput, targets: list[str], study_url: str, device_u
     """Provenance: who made what from what, one per accepted change."""
     operation = "NULLIFY" if report.withdrawn else "UPDATE" if report.run.predecessor else "CREATE"
     moment = codes.instant(report.run.created)
-    organisation = _performer(report)[0]
+    organisation = performer(report)[0]
     node = {"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{report.run.site_namespace}"}
     body: Resource = {
         "resourceType": "Provenance",
-        **_meta(report),
+        **meta(report),
         "target": [{"reference": url} for url in targets],
         "occurredDateTime": moment,
         "recorded": moment,
@@ -472,7 +317,7 @@ def _participant(code: str) -> Resource:
 
 
 def _entities(report: ReportInput, study_url: str) -> list[Resource]:
-    entities: list[Resource] = [{"role": "source", "what": _study_reference(report, study_url)}]
+    entities: list[Resource] = [{"role": "source", "what": study_reference(report, study_url)}]
     for item in report.objects:
         what = {"identifier": dicom_uid(item.sop_instance_uid), "display": f"DICOM {item.kind.value.upper()}"}
         entities.append({"role": "derivation", "what": what})

@@ -368,7 +368,8 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
     )
 )
 def test_no_header_makes_an_invalid_report(header: dict[str, str]) -> None:
-    if not header["PatientID"].strip():
+    identifier = header["PatientID"].strip()
+    if not identifier or set(re.findall(r"\s", identifier)) - {" "}:
         with pytest.raises(Refused):
             bundle(report(header=header))
     else:
