@@ -114,7 +114,8 @@ def about(facts: dict[str, Any]) -> str:
     """One paragraph under every table."""
     return (
         f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gb']} GB; "
-        f"load at start {facts['load_at_start']}, one fsync {facts['fsync_ms']} ms; Python {facts['python']}; {facts['orthanc']}; {facts['dcmtk']}; "
+        f"load at start {facts['load_at_start']}, one fsync {facts['fsync_ms']} ms; "
+        f"Python {facts['python']}; {facts['orthanc']}; {facts['dcmtk']}; "
         + ", ".join(f"{name} {facts[name]}" for name in PACKAGES)
         + f"; {facts['at']}\n"
     )

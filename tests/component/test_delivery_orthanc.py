@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,89 +16,55 @@ from pynetdicom.sop_class import MRImageStorage, StudyRootQueryRetrieveInformati
 from test_delivery_stow import make_object
 
 from dicom_node.delivery import CStoreTarget, Seen, StowTarget, send
+from dicom_node.demo.site import free_ports
+from dicom_node.orthanc import OrthancChild
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 
 pytestmark = pytest.mark.component
 
 
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Peer:
-    http: int
+    """An archive as delivery sees it, and a way to look into it that is not delivery's."""
+
     dicom: int
+    http: httpx.Client | None = None
+    stow_target: StowTarget | None = None
 
     @property
     def stow(self) -> StowTarget:
-        return StowTarget(url=f"http://127.0.0.1:{self.http}/dicom-web", timeout_s=20)
+        assert self.stow_target is not None
+        return self.stow_target
 
     def cstore(self, verify: StowTarget | None = None) -> CStoreTarget:
         return CStoreTarget("127.0.0.1", self.dicom, "ORTHANC", timeout_s=10, verify=verify)
 
+    def find(self, level: str, **query: str) -> list[str]:
+        assert self.http is not None
+        return list(self.http.post("/tools/find", json={"Level": level, "Query": query}).json())
+
     def studies(self, study_uid: str) -> list[str]:
-        query = {"Level": "Study", "Query": {"StudyInstanceUID": study_uid}}
-        return list(httpx.post(f"http://127.0.0.1:{self.http}/tools/find", json=query).json())
+        return self.find("Study", StudyInstanceUID=study_uid)
 
     def file(self, sop_instance_uid: str) -> bytes:
-        query = {"Level": "Instance", "Query": {"SOPInstanceUID": sop_instance_uid}}
-        (one,) = httpx.post(f"http://127.0.0.1:{self.http}/tools/find", json=query).json()
-        return httpx.get(f"http://127.0.0.1:{self.http}/instances/{one}/file").content
+        assert self.http is not None
+        (one,) = self.find("Instance", SOPInstanceUID=sop_instance_uid)
+        return self.http.get(f"/instances/{one}/file").content
 
 
-def _start(folder: Path, **options: object) -> tuple[subprocess.Popen[bytes], Peer]:
-    peer = Peer(_port(), _port())
-    configuration = {
-        "Name": "test",
-        "StorageDirectory": str(folder / "db"),
-        "IndexDirectory": str(folder / "db"),
-        "HttpPort": peer.http,
-        "DicomPort": peer.dicom,
-        "DicomAet": "ORTHANC",
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "DicomAlwaysAllowFind": True,
-        "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        **options,
-    }
-    (folder / "orthanc.json").write_text(json.dumps(configuration))
-    with (folder / "orthanc.txt").open("wb") as log:
-        child = subprocess.Popen(
-            ["Orthanc", str(folder / "orthanc.json")],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "TCP_NODELAY": "1"},
-        )
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and child.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{peer.http}/system", timeout=2).status_code == 200:
-                return child, peer
-        except httpx.HTTPError:
-            time.sleep(0.05)
-    child.kill()
-    child.wait()
-    raise RuntimeError("Orthanc did not start: " + (folder / "orthanc.txt").read_text()[-2000:])
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    child.terminate()
-    try:
-        child.wait(timeout=15)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+@contextmanager
+def running(folder: Path, **options: object) -> Iterator[Peer]:
+    """A real Orthanc with the shipped configuration, credentials included."""
+    http_port, dicom_port = free_ports(2)
+    with OrthancChild(folder, http_port, dicom_port, options=options) as child, child.client() as http:
+        password = child.password_file.read_text().strip()
+        yield Peer(dicom_port, http, StowTarget(child.dicomweb_url, child.username, lambda: password, timeout_s=20))
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["overwrites", "keeps-first"])
 def orthanc(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    child, peer = _start(tmp_path_factory.mktemp("orthanc"), OverwriteInstances=request.param)
-    yield peer
-    _stop(child)
+    with running(tmp_path_factory.mktemp("orthanc"), OverwriteInstances=request.param) as peer:
+        yield peer
 
 
 def fresh(number: int, study: int, **changes: object):
@@ -149,7 +111,7 @@ def test_a_result_under_a_merged_patient_is_held_before_it_splits_the_study(orth
 def test_a_study_already_split_in_two_is_held(orthanc):
     first, second = fresh(1, 130), fresh(2, 130, PatientID="MERGED")
     send(first, orthanc.stow)
-    httpx.post(f"http://127.0.0.1:{orthanc.http}/instances", content=second.data).raise_for_status()
+    orthanc.http.post("/instances", content=second.data).raise_for_status()
     with pytest.raises(Refused) as refused:
         send(fresh(3, 130), orthanc.stow)
     assert refused.value.refusal.code is RefusalCode.PATIENT_CHANGED
@@ -173,15 +135,12 @@ def test_the_same_uid_in_another_study_is_held(orthanc):
 
 
 def test_an_archive_that_writes_in_another_transfer_syntax_still_has_the_same_content(tmp_path):
-    child, peer = _start(tmp_path, IngestTranscoding="1.2.840.10008.1.2.4.80")
-    try:
+    with running(tmp_path, IngestTranscoding="1.2.840.10008.1.2.4.80") as peer:
         outgoing = fresh(1, 160)
         assert send(outgoing, peer.stow).seen is Seen.CONTENT
         (tmp_path / "stored.dcm").write_bytes(peer.file(outgoing.sop_instance_uid))
         assert dcmread(tmp_path / "stored.dcm").file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.80"
         assert send(outgoing, peer.stow, attempt=2).was_already_there
-    finally:
-        _stop(child)
     with pytest.raises(PeerTrouble):
         send(outgoing, peer.stow)
     with pytest.raises(PeerTrouble):
@@ -215,7 +174,7 @@ def scp():
     server = entity.start_server(
         ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store), (evt.EVT_C_FIND, on_find)]
     )
-    peer = Peer(0, server.socket.getsockname()[1])
+    peer = Peer(server.socket.getsockname()[1])
     yield peer, script, kept
     server.shutdown()
 
