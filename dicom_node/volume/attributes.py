@@ -58,6 +58,7 @@ TOP_LEVEL = _table(
     00100040 CS PatientSex
     00100200 CS QualityControlSubject
     00101010 AS PatientAge
+    00102201 LO PatientSpeciesDescription
     00120062 CS PatientIdentityRemoved
     00180010 LO ContrastBolusAgent
     00180015 CS BodyPartExamined
