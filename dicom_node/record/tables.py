@@ -65,7 +65,7 @@ instances = Table(
     Column("path", Text, nullable=False),
     Column("size_bytes", Integer, nullable=False),
     Column("bytes_sha256", String(64), nullable=False),
-    Column("arrival_id", ForeignKey("arrivals.id"), nullable=False),
+    Column("arrival_id", ForeignKey("arrivals.id"), nullable=False, index=True),
     Column("received_at", String(32), nullable=False),
     Column("calling_ae", String(16), nullable=False),
     # filled by the indexer, outside the C-STORE handler
@@ -129,8 +129,8 @@ series = Table(
     Column("role_reasons", Json),
     Column("held", Json),
 )
-"""`is_open`: instances arrived that no revision holds yet.  `expected`: counts announced by others, e.g. {"archive": 26,
-"images_in_acquisition": 26}."""
+"""`is_open`: instances arrived that no revision holds yet.  `expected`: counts announced by others, such as
+{"archive": 26, "images_in_acquisition": 26}."""
 
 revisions = Table(
     "revisions",
@@ -310,3 +310,7 @@ reports = Table(
 """What the node's own read-only FHIR endpoint shows: every version of every resource of a published report."""
 
 Index("ix_events_study_id", events.c.study_uid, events.c.id)
+
+_is_unindexed = instances.c.content_sha256.is_(None)
+Index("ix_instances_unindexed", instances.c.id, sqlite_where=_is_unindexed, postgresql_where=_is_unindexed)
+"""Short: what the indexer has still to read, and what it could not."""

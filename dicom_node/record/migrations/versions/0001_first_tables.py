@@ -151,9 +151,17 @@ def upgrade() -> None:
         sa.UniqueConstraint("uid", name=op.f("uq_instances_uid")),
     )
     with op.batch_alter_table("instances", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_instances_arrival_id"), ["arrival_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_instances_pass_state"), ["pass_state"], unique=False)
         batch_op.create_index(batch_op.f("ix_instances_series_uid"), ["series_uid"], unique=False)
         batch_op.create_index(batch_op.f("ix_instances_study_uid"), ["study_uid"], unique=False)
+        batch_op.create_index(
+            "ix_instances_unindexed",
+            ["id"],
+            unique=False,
+            sqlite_where=sa.text("content_sha256 IS NULL"),
+            postgresql_where=sa.text("content_sha256 IS NULL"),
+        )
 
     op.create_table(
         "series",
