@@ -284,6 +284,8 @@ class DoorAssociation(Association):
     def run_reactor(self) -> None:
         try:
             super().run_reactor()
+        except Exception as error:  # the thread's boundary: the text may hold values
+            log.warning("door.association-failed", error=type(error).__name__)
         finally:
             try:
                 self._hang_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from dicom_node.refusals import Refusal, RefusalCode, Refused
 log = structlog.get_logger(__name__)
 
 BATCH = 32
+FORGIVE_S = 30.0
+"""How often a file that could not be reached is tried again."""
 REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID")
 
 ReadHeader = Callable[[Path], Mapping[str, Any]]
@@ -65,6 +68,8 @@ class Indexer:
         self._is_input, self._own_manufacturer = is_input, own_manufacturer
         self._on_indexed = on_indexed
         self._wake = threading.Event()
+        self._unreachable: set[int] = set()
+        self._forgiven_s = time.monotonic()
 
     def ring(self) -> None:
         """There is something to index."""
@@ -85,11 +90,14 @@ class Indexer:
 
     def index_batch(self) -> int:
         """Index the oldest objects that wait; how many there were."""
+        if time.monotonic() - self._forgiven_s > FORGIVE_S:
+            self._unreachable.clear()
+            self._forgiven_s = time.monotonic()
         with self._database.read() as connection:
-            waiting = rows.unindexed(connection, BATCH)
-        if not waiting:
+            waiting = rows.unindexed(connection, BATCH, self._unreachable)
+        readings = [(row, reading) for row in waiting if (reading := self._read(row)) is not None]
+        if not readings:
             return 0
-        readings = [(row, self._read(row)) for row in waiting]
         touched: list[str] = []
         with self._database.write() as connection:
             for row, reading in readings:
@@ -120,7 +128,7 @@ class Indexer:
                     touched.append(str(header["SeriesInstanceUID"]))
         for series_uid in touched:
             self._on_indexed(series_uid)
-        return len(waiting)
+        return len(readings)
 
     def judge_copies(self) -> int:
         """Compare further copies with the first by content: duplicates go, conflicts are kept apart and reported."""
@@ -140,7 +148,8 @@ class Indexer:
                 self._on_indexed(row["series_uid"])
         return len(waiting)
 
-    def _read(self, row: RowMapping) -> tuple[Mapping[str, Any], str] | Refusal:
+    def _read(self, row: RowMapping) -> tuple[Mapping[str, Any], str] | Refusal | None:
+        """Header and content digest, or the refusal; None when the file cannot be reached now."""
         path = self._files.data_folder / row["path"]
         try:
             header = self._read_header(path)
@@ -153,8 +162,10 @@ class Indexer:
         except Refused as refused:
             return refused.refusal
         except OSError as error:
-            log.error("gather.file-unreadable", instance=row["id"], error=type(error).__name__)
-            return Refusal(RefusalCode.NOT_READY, "a readable file in the vault", "none")
+            # the disk's trouble, not the object's: the vault's own look blocks readiness until the file is back
+            log.error("gather.file-unreachable", instance=row["id"], error=type(error).__name__)
+            self._unreachable.add(int(row["id"]))
+            return None
         except Exception as error:  # hostile bytes: whatever the reader trips over, the series must not hang
             log.error("gather.reader-failed", instance=row["id"], error=type(error).__name__)
             return Refusal(RefusalCode.DICOM_MALFORMED)

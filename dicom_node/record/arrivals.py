@@ -7,7 +7,7 @@ transaction, so that what belongs together stands or falls together.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -178,11 +178,13 @@ def missing_files(connection: Connection) -> int:
 # the indexer
 
 
-def unindexed(connection: Connection, limit: int) -> Sequence[RowMapping]:
-    """Instances whose header nobody has read yet, oldest first."""
+def unindexed(connection: Connection, limit: int, without: Collection[int] = ()) -> Sequence[RowMapping]:
+    """Instances whose header nobody has read yet, oldest first, `without` some."""
     query = (
         select(instances.c.id, instances.c.uid, instances.c.sop_class_uid, instances.c.path)
-        .where(instances.c.content_sha256.is_(None), instances.c.refusal.is_(None))
+        .where(
+            instances.c.content_sha256.is_(None), instances.c.refusal.is_(None), instances.c.id.not_in(sorted(without))
+        )
         .order_by(instances.c.id)
         .limit(limit)
     )
