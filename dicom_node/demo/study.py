@@ -7,7 +7,7 @@ made for tests (HL7 v3 ActReason); the pictures are formulas.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -71,7 +71,13 @@ class DemoStudy:
 
 
 def make_study(
-    folder: Path, fate: Fate, *, seed: int = 1, made: datetime | None = None, only: Collection[int] | None = None
+    folder: Path,
+    fate: Fate,
+    *,
+    seed: int = 1,
+    made: datetime | None = None,
+    only: Collection[int] | None = None,
+    plans: Sequence[SeriesPlan] | None = None,
 ) -> DemoStudy:
     """Write one study.
 
@@ -87,12 +93,15 @@ def make_study(
         Date and time of the examination; a fixed one by default, so that the same seed gives the same bytes.
     only
         Series numbers to write; all by default.
+    plans
+        Another protocol than the shipped one; it must have a FLAIR series of one stack under `FLAIR_NUMBER`.
     """
+    plans = protocol() if plans is None else plans
     lesion = None if fate is Fate.NO_LESION else Lesion()
     head = synthesise_head(seed, lesion=lesion)
     writer = _Writer(fate, seed, made or datetime(2026, 1, 15, 9, 30))
     count = 0
-    for plan in protocol():
+    for plan in plans:
         if only is not None and plan.number not in only:
             continue
         target = folder / f"series-{plan.number:02d}"
@@ -102,7 +111,7 @@ def make_study(
                 continue
             dataset.save_as(target / f"{number:04d}.dcm", enforce_file_format=True)
             count += 1
-    flair = next(plan for plan in protocol() if plan.number == FLAIR_NUMBER)
+    flair = next(plan for plan in plans if plan.number == FLAIR_NUMBER)
     grid = flair.stacks[0]
     return DemoStudy(
         fate=fate,

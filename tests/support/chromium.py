@@ -39,7 +39,10 @@ _SHOWN = """() => window.cornerstone.getRenderingEngines().flatMap(engine => eng
   view => view.getCurrentImageId ? view.getCurrentImageId() || '' : ''))"""
 _SETS = """() => window.services.displaySetService.getActiveDisplaySets().map(
   set => [set.Modality, set.SeriesDescription, set.displaySetInstanceUID])"""
-_JUMP = """number => window.cornerstone.getRenderingEngines()[0].getViewports()[0].setImageIdIndex(number)"""
+_JUMP = """async number => {
+  const view = window.cornerstone.getRenderingEngines()[0].getViewports()[0];
+  await window.cornerstone.utilities.jumpToSlice(view.element, {imageIndex: number});
+  return view.getCurrentImageIdIndex ? view.getCurrentImageIdIndex() : -1; }"""
 
 
 @dataclass
@@ -82,10 +85,16 @@ class Viewer:
         """Segment number and label, as the viewer's panel names them."""
         return [(int(number), str(label)) for number, label in self.page.evaluate(_SEGMENTS)]
 
-    def go_to_slice(self, index: int) -> None:
-        """Show the image with this index, from 0."""
-        self.page.evaluate(_JUMP, index)
-        self.page.wait_for_timeout(800)
+    def go_to_slice(self, index: int) -> int:
+        """Show the image with this index, from 0; the index that is shown then."""
+        shown = int(self.page.evaluate(_JUMP, index))
+        self.page.wait_for_timeout(1500)
+        return shown
+
+    def open_segmentation_panel(self) -> None:
+        """Show the list of segments with their names and colours."""
+        self.page.locator("[data-cy='panelSegmentation-btn']").first.click()
+        self.page.wait_for_timeout(1500)
 
 
 @contextmanager
