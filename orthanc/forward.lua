@@ -5,9 +5,9 @@
 --
 -- Not forwarded:
 --   * objects that say something about images (segmentations, reports, documents, key objects, presentation states);
---   * what came by DICOMweb (STOW-RS) or REST from a plugin: that is how the node returns its results;
---   * what the node itself passed on by C-STORE: it has it already;
---   * what our own manufacturer made, whichever way it came.
+--   * what our own manufacturer made, whichever way it came: the node returns its results by STOW-RS, and so may others
+--     send images, hence the way alone says nothing;
+--   * what the node itself passed on by C-STORE: it has it already.
 -- Every value may be absent (nil): an error in Lua would lose the callback.
 
 local configuration = GetOrthancConfiguration()['AiNode'] or {}
@@ -25,9 +25,6 @@ local function isToBeForwarded(instance)
   end)
   if not ok or type(metadata) ~= 'table' then
     return true  -- when in doubt the node decides: it knows its own results
-  end
-  if metadata['Origin'] == 'Plugins' then
-    return false
   end
   return metadata['RemoteAET'] ~= nodeAet
 end

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
@@ -67,6 +68,18 @@ def send_to_orthanc(child: OrthancChild, files: tuple[Path, ...]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def stow(client: httpx.Client, file: Path) -> None:
+    answer = client.post(
+        "/dicom-web/studies",
+        content=b"--ainode\r\nContent-Type: application/dicom\r\n\r\n" + file.read_bytes() + b"\r\n--ainode--",
+        headers={
+            "Content-Type": 'multipart/related; type="application/dicom"; boundary=ainode',
+            "Accept": "application/dicom+json",
+        },
+    )
+    assert answer.status_code == 200, answer.text
+
+
 def test_one_association_per_stable_series_and_transferred_evidence(
     site: tuple[Listening, OrthancChild], tmp_path: Path
 ) -> None:
@@ -94,19 +107,9 @@ def test_results_never_come_to_the_node(site: tuple[Listening, OrthancChild], tm
     send_to_orthanc(child, made.files)
     until(lambda: len(node.reads) == 1, 30)
     with child.client() as client:
-        # by STOW-RS, as the node delivers: an image even, of another manufacturer
-        stowed = slices.slice_of(made.study_uid, str(generate_uid()), 1, Modality="MR")
-        body = slices.write(stowed, tmp_path / "stow.dcm").read_bytes()
-        boundary = "ainodeboundary"
-        answer = client.post(
-            "/dicom-web/studies",
-            content=b"--ainodeboundary\r\nContent-Type: application/dicom\r\n\r\n" + body + b"\r\n--ainodeboundary--",
-            headers={
-                "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
-                "Accept": "application/dicom+json",
-            },
-        )
-        assert answer.status_code == 200, answer.text
+        # by STOW-RS, as the node delivers: a secondary capture under its name
+        stowed = slices.slice_of(made.study_uid, str(generate_uid()), 1, Manufacturer="dicom-ai-node", Modality="MR")
+        stow(client, slices.write(stowed, tmp_path / "stow.dcm"))
         # by C-STORE from elsewhere: our manufacturer, and kinds that are no image
         ours = slices.slice_of(made.study_uid, str(generate_uid()), 1, Manufacturer="dicom-ai-node")
         seg = slices.slice_of(made.study_uid, str(generate_uid()), 1, SOPClassUID=SEG, Modality="SEG")
@@ -121,6 +124,16 @@ def test_results_never_come_to_the_node(site: tuple[Listening, OrthancChild], tm
         until(lambda: len(node.reads) == 2, 30)
         assert len(client.get("/instances").json()) == 4 + 1 + 4 + 3
     assert {r["uid"] for r in node.rows("instances")} == {*made.uids, *late.uids}
+
+
+def test_images_that_others_send_by_stow_are_forwarded(site: tuple[Listening, OrthancChild], tmp_path: Path) -> None:
+    node, child = site
+    made = slices.series(tmp_path / "mr", 3)
+    with child.client() as client:
+        for file in made.files:
+            stow(client, file)
+    until(lambda: len(node.reads) == 1, 30)
+    assert {r["uid"] for r in node.rows("instances")} == set(made.uids)
 
 
 def test_originals_are_passed_on_once_and_do_not_come_back(
@@ -177,8 +190,6 @@ def test_orthanc_is_closed_to_strangers(site: tuple[Listening, OrthancChild], tm
     _, child = site
     made = slices.series(tmp_path / "x", 1)
     assert slices.storescu(child.dicom_port, made.files, calling="STRANGER", called="ORTHANC").returncode != 0
-    import httpx
-
     assert httpx.get(f"{child.url}/system", trust_env=False).status_code == 401
     assert httpx.post(f"{child.url}/tools/execute-script", content="print(1)", trust_env=False).status_code == 401
     with child.client() as client:

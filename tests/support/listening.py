@@ -130,7 +130,7 @@ def listening(settings: Settings, put_read: Callable[[int], None] | None = None)
     thread = threading.Thread(target=run, name="listen")
     thread.start()
     try:
-        assert ready.wait(20), "listen did not become ready"
+        assert ready.wait(60), "listen did not become ready"
         assert not failure, failure
         yield node
     finally:
@@ -140,7 +140,7 @@ def listening(settings: Settings, put_read: Callable[[int], None] | None = None)
         assert not thread.is_alive()
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
     """Wait for a condition; its value."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -175,13 +175,13 @@ class ListenProcess:
     def kill(self) -> None:
         if self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(60)
 
     def end(self) -> int:
         """SIGTERM; the exit code."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 def start_process(folder: Path, settings: Settings, failpoint: str | None = None) -> ListenProcess:
@@ -202,7 +202,11 @@ def start_process(folder: Path, settings: Settings, failpoint: str | None = None
             stderr=log,
         )
     child = ListenProcess(folder, config, process, 0)
-    until(lambda: port_file.exists() or process.poll() is not None, 30, "listen process ready")
+    try:
+        until(lambda: port_file.exists() or process.poll() is not None, 120, "listen process ready")
+    except BaseException:
+        child.kill()
+        raise
     if port_file.exists():
         child.port = int(port_file.read_text())
     return child
