@@ -39,7 +39,7 @@ def listen() -> None:
     from dicom_node import durable
     from dicom_node.durable import Put
     from dicom_node.listen import run_listen
-    from dicom_node.stages.write import manufacturer
+    from dicom_node.stages.producer import manufacturer
     from dicom_node.volume.digest import content_digest
     from dicom_node.volume.geometry import series_geometry
     from dicom_node.volume.header import read_header

@@ -101,7 +101,8 @@ def fail(tools: Tools, attempt: Attempt, reason: str) -> None:
             runs.move(connection, "run", attempt.run_id, RunState.FAILED, error=reason)
             note(connection, "run.failed", study, run_id=attempt.run_id, reason=reason)
         runs.end_attempt(connection, attempt, "failed", reason)
-    log.error("run.failed", run=attempt.run_id, reason=reason)
+    # the reason stands on the timeline; it may quote what was expected of an object and found in it
+    log.error("run.failed", run=attempt.run_id, attempt=attempt.number)
 
 
 def _after_death(tools: Tools, attempt: Attempt, reason: str, priority: int) -> list[Put]:

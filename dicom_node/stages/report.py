@@ -15,12 +15,13 @@ from dicom_node.record import reports, runs
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.results import device_uid, tracking_uid
+from dicom_node.results import tracking_uid
 from dicom_node.routing.gate import Channel
 from dicom_node.settings import FhirDestination
 from dicom_node.stages.context import Tools, identity_of
 from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.stages.infer import FINDINGS
+from dicom_node.stages.producer import producer
 from dicom_node.stages.publication import holds
 from dicom_node.words import ObjectKind
 
@@ -77,7 +78,7 @@ def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.Rep
             region.key: tracking_uid(identity.site_namespace, identity.study_uid, region.key)
             for region in findings.regions
         },
-        device_uid=device_uid("dicom-ai-node", findings.model.name, findings.model.version),
+        device_uid=producer(tools).device_uid(findings.model.name, findings.model.version),
     )
 
 

@@ -21,12 +21,12 @@ from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
-from dicom_node.results import Producer, build, build_rejection, check
+from dicom_node.results import build, build_rejection, check
 from dicom_node.routing.gate import Channel
-from dicom_node.settings import Settings
 from dicom_node.stages.context import Mask, Tools, identity_of, unpack_mask
 from dicom_node.stages.destinations import OWN_ENDPOINT, first_destinations, wanted
 from dicom_node.stages.infer import FINDINGS, MASK, fail, refuse, start
+from dicom_node.stages.producer import producer
 from dicom_node.stages.publication import holds
 from dicom_node.stages.read import load_or_build
 from dicom_node.words import ObjectKind, Publish, ResultObject, ResultSet, RunIdentity, RunState, Volume
@@ -109,24 +109,6 @@ def inputs(tools: Tools, run_id: int, case: Mapping[str, Any]) -> tuple[Volume, 
     identity = identity_of(run)
     reference = load_or_build(tools, int(run["identity"]["reference_revision"]))
     return reference, unpack_mask(packed), findings_from_json(json.loads(said)), identity
-
-
-def manufacturer(settings: Settings) -> str:
-    """(0008,0070) of every object the node makes; by it the listener knows its own results again (I18)."""
-    return settings.node.organisation or "dicom-ai-node"
-
-
-def producer(tools: Tools) -> Producer:
-    """This installation, as its results name it."""
-    node = tools.settings.node
-    return Producer(
-        manufacturer=manufacturer(tools.settings),
-        product="dicom-ai-node",
-        version=tools.version,
-        instance_id=tools.node_instance,
-        contact=node.contact,
-        is_research_use_only=node.research_use_only,
-    )
 
 
 def _rejection(tools: Tools, identity: RunIdentity, volume: Volume, findings: Findings) -> ResultObject | None:
