@@ -146,6 +146,8 @@ class WebSection(_Section):
     host: str = "127.0.0.1"
     port: Port = 8080
     insecure_ok_because: str = ""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names under which the node may be called (Host header), besides loopback; stops DNS rebinding."""
     viewer_folder: Path | None = None
     """OHIF's static files; None: no viewer is served."""
 
@@ -212,7 +214,8 @@ class ReportSection(_Section):
     """Issuer of Patient ID -> FHIR identifier system (URI).  No mapping, no match."""
     accession_system: str = ""
     status: Literal["preliminary", "partial"] = "preliminary"
-    identifier_system: str = "urn:ainode:result"
+    identifier_system: str = ""
+    """URI that this site alone owns, for result identifiers; empty: ``urn:uuid:<site namespace>``."""
 
 
 class Settings(BaseSettings):

@@ -145,7 +145,15 @@ def _check_before_start(chosen: Settings) -> None:
     from dicom_node.refusals import Refused
     from dicom_node.routing import RoutesRefused
     from dicom_node.routing.book import load_routes
+    from dicom_node.settings import FhirDestination
+    from fhir_bridge.transport import check_address
 
+    for name, destination in chosen.destinations.items():
+        if isinstance(destination, FhirDestination):
+            try:
+                check_address(destination.url, destination.insecure_ok_because)
+            except ValueError as unsafe:
+                stop(Exit.CONFIGURATION, f"destinations.{name}.url: {unsafe}")
     try:
         check_models(chosen, load_routes(chosen.routes))
     except RoutesRefused as refused:

@@ -16,7 +16,7 @@ import portal
 from dicom_node.metrics import METRICS
 from dicom_node.record import Database, DatabaseRefused, arrivals, audit, deliveries, keys, reports, runs
 from dicom_node.refusals import Refused
-from dicom_node.settings import Settings, read_secret
+from dicom_node.settings import LOOPBACK, Settings, read_secret
 from dicom_node.words import DeliveryState
 from fhir_bridge.server import Access
 from fhir_bridge.store import Query, StoredResource, count_in, select_from
@@ -140,7 +140,7 @@ def make_app(settings: Settings, database: Database) -> Any:
         refresh_metrics=lambda: _refresh(settings, database),
         on_access=lambda request, access: _on_access(database, request, access),
         viewer=_viewer(settings),
-        settings=portal.PortalSettings(version=version),
+        settings=portal.PortalSettings(version=version, allowed_hosts=LOOPBACK | frozenset(settings.web.allowed_hosts)),
     )
     return portal.create_app(services)
 
@@ -197,4 +197,6 @@ def _refresh(settings: Settings, database: Database) -> None:
 def _on_access(database: Database, request: Request, access: Access) -> None:
     with database.write() as connection:
         actor = str(getattr(request.state, "actor", "unknown"))
-        audit.append(connection, actor, f"{access.action}-{access.kind}", None, ids=list(access.ids))
+        audit.append(
+            connection, actor, f"{access.action}-{access.kind}", access.study_uid or None, ids=list(access.ids)
+        )

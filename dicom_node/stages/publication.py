@@ -15,6 +15,12 @@ def holds(tools: Tools, attributes: Mapping[str, Any], study_uid: str) -> list[P
 
     The issuer that the sender has by configuration, or the site's default, stands in for one that the images lack.
     """
-    sender = tools.settings.sender(str(attributes.get("CallingAETitle") or ""))
-    issuer = (sender.issuer_of_patient_id if sender else None) or tools.settings.report.issuers.get("")
+    has_default = "" in tools.settings.report.issuers
+    issuer = default_issuer(tools, attributes) or ("the site's default" if has_default else None)
     return publication_gate(SeriesFacts("", study_uid, attributes), default_issuer=issuer)
+
+
+def default_issuer(tools: Tools, attributes: Mapping[str, Any]) -> str | None:
+    """Issuer of Patient ID that the sender of these images has by configuration."""
+    sender = tools.settings.sender(str(attributes.get("CallingAETitle") or ""))
+    return None if sender is None else sender.issuer_of_patient_id

@@ -22,7 +22,7 @@ from dicom_node.stages.context import Tools, identity_of
 from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.stages.infer import FINDINGS
 from dicom_node.stages.producer import producer
-from dicom_node.stages.publication import holds
+from dicom_node.stages.publication import default_issuer, holds
 from dicom_node.words import ObjectKind
 
 PDF_PAGE = "pdf-page"
@@ -44,7 +44,9 @@ def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.Rep
         kept = runs.artefacts_of(connection, run_id)
     if said is None or pdf is None:
         raise LookupError(f"run {run_id} has no findings or no page, and yet its report is to be sent")
-    attributes: dict[str, Any] = run["identity"]["attributes"]
+    attributes: dict[str, Any] = dict(run["identity"]["attributes"])
+    if not attributes.get("IssuerOfPatientID"):
+        attributes["IssuerOfPatientID"] = default_issuer(tools, attributes) or ""
     _check_gate(tools, attributes, run["study_uid"], case, destination)
     findings = findings_from_json(json.loads(said))
     identity = identity_of(run)
@@ -70,6 +72,7 @@ def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.Rep
         issuer_systems=settings.report.issuers,
         accession_systems={"": settings.report.accession_system} if settings.report.accession_system else {},
         options=fhir_bridge.ReportOptions(
+            identifier_system=settings.report.identifier_system,
             status=settings.report.status,
             title=findings.model.title,
             research_use_only=settings.node.research_use_only,
