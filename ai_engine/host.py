@@ -59,7 +59,7 @@ class HostSettings:
         Resident set of the child; above it the child is killed.
     """
 
-    start_timeout_s: float = 180.0
+    start_timeout_s: float = 600.0
     job_timeout_s: float = 900.0
     memory_limit_mb: int = 6000
 

@@ -42,11 +42,12 @@ class OpenVinoNetwork:
 def open_openvino(
     module: nn.Module, input_shape: tuple[int, ...], device: str, options: NetworkOptions
 ) -> OpenVinoNetwork:
-    """Convert a torch module by tracing it and compile it for exactly `input_shape`."""
+    """Convert a torch module by tracing it once, with one tile, and compile it for exactly `input_shape`."""
     import torch
 
     with torch.inference_mode():
-        model = ov.convert_model(module, example_input=torch.zeros(input_shape), input=[list(input_shape)])
+        traced = torch.jit.trace(module, torch.zeros((1, *input_shape[1:])), check_trace=False)
+        model = ov.convert_model(traced, input=[list(input_shape)])
     core = ov.Core()
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": options.precision_cpu,
