@@ -39,10 +39,8 @@ _SHOWN = """() => window.cornerstone.getRenderingEngines().flatMap(engine => eng
   view => view.getCurrentImageId ? view.getCurrentImageId() || '' : ''))"""
 _SETS = """() => window.services.displaySetService.getActiveDisplaySets().map(
   set => [set.Modality, set.SeriesDescription, set.displaySetInstanceUID])"""
-_JUMP = """async number => {
-  const view = window.cornerstone.getRenderingEngines()[0].getViewports()[0];
-  await window.cornerstone.utilities.jumpToSlice(view.element, {imageIndex: number});
-  return view.getCurrentImageIdIndex ? view.getCurrentImageIdIndex() : -1; }"""
+_INDEX = """() => Math.max(...window.cornerstone.getRenderingEngines().flatMap(engine => engine.getViewports().map(
+  view => view.getCurrentImageIdIndex ? view.getCurrentImageIdIndex() : -1)))"""
 
 
 @dataclass
@@ -86,10 +84,16 @@ class Viewer:
         return [(int(number), str(label)) for number, label in self.page.evaluate(_SEGMENTS)]
 
     def go_to_slice(self, index: int) -> int:
-        """Show the image with this index, from 0; the index that is shown then."""
-        shown = int(self.page.evaluate(_JUMP, index))
-        self.page.wait_for_timeout(1500)
-        return shown
+        """Go to the image with this index, from 0, by the arrow keys as a reader does; the index shown then."""
+        self.page.locator("[data-cy='viewport-pane']").first.click()
+        for _ in range(200):
+            shown = int(self.page.evaluate(_INDEX))
+            if shown == index:
+                break
+            self.page.keyboard.press("ArrowDown" if shown < index else "ArrowUp")
+            self.page.wait_for_timeout(250)
+        self.page.wait_for_timeout(1000)
+        return int(self.page.evaluate(_INDEX))
 
     def open_segmentation_panel(self) -> None:
         """Show the list of segments with their names and colours."""

@@ -130,7 +130,9 @@ def test_the_viewer_opens_with_images_and_counts_what_the_segmentation_holds(kep
         page.show_segmentation(str(segmentation.SeriesDescription))
         assert page.label_counts() == own
         assert page.segments() == labels
-        page.go_to_slice(_fullest_slice(segmentation, frames, kept))
+        page.open_segmentation_panel()
+        index = _fullest_slice(segmentation, frames, kept)
+        assert page.go_to_slice(index) == index
         page.page.screenshot(path=PICTURES / "overlay.png")
         assert page.troubles == []
 
