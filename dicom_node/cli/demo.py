@@ -34,6 +34,9 @@ def demo(
     routes: Path = typer.Option(Path("config/routes.yaml"), "--routes", help="Routes; they are switched on."),
     viewer: Path = typer.Option(Path(".tools/ohif"), "--viewer", help="OHIF's static files, for --keep."),
     seed: int = typer.Option(1, "--seed", min=1, help="Decides which synthetic heads are drawn."),
+    only_send: str = typer.Option(
+        "", "--only-send", help="AE@host:port: send the three studies there, from DEMO; start and await nothing."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Three synthetic studies go in by C-STORE; SEG, SR, PDF and a FHIR report come back, or a refusal.
@@ -43,6 +46,9 @@ def demo(
 
     Example: ai-node demo
     """
+    if only_send:
+        _send_elsewhere(only_send, seed=seed, as_json=as_json)
+        return
     from dicom_node.demo.run import run_demo
     from dicom_node.demo.show import show
     from dicom_node.demo.site import Site, SiteOptions
@@ -110,6 +116,28 @@ def send(
         for reason, count in report.failed.items():
             out.print(f"{count} not stored: {reason}", markup=False)
     if report.failed:
+        raise typer.Exit(int(Exit.REFUSED))
+
+
+def _send_elsewhere(to: str, *, seed: int, as_json: bool) -> None:
+    """The three studies go to an archive that is there already; exit code 3 when it did not take every image."""
+    from dicom_node.demo.elsewhere import send_elsewhere
+    from dicom_node.demo.sending import Peer, SendReport
+    from dicom_node.demo.study import Fate
+
+    def told(fate: Fate, report: SendReport) -> None:
+        failed = "; ".join(f"{count} not stored: {reason}" for reason, count in report.failed.items())
+        err.print(f"{fate.value}: {report.stored} stored" + (f"; {failed}" if failed else ""), markup=False)
+
+    try:
+        peer = Peer.parse(to)
+    except ValueError as error:
+        stop(Exit.USAGE, f"--only-send: {error}")
+    with answering(as_json=as_json):
+        reports = send_elsewhere(peer, seed=seed, on_study=told)
+    if as_json:
+        emit({fate.value: {"stored": r.stored, "failed": r.failed} for fate, r in reports.items()})
+    if any(report.failed for report in reports.values()):
         raise typer.Exit(int(Exit.REFUSED))
 
 
