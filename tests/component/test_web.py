@@ -1,0 +1,247 @@
+"""The web process over a real record: readiness tells the truth (I23), reports by key only, metrics from the record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import insert, select, text
+
+from dicom_node.cli import web
+from dicom_node.record import Database, arrivals, keys, reports, tables
+from dicom_node.settings import Settings
+from tests.fixtures_packages import make_tiny_package
+from tests.support.node import ROUTES
+
+pytestmark = pytest.mark.component
+
+STUDY = "1.2.826.0.1.3680043.8.498.1"
+CHECKS = ["database", "vault", "disk", "models", "listener", "audit"]
+
+
+@dataclass
+class Site:
+    """An installation of which only the web process is asked; a plain socket stands for its listener."""
+
+    settings: Settings
+    database: Database
+    port: socket.socket
+    models: Path
+
+    def client(self, *, key: str = "", local: bool = True) -> TestClient:
+        app = web.make_app(self.settings, self.database)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        address = ("127.0.0.1" if local else "192.0.2.7", 40000)
+        return TestClient(app, base_url="http://127.0.0.1", headers=headers, client=address)
+
+    def checks(self) -> dict[str, dict[str, Any]]:
+        answer = self.client().get("/readyz")
+        rows = {row["name"]: row for row in answer.json()["checks"]}
+        assert answer.status_code == (200 if all(row["ok"] for row in rows.values()) else 503)
+        return rows
+
+    def only(self, name: str) -> dict[str, Any]:
+        """The one check that does not hold."""
+        rows = self.checks()
+        assert [row["name"] for row in rows.values() if not row["ok"]] == [name]
+        assert rows[name]["reason"] and rows[name]["advice"]
+        return rows[name]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    make_tiny_package(root)
+    return root
+
+
+@pytest.fixture
+def site(tmp_path: Path, package: Path) -> Iterator[Site]:
+    shutil.copytree(package, tmp_path / "models")
+    (tmp_path / "routes.yaml").write_text(ROUTES, encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    port = socket.create_server(("127.0.0.1", 0))
+    settings = Settings(
+        data={"folder": tmp_path / "data", "min_free_gb": 0.0, "min_free_share": 0.0},
+        door={"port": port.getsockname()[1]},
+        routes=tmp_path / "routes.yaml",
+        engine={"models": tmp_path / "models"},
+    )
+    database = Database(settings.records_url)
+    database.migrate()
+    yield Site(settings, database, port, tmp_path / "models")
+    port.close()
+    database.close()
+
+
+def change(site: Site, **section: Any) -> None:
+    site.settings = site.settings.model_copy(
+        update={name: getattr(site.settings, name).model_copy(update=keys) for name, keys in section.items()}
+    )
+
+
+def test_a_whole_node_is_ready_and_a_peer_that_is_down_does_not_change_it(site: Site) -> None:
+    """Nothing listens at the configured Orthanc, and that is no reason to turn images away (I26)."""
+    rows = site.checks()
+    assert list(rows) == CHECKS
+    assert all(row["ok"] for row in rows.values()), rows
+    assert site.client().get("/livez").status_code == 200
+
+
+def test_below_the_admission_line_it_is_not_ready(site: Site) -> None:
+    free = shutil.disk_usage(site.settings.data.folder).free
+    change(site, data={"min_free_gb": free / 1e9 + 100.0})
+    assert "admission line" in site.only("disk")["reason"]
+
+
+def test_files_missing_from_the_vault_are_told(site: Site) -> None:
+    with site.database.write() as connection:
+        arrivals.set_missing_files(connection, 3)
+    assert site.only("vault")["reason"].startswith("3 acknowledged objects")
+    with site.database.write() as connection:
+        arrivals.set_missing_files(connection, 0)
+    assert site.checks()["vault"]["ok"]
+
+
+def test_a_model_that_is_not_as_its_manifest_says_is_told(site: Site) -> None:
+    weights = next(site.models.rglob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    site.only("models")
+    shutil.rmtree(site.models / "tiny-bright")
+    site.only("models")
+
+
+def test_a_route_file_that_cannot_be_read_is_told(site: Site) -> None:
+    site.settings.routes.write_text("routes: [", encoding="utf-8")
+    site.only("models")
+
+
+def test_a_closed_port_is_told(site: Site) -> None:
+    site.port.close()
+    assert "does not accept" in site.only("listener")["reason"]
+
+
+def test_a_record_that_cannot_be_written_is_told(site: Site) -> None:
+    with site.database.engine.connect() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER no_writes BEFORE INSERT ON site BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        connection.commit()
+    site.only("database")
+
+
+def test_an_audit_log_that_is_gone_is_told(site: Site) -> None:
+    with site.database.engine.connect() as connection:
+        connection.execute(text("DROP TABLE audit"))
+        connection.commit()
+    site.only("audit")
+
+
+def test_a_check_tells_no_path_and_no_text_of_an_error(site: Site) -> None:
+    shutil.rmtree(site.models)
+    site.port.close()
+    with site.database.engine.connect() as connection:
+        connection.execute(text("DROP TABLE audit"))
+        connection.commit()
+    answer = site.client().get("/readyz").text
+    assert str(site.settings.data.folder.parent) not in answer
+    assert "no such table" not in answer
+
+
+# -- reports
+
+
+@pytest.fixture
+def published(site: Site) -> Site:
+    """Two versions of a report, as two revisions of a study make them."""
+    with site.database.write() as connection:
+        connection.execute(text("PRAGMA defer_foreign_keys=ON"))
+        connection.execute(
+            insert(tables.runs).values(
+                **_row(tables.runs, id=1, study_uid=STUDY, run_key="k", case_id=_case(connection))
+            )
+        )
+        for title in ("first", "second"):
+            resource = {
+                "resourceType": "DiagnosticReport",
+                "id": "report-1",
+                "status": "preliminary",
+                "code": {"text": "FLAIR"},
+                "conclusion": title,
+                "identifier": [{"system": "urn:ainode:result", "value": "r1"}],
+            }
+            assert reports.put_resources(connection, 1, STUDY, [resource]) == 1
+            assert reports.put_resources(connection, 1, STUDY, [resource]) == 0
+    return site
+
+
+def _case(connection: Any) -> int:
+    connection.execute(insert(tables.studies).values(**_row(tables.studies, uid=STUDY)))
+    made = connection.execute(insert(tables.cases).values(**_row(tables.cases, id=1, study_uid=STUDY, case_key="c")))
+    return int(made.inserted_primary_key[0])
+
+
+def _row(table: Any, **known: Any) -> dict[str, Any]:
+    """A row in which every needed column that the test does not care about has some value of its type."""
+    values = dict(known)
+    for column in table.columns:
+        if column.name in values or column.nullable or column.default is not None or column.primary_key:
+            continue
+        kind = column.type.python_type
+        values[column.name] = {} if kind in (dict, object) else kind()
+    return values
+
+
+def test_reports_are_for_keys_with_the_scope(published: Site) -> None:
+    url = "/fhir/DiagnosticReport/report-1"
+    assert published.client().get(url).status_code == 401
+    assert published.client(key="ain_00000000_" + "A" * 43).get(url).status_code == 401
+    monitor = keys.create(published.database, "monitor", ["metrics:read"])
+    assert published.client(key=monitor).get(url).status_code == 403
+    ehr = keys.create(published.database, "ehr", ["fhir:read"])
+    answer = published.client(key=ehr, local=False).get(url)
+    assert answer.status_code == 200
+    assert answer.json()["conclusion"] == "second" and answer.json()["meta"]["versionId"] == "2"
+    assert answer.headers["ETag"] == 'W/"2"'
+    keys.revoke(published.database, "ehr")
+    assert published.client(key=ehr).get(url).status_code == 401
+
+
+def test_a_search_shows_current_versions_only_and_is_audited(published: Site) -> None:
+    ehr = keys.create(published.database, "ehr", ["fhir:read"])
+    client = published.client(key=ehr)
+    bundle = client.get("/fhir/DiagnosticReport", params={"identifier": "urn:ainode:result|r1"}).json()
+    assert bundle["total"] == 1
+    assert [entry["resource"]["conclusion"] for entry in bundle["entry"]] == ["second"]
+    assert client.get("/fhir/DiagnosticReport", params={"identifier": "urn:ainode:result|r2"}).json()["total"] == 0
+    assert client.get("/fhir/DiagnosticReport/other").status_code == 404
+    with published.database.read() as connection:
+        rows = [dict(row) for row in connection.execute(select(tables.audit)).mappings()]
+    seen = [row for row in rows if row["action"].endswith("DiagnosticReport")]
+    assert seen and all("ehr" in row["actor"] for row in seen)
+    assert "report-1" in json.dumps([row["detail"] for row in seen])
+
+
+# -- metrics
+
+
+def test_metrics_tell_what_the_record_knows(published: Site) -> None:
+    with published.database.write() as connection:
+        connection.execute(tables.runs.update().values(state="failed"))
+    rendered = published.client().get("/metrics")
+    assert rendered.status_code == 200
+    lines = rendered.text.splitlines()
+    assert 'ainode_jobs{state="failed"} 1.0' in lines
+    assert 'ainode_held_jobs{reason="delivery-incomplete"} 0.0' in lines
+    assert any(line.startswith('ainode_disk_free_bytes{area="data"} ') for line in lines)
+    assert STUDY not in rendered.text
+    assert published.client(local=False).get("/metrics").status_code == 401
