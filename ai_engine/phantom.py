@@ -161,9 +161,11 @@ class HeadPhantom:
         points: Array = np.divide(real, np.asarray(self._size, dtype=np.float32), dtype=np.float32)
         label = np.zeros(len(points), dtype=np.uint8)
         head = _depth(points, (0, 0, 0), (76, 97, 92))
-        self._face_and_neck(points, head, label)
+        covered = self._face_and_neck(points, head, label)
         inside = np.flatnonzero(head > 0)
         self._cranium(points[inside], head[inside], label, inside)
+        scalp = (label == Tissue.SKIN) | (label == Tissue.FAT)
+        label[scalp & (head > 0) & (covered > 6) & (points[:, 2] < -50)] = Tissue.MUSCLE
         if self.lesion is not None:
             share = self._lesion_share(real)
             brain = np.isin(label, (Tissue.CSF, Tissue.GREY, Tissue.WHITE, Tissue.DURA))
@@ -172,7 +174,8 @@ class HeadPhantom:
             label[brain & (share < self.lesion.core_share)] = Tissue.CORE
         return label
 
-    def _face_and_neck(self, points: Array, head: Array, label: Labels) -> None:
+    def _face_and_neck(self, points: Array, head: Array, label: Labels) -> Array:
+        """Fill what lies outside the cranium; returns the depth below the surface of face and neck."""
         x, y, z = points.T
         face = _depth(points, (0, -42, -62), (62, 58, 72))
         neck = np.where(z < -20, 58 - np.hypot(x, 0.9 * (y - 18)), -1)
@@ -189,6 +192,7 @@ class HeadPhantom:
         sinus = _depth(points, (0, -52, -48), (22, 26, 26)) > 0
         label[low & sinus & (wave < 0.7)] = Tissue.AIR
         label[low & (np.hypot(x, y + 5) < 9) & (neck > 0)] = Tissue.AIR
+        return np.asarray(outer)
 
     def _cranium(self, points: Array, depth: Array, label: Labels, where: npt.NDArray[np.intp]) -> None:
         x, y, z = points.T

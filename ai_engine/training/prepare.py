@@ -28,6 +28,8 @@ PLANS_NAME = "nnUNetPlans"
 CONFIGURATION = "2d"
 OBLIQUE_MARK = "__oblique"
 PHANTOM_SOURCE = "phantom"
+PHANTOM_SEED = 2000
+"""Training heads count from here; demonstration and tests use smaller seeds."""
 
 Progress = Callable[[str], None]
 
@@ -141,14 +143,19 @@ def _rotation(angles_deg: tuple[float, float, float]) -> npt.NDArray[np.float64]
     return result
 
 
+def phantom_name(number: int) -> str:
+    """Name of the synthetic head ``number`` among the cases."""
+    return f"{PHANTOM_SOURCE}_{PHANTOM_SEED + number}"
+
+
 def phantom_pair(seed: int) -> Pair:
-    """Draw a synthetic FLAIR: two of three heads with a lesion, half of them on a tilted grid."""
+    """Draw a synthetic FLAIR: every other head with a lesion, half of them on a tilted grid."""
     random = np.random.default_rng((seed, 3))
     head = synthesise_head(
         seed,
         shape=(28, 256, 256),
         spacing_mm=(float(random.uniform(3, 6)), 0.95, 0.95),
-        lesion=draw_lesion(seed) if seed % 3 else None,
+        lesion=draw_lesion(seed) if seed % 2 else None,
     )
     matrix = head.affine.matrix.copy()
     if random.random() < 0.5:
@@ -191,7 +198,7 @@ def prepare(
         How many synthetic heads join the training side, as collection ``phantom``.
     """
     folder = dataset_folder(work, str(plans["dataset_name"]))
-    synthetic = {f"{PHANTOM_SOURCE}_{1000 + number}": 1000 + number for number in range(phantoms)}
+    synthetic = {phantom_name(number): PHANTOM_SEED + number for number in range(phantoms)}
     sides = {"train": [*split.train, *synthetic], "validation": list(split.validation), "test": list(split.test)}
     store = folder / str(plans["configurations"][CONFIGURATION]["data_identifier"])
     store.mkdir(parents=True, exist_ok=True)

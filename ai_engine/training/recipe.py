@@ -23,6 +23,7 @@ from ai_engine.training.prepare import (
     PHANTOM_SOURCE,
     compact_plans,
     dataset_description,
+    phantom_name,
     prepare,
 )
 from ai_engine.training.trainer import STATE_FILE, FlairTrainer, TrainingSettings
@@ -72,7 +73,7 @@ BRAIN_FLAIR = Recipe(
     validation_share=0.09,
     split_seed=2026,
     oblique={"lgg-flair": 1, "brats": 4},
-    phantoms=24,
+    phantoms=40,
     settings=TrainingSettings(
         minutes=111.0,
         merge_validation_at=0.72,
@@ -81,12 +82,12 @@ BRAIN_FLAIR = Recipe(
             "lgg-flair-oblique": 0.12,
             "brats": 0.04,
             "brats-oblique": 0.10,
-            PHANTOM_SOURCE: 0.06,
+            PHANTOM_SOURCE: 0.08,
         },
     ),
     training_data=(
         "48 of 58 patients of a public FLAIR copy of TCGA-LGG (Buda 2019; five hospitals, lower grade glioma), 7 of 9 "
-        "skull-stripped FLAIRs of BraTS 2018 and 2023, and 24 synthetic heads; encoder pretrained on ImageNet. Terms "
+        "skull-stripped FLAIRs of BraTS 2018 and 2023, and 40 synthetic heads; encoder pretrained on ImageNet. Terms "
         "of the sources differ; the strictest is CC BY-NC-SA: research only."
     ),
     licence="CC-BY-NC-SA-4.0 (research only, from the training data); encoder start Apache-2.0",
@@ -143,7 +144,7 @@ def train_recipe(
         raise FileExistsError(f"{work.name} already holds a training; resume it or choose another folder")
     cases, _ = prepare_recipe(recipe, data, work, say)
     sources = {case.name: case.source for case in cases}
-    sources |= {f"{PHANTOM_SOURCE}_{1000 + number}": PHANTOM_SOURCE for number in range(recipe.phantoms)}
+    sources |= {phantom_name(number): PHANTOM_SOURCE for number in range(recipe.phantoms)}
     settings = recipe.settings if minutes is None else replace(recipe.settings, minutes=minutes)
     known = {source for case in cases for source in (case.source, f"{case.source}-oblique")}
     if not known & set(settings.sampling):

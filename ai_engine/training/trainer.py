@@ -33,6 +33,8 @@ from ai_engine.training.augment import Augmentation, augment
 from ai_engine.training.prepare import CONFIGURATION, OBLIQUE_MARK, PLANS_NAME, dataset_folder
 
 STATE_FILE = "state.pt"
+BEFORE_MERGE_FILE = "state-before-merge.pt"
+"""State at the moment when the validation patients joined: the last that they are a fair measure of."""
 HISTORY_FILE = "history.json"
 
 
@@ -43,7 +45,7 @@ class TrainingSettings:
     minutes: float = 100.0
     iterations_per_epoch: int = 50
     validate_every_s: float = 600.0
-    checkpoint_every_s: float = 300.0
+    checkpoint_every_s: float = 180.0
     learning_rate: float = 1e-3
     encoder_rate: float = 4e-4
     weight_decay: float = 0.02
@@ -266,6 +268,7 @@ class FlairTrainer:
             "optimizer": self.optimizer.state_dict(),
             "iteration": self.iteration,
             "used_s": self.used_s,
+            "is_merged": self._merged,
             "history": json.dumps(self.history),
             "torch_generator": torch.get_rng_state(),
             "numpy_key": torch.from_numpy(inner["key"].astype(np.int64)),
@@ -291,6 +294,7 @@ class FlairTrainer:
         for group, rate in zip(self.optimizer.param_groups, full, strict=True):
             group["full"] = rate
         self.iteration, self.used_s = state["iteration"], state["used_s"]
+        self._merged = bool(state.get("is_merged", (self.work / BEFORE_MERGE_FILE).exists()))
         self.history = json.loads(state["history"])
         torch.set_rng_state(state["torch_generator"])
         generator = np.random.get_state(legacy=False)
@@ -334,7 +338,7 @@ class FlairTrainer:
     def _merge(self) -> Any:
         self._validate_and_record()
         self.save()
-        os.replace(self.work / STATE_FILE, self.work / "state-before-merge.pt")
+        os.replace(self.work / STATE_FILE, self.work / BEFORE_MERGE_FILE)
         self._merged = True
         self.save()
         self.say("validation patients join the training; their Dice is no measure from here on")

@@ -21,7 +21,14 @@ from ai_engine.training.prepare import (
     save_case,
 )
 from ai_engine.training.report import write_report
-from ai_engine.training.trainer import STATE_FILE, FlairTrainer, TrainingSettings, rate_at, sampling_probabilities
+from ai_engine.training.trainer import (
+    BEFORE_MERGE_FILE,
+    STATE_FILE,
+    FlairTrainer,
+    TrainingSettings,
+    rate_at,
+    sampling_probabilities,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -74,6 +81,20 @@ def test_a_training_leaves_state_history_and_report(work: Path) -> None:
     assert page is not None and page.exists()
     assert (work / "curves.png").stat().st_size > 1000
     assert set(trainer.validate()) == {"c"}
+
+
+def test_a_training_that_took_the_validation_patients_in_remembers_it(work: Path) -> None:
+    settings = replace(SETTINGS, merge_validation_at=0.0)
+    sources = dict.fromkeys("abc", "own")
+    first = FlairTrainer(work, NAME, settings, sources=sources, say=lambda line: None)
+    first.run(max_iterations=1)
+    before = (work / BEFORE_MERGE_FILE).read_bytes()
+    second = FlairTrainer(work, NAME, settings, sources=sources, say=lambda line: None)
+    second.resume()
+    second.run(max_iterations=1)
+    assert second.iteration == 2
+    assert (work / BEFORE_MERGE_FILE).read_bytes() == before
+    assert [entry["merged"] for entry in second.history if "dice" in entry] == [False, True, True]
 
 
 def test_groups_get_their_shares() -> None:
