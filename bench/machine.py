@@ -66,7 +66,7 @@ def _first_line(command: list[str]) -> str:
         said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except OSError:
         return "absent"
-    return (said.stdout + said.stderr).strip().splitlines()[0][:100]
+    return (said.stdout + said.stderr).strip().splitlines()[0].strip("$ ")[:100]
 
 
 @dataclass
