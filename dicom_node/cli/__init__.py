@@ -35,7 +35,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "health": ("dicom_node.cli.processes", "health", "Ask the running node whether it lives."),
     "doctor": ("dicom_node.cli.doctor", "doctor", "Check everything the node needs, and say what to do."),
     "train": ("dicom_node.cli.train", "app", "Train a model on your own data."),
-    "evaluate": ("dicom_node.cli.evaluate", "app", "Measure a model on labelled cases."),
+    "evaluate": ("dicom_node.cli.evaluate", "evaluate", "Measure a model on labelled cases."),
 }
 
 

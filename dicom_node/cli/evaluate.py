@@ -8,10 +8,7 @@ import typer
 
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, stop
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-
-@app.command()
 def evaluate(
     package: Path = typer.Argument(..., exists=True, file_okay=False, help="Folder of one package version."),
     data: Path = typer.Option(..., "--data", exists=True, file_okay=False, help="Folder with the labelled cases."),
