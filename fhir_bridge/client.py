@@ -149,7 +149,7 @@ class FhirClient:
         transaction = bundle(report, links)
         schema.check(transaction)
         try:
-            written = self._transact(transaction) if self.check() else self._one_by_one(transaction)
+            written = self._transact_or_split(transaction) if self.check() else self._one_by_one(transaction)
         except OutcomeUnknown:
             # The work may be done although the answer was lost: look first, ask again later.
             _, done = Reader(self._server, report, links.patient, links.service_request).look()
@@ -157,6 +157,22 @@ class FhirClient:
                 raise
             return Confirmation(_outcome(report, links), done)
         return self._confirmed(report, links, written)
+
+    def _transact_or_split(self, transaction: dict[str, Any]) -> list[Written]:
+        """One transaction; where the server declines it as a whole, its entries in order.
+
+        Servers cap transactions (Medplum takes eight entries with conditions).  A transaction that was refused wrote
+        nothing, and each entry is idempotent, so an entry that is really wrong is refused again by name.
+        """
+        try:
+            return self._transact(transaction)
+        except Refused as refused:
+            declined = refused.refusal.code is RefusalCode.PEER_REJECTED
+            if not declined or not refused.refusal.found.startswith(("status 400", "status 413")):
+                raise
+            _log.info("fhir-transaction-declined")
+            self._has_transactions = False
+            return self._one_by_one(transaction)
 
     def _confirmed(self, report: ReportInput, links: Links, written: list[Written]) -> Confirmation:
         """See that the server shows the report, for this patient and of this run, before saying so."""
@@ -171,8 +187,8 @@ class FhirClient:
         return Confirmation(_outcome(report, links), place_of(shown[0]), tuple(written))
 
     def _completed(self, report: ReportInput, links: Links, done: Written) -> Confirmation:
-        """The report is there; without transactions its Provenance may still be missing."""
-        if done.reference and not self.check() and not self._has_provenance(report, done):
+        """The report is there; where it was not one transaction its Provenance may still be missing."""
+        if done.reference and not self._has_provenance(report, done):
             transaction = bundle(report, links)
             self._one_by_one(transaction, only_last_for=done)
         return Confirmation("unchanged", done if done.reference else None)
