@@ -371,11 +371,24 @@ def test_a_rejection_is_permanent_and_tells_no_patient_data(
     peer: FhirPeer, person: Person, client: FhirClient, status: str
 ) -> None:
     client.check()
-    peer.fail("POST /", status, location="http://127.0.0.1:1/elsewhere")
+    # twice: a 400 to the transaction makes the client try its entries, whose first is refused in the same way
+    peer.fail("POST /", status, times=2, location="http://127.0.0.1:1/elsewhere")
     with pytest.raises(Refused) as error:
         client.publish(person.report())
+    peer.http.delete("/__fault")
     assert _code(error) is RefusalCode.PEER_REJECTED
     assert status[-3:] in error.value.refusal.found
+
+
+def test_a_transaction_declined_as_a_whole_is_sent_entry_by_entry(
+    peer: FhirPeer, person: Person, client: FhirClient
+) -> None:
+    """Servers cap transactions: what one takes in one piece, another takes in order, with the same outcome."""
+    client.check()
+    peer.fail("POST /", "status:413")
+    assert client.publish(person.report()).outcome == "created"
+    assert len(_reports(peer, person)) == 1
+    assert client.publish(person.report()).outcome == "unchanged"
 
 
 def test_what_the_peer_validates_it_accepts_for_every_kind_of_report(

@@ -70,6 +70,7 @@ function unknownParameter(url) {
 
 async function answer(request, body) {
   const url = new URL(request.url, 'http://peer');
+  if (url.pathname === '/__fault' && request.method === 'DELETE') return [200, (faults.splice(0), {})];
   if (url.pathname === '/__fault') return [200, (faults.push({ times: 1, ...body }), {})];
   if (url.pathname === '/__settings') return [200, Object.assign(settings, body)];
   if (url.pathname === '/__seen') return [200, seen];
