@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import insert, select, text
+from sqlalchemy import select, text
 
 from dicom_node.cli import web
 from dicom_node.record import Database, arrivals, keys, reports, tables
 from dicom_node.settings import Settings
 from tests.fixtures_packages import make_tiny_package
 from tests.support.node import ROUTES
+from tests.support.rows import add_run
 
 pytestmark = pytest.mark.component
 
@@ -164,12 +165,7 @@ def test_a_check_tells_no_path_and_no_text_of_an_error(site: Site) -> None:
 def published(site: Site) -> Site:
     """Two versions of a report, as two revisions of a study make them."""
     with site.database.write() as connection:
-        connection.execute(text("PRAGMA defer_foreign_keys=ON"))
-        connection.execute(
-            insert(tables.runs).values(
-                **_row(tables.runs, id=1, study_uid=STUDY, run_key="k", case_id=_case(connection))
-            )
-        )
+        add_run(connection, 1, study_uid=STUDY)
         for title in ("first", "second"):
             resource = {
                 "resourceType": "DiagnosticReport",
@@ -182,23 +178,6 @@ def published(site: Site) -> Site:
             assert reports.put_resources(connection, 1, STUDY, [resource]) == 1
             assert reports.put_resources(connection, 1, STUDY, [resource]) == 0
     return site
-
-
-def _case(connection: Any) -> int:
-    connection.execute(insert(tables.studies).values(**_row(tables.studies, uid=STUDY)))
-    made = connection.execute(insert(tables.cases).values(**_row(tables.cases, id=1, study_uid=STUDY, case_key="c")))
-    return int(made.inserted_primary_key[0])
-
-
-def _row(table: Any, **known: Any) -> dict[str, Any]:
-    """A row in which every needed column that the test does not care about has some value of its type."""
-    values = dict(known)
-    for column in table.columns:
-        if column.name in values or column.nullable or column.default is not None or column.primary_key:
-            continue
-        kind = column.type.python_type
-        values[column.name] = {} if kind in (dict, object) else kind()
-    return values
 
 
 def test_reports_are_for_keys_with_the_scope(published: Site) -> None:
