@@ -1,6 +1,8 @@
 """The models of this installation, kept warm in child processes (the `Models` that the stages are handed).
 
-At most `engine.keep_warm` children live at once; the least recently used one ends first.
+At most `engine.keep_warm` children live at once; the least recently used one ends first.  What a reference such as
+``brain-flair`` stands for is settled when it is first used and holds until the process ends, so that a run is inferred
+by the version that it was decided for; a model that is imported later is found by the next start.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 
 from ai_engine.faults import ChildDied as EngineChildDied
 from ai_engine.faults import ChildTimeout, MemoryExceeded
@@ -22,11 +25,9 @@ from dicom_node.settings import EngineSection, Settings
 from dicom_node.stages.context import ChildDied, Mask, ModelDescription
 
 
-def engine_settings(section: EngineSection, cache_folder: str | None = None) -> EngineSettings:
+def engine_settings(section: EngineSection) -> EngineSettings:
     """The engine's own settings for the configured ones."""
-    return EngineSettings(
-        device=section.device, precision=section.precision, threads=section.threads, cache_folder=cache_folder
-    )
+    return EngineSettings(device=section.device, precision=section.precision, threads=section.threads)
 
 
 def check_models(settings: Settings, routes: RouteBook) -> None:
@@ -47,8 +48,9 @@ class WarmModels:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._hosts: OrderedDict[str, ModelHost] = OrderedDict()
-        self._descriptions: dict[str, Description] = {}
+        self._packages: dict[str, tuple[Path, Description, str]] = {}
+        self._hosts: OrderedDict[Path, ModelHost] = OrderedDict()
+        self._described: dict[Path, ModelDescription] = {}
         self._lock = threading.Lock()
 
     def describe(self, reference: str) -> ModelDescription:
@@ -59,15 +61,18 @@ class WarmModels:
         Refused
             If the package is absent or not to be trusted.
         """
+        folder, description, _ = self._package(reference)
+        with self._lock:
+            known = self._described.get(folder)
+        if known is not None:
+            return known
         host = self._host(reference)
         if not host.identity:
             host.start()
         identity = dict(host.identity)
-        with self._lock:
-            description = self._descriptions[reference]
         roles = tuple(entry.role for entry in description.inputs)
         in_force = {key: identity[key] for key in ("backend", "device", "precision", "settings")}
-        return ModelDescription(
+        told = ModelDescription(
             name=description.name,
             version=description.version,
             digest_sha256=str(identity["digest_sha256"]),
@@ -75,6 +80,9 @@ class WarmModels:
             roles=roles,
             reference_role=roles[0],
         )
+        with self._lock:
+            self._described[folder] = told
+        return told
 
     def predict(self, reference: str, inputs: Mapping[str, InputVolume]) -> tuple[Mask, Findings]:
         """Run one case.
@@ -100,25 +108,29 @@ class WarmModels:
         for host in hosts:
             host.close()
 
+    def _package(self, reference: str) -> tuple[Path, Description, str]:
+        with self._lock:
+            if reference not in self._packages:
+                folder = find_package(self._settings.engine.models, reference)
+                package = load_package(folder, weights=False)
+                self._packages[reference] = (folder, package.description, package.digest_sha256)
+            return self._packages[reference]
+
     def _host(self, reference: str) -> ModelHost:
         section = self._settings.engine
+        folder, _, digest_sha256 = self._package(reference)
         with self._lock:
-            host = self._hosts.get(reference)
+            host = self._hosts.get(folder)
             if host is not None:
-                self._hosts.move_to_end(reference)
+                self._hosts.move_to_end(folder)
                 return host
-            folder = find_package(section.models, reference)
-            package = load_package(folder, weights=False)
-            cache = self._settings.data.folder / "cache" / "networks"
-            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
             host = ModelHost(
                 folder,
-                engine_settings(section, str(cache.absolute())),
+                engine_settings(section),
                 HostSettings(job_timeout_s=section.timeout_s, memory_limit_mb=section.memory_limit_mb),
-                pinned_sha256=package.digest_sha256,
+                pinned_sha256=digest_sha256,
             )
-            self._hosts[reference] = host
-            self._descriptions[reference] = package.description
+            self._hosts[folder] = host
             leaving = []
             while len(self._hosts) > section.keep_warm:
                 leaving.append(self._hosts.popitem(last=False)[1])

@@ -18,10 +18,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from dicom_node.durable import Job, Put
 from dicom_node.record import runs, studies
 from dicom_node.record.timeline import note
+from dicom_node.routing.book import load_routes
 from dicom_node.settings import Settings
 from dicom_node.stages.assemble import assemble
 from dicom_node.stages.context import Tools
@@ -43,7 +45,14 @@ def queues(settings: Settings) -> dict[str, int]:
 
 
 def jobs(tools: Tools) -> dict[str, Job]:
-    """The four kinds of job, bound to this installation."""
+    """The four kinds of job, bound to this installation; the route file is read here, once.
+
+    Raises
+    ------
+    RoutesRefused
+        If the route file is not understood.
+    """
+    routes = load_routes(tools.settings.routes)
 
     def read(what: str, which: int | str) -> Sequence[Put]:
         if what == "revision":
@@ -52,7 +61,12 @@ def jobs(tools: Tools) -> dict[str, Job]:
                 study_uid = str(studies.revision_row(connection, revision_id)["study_uid"])
         else:
             study_uid = str(which)
-        return assemble(tools, study_uid, read_revision)
+        try:
+            return assemble(tools, routes, study_uid, read_revision)
+        except Exception as fault:  # the job's boundary: said, and left to the reconciler, which comes back to it
+            log.exception("read.fault")
+            _count_fault(tools, study_uid, fault)
+            raise
 
     def run_infer(run_id: int) -> Sequence[Put]:
         return _guarded(tools, run_id, lambda: infer(tools, run_id))
@@ -64,6 +78,25 @@ def jobs(tools: Tools) -> dict[str, Job]:
         return deliver(tools, run_id, name, attempt)
 
     return {"read": read, "infer": run_infer, "write": run_write, "deliver": run_deliver}
+
+
+def _count_fault(tools: Tools, study_uid: str, fault: Exception) -> None:
+    """A study that the node fails to decide on again and again ends with a person (I11)."""
+    if isinstance(fault, OperationalError):
+        return  # the record itself was busy: no fault of this study
+    limit = tools.settings.work.max_deaths
+    with tools.database.write() as connection:
+        note(connection, "study.fault", study_uid, reason=type(fault).__name__)
+        if studies.faults_since_decision(connection, study_uid) >= limit:
+            reason = {
+                "code": "node-fault",
+                "message": f"The node failed {limit} times to decide on this study.",
+                "expected": "",
+                "found": type(fault).__name__,
+                "advice": "Look for read.fault in the worker's log; after mending, release the study.",
+            }
+            studies.hold(connection, study_uid, reason)
+            note(connection, "study.held", study_uid, code=reason["code"])
 
 
 def _guarded(tools: Tools, run_id: int, body: Job) -> Sequence[Put]:

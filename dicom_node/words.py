@@ -141,7 +141,7 @@ RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {
     RunState.BUILT: frozenset({RunState.SUPERSEDED}),
     RunState.FAILED: frozenset({RunState.QUEUED, RunState.SUPERSEDED}),
     RunState.REFUSED: frozenset({RunState.SUPERSEDED}),
-    RunState.CANCELLED: frozenset({RunState.QUEUED}),
+    RunState.CANCELLED: frozenset({RunState.QUEUED, RunState.SUPERSEDED}),
     # only by the same choice again, when nothing of the run had left the node
     RunState.SUPERSEDED: frozenset({RunState.QUEUED}),
 }

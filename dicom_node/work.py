@@ -16,16 +16,20 @@ import structlog
 from dicom_node import durable
 from dicom_node.durable import Put, Worker
 from dicom_node.record import deliveries, now, runs, studies
+from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
 from dicom_node.road import jobs, queues
+from dicom_node.routing.book import load_routes
 from dicom_node.settings import Settings
 from dicom_node.stages.context import Tools
 from dicom_node.stages.deliver import is_due
-from dicom_node.words import RunState
+from dicom_node.stages.destinations import is_configured, waits_for
+from dicom_node.words import DeliveryState, RunState
 
 log = structlog.get_logger()
 
 PURGE_AFTER_S = 7 * 24 * 3600.0
+OPEN = (DeliveryState.PENDING, DeliveryState.SENDING)
 
 
 def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
@@ -40,6 +44,7 @@ def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
     worker.start()
     try:
         bury_the_dead(tools)
+        threading.Thread(target=warm_up, args=(tools,), name="warm-up", daemon=True).start()
         client = durable.connect(settings.engine_url)
         reconcile(tools, client, is_start=True)
         log.info("work.started")
@@ -56,11 +61,24 @@ def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
         log.info("work.stopped")
 
 
+def warm_up(tools: Tools) -> None:
+    """Load the routed models now, so that the first study does not wait for it."""
+    routes = load_routes(tools.settings.routes)
+    for reference in dict.fromkeys(route.model for route in routes.routes if route.enabled):
+        try:
+            tools.models.describe(reference)
+            log.info("work.model-ready", model=reference)
+        except Exception:  # a warm-up that fails changes nothing: the first job meets the same trouble and reports it
+            log.exception("work.model-not-ready", model=reference)
+
+
 def bury_the_dead(tools: Tools) -> None:
     """Close the attempts that died with the last worker, and count those deaths against their runs."""
     limit = tools.settings.work.max_worker_deaths
     with tools.database.write() as connection:
         for row in runs.open_attempts(connection):
+            if row["worker"] == tools.worker:
+                continue  # begun by this very process: the engine takes its jobs up as soon as it is started
             attempt = runs.Attempt(int(row["run_id"]), int(row["number"]))
             runs.end_attempt(connection, attempt, "worker-died")
             run = runs.run_row(connection, attempt.run_id)
@@ -81,6 +99,7 @@ def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
     suffix = f"again-{now()}"
     wanted: list[tuple[str, Put, str]] = []
     live = set(engine.live())
+    _give_up(tools)
 
     def is_live(prefix: str) -> bool:
         return any(key == prefix or key.startswith(prefix + "/") for key in live)
@@ -89,14 +108,19 @@ def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
         for run in runs.unfinished_runs(connection):
             number = int(run["id"])
             if not is_live(f"infer/{number}") and not is_live(f"write/{number}"):
-                put = Put("model", "infer", f"infer/{number}/{suffix}", (number,))
+                priority = int(runs.row(connection, cases, run["case_id"])["priority"])
+                put = Put("model", "infer", f"infer/{number}/{suffix}", (number,), priority)
                 wanted.append((run["study_uid"], put, "run"))
         for number, name in deliveries.open_pairs(connection):
             if not is_live(f"deliver/{number}/{name}") and is_due(tools, connection, number, name):
                 put = Put(f"out-{name}", "deliver", f"deliver/{number}/{name}/{suffix}", (number, name, 0))
                 wanted.append((deliveries.study_of(connection, number), put, "delivery"))
+        told: set[str] = set()
         for revision in studies.unassembled_revisions(connection):
-            if not is_live(f"read/{revision['id']}"):
+            if revision["study_uid"] in told:
+                continue  # one decision is about the whole study
+            told.add(revision["study_uid"])
+            if not is_live(f"read/{revision['id']}") and not is_live(f"quiet/{revision['study_uid']}"):
                 put = Put("cpu", "read", f"read/{revision['id']}/{suffix}", ("revision", revision["id"]))
                 wanted.append((revision["study_uid"], put, "revision"))
     for study_uid, put, what in wanted:
@@ -106,6 +130,26 @@ def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
     if wanted:
         log.warning("work.submitted-again", count=len(wanted))
     return len(wanted)
+
+
+def _give_up(tools: Tools) -> None:
+    """End, visibly, what can never be sent: nothing waits for ever for what somebody has decided against (I11)."""
+    with tools.database.write() as connection:
+        for run_id, name in deliveries.open_pairs(connection):
+            study_uid = deliveries.study_of(connection, run_id)
+            if not is_configured(tools.settings, name):
+                reason = {
+                    "peer": f"no destination {name!r} is configured any more: bring it back and release, or reject"
+                }
+                deliveries.set_all(connection, run_id, OPEN, DeliveryState.HELD, name, reason=reason)
+                note(connection, "delivery.held", study_uid, run_id=run_id, destination=name, reason=reason)
+                continue
+            names = {str(row["destination"]) for row in deliveries.of_run(connection, run_id)}
+            gone = [n for n in waits_for(tools.settings, name, names) if deliveries.is_given_up(connection, run_id, n)]
+            if gone:
+                reason = {"after": f"{', '.join(sorted(gone))} does not get all of this result"}
+                deliveries.set_all(connection, run_id, OPEN, DeliveryState.CANCELLED, name, reason=reason)
+                note(connection, "delivery.cancelled", study_uid, run_id=run_id, destination=name, reason=reason)
 
 
 def until_told(run: Callable[[threading.Event], None]) -> int:

@@ -12,12 +12,17 @@ from sqlalchemy import Connection, select, update
 
 from dicom_node.record import audit
 from dicom_node.record import deliveries as delivery_queries
+from dicom_node.record import runs as run_queries
 from dicom_node.record.runs import move
+from dicom_node.record.studies import decide_again
 from dicom_node.record.tables import cases, deliveries, runs, series, studies
 from dicom_node.record.timeline import note
+from dicom_node.refusals import RefusalCode
 from dicom_node.words import CaseState, DeliveryState, RunState
 
 Job = tuple[str, str, str, tuple[Any, ...]]
+
+NOT_SENT = (DeliveryState.PENDING, DeliveryState.FAILED, DeliveryState.HELD)
 
 
 class UnknownItem(LookupError):
@@ -34,16 +39,19 @@ def release(connection: Connection, item: str, actor: str, reason: str) -> list[
     """
     kind, key = _split(item)
     if kind in ("study", "series"):
-        study_uid = _unhold(connection, kind, key)
+        study_uid = _unhold(connection, kind, key, None)
     elif kind == "case":
-        study_uid = _case(connection, key, CaseState.READY)
-    else:
+        study_uid = _pass_case(connection, key)
+    elif kind == "delivery":
         row = _delivery(connection, key, DeliveryState.HELD)
+        _is_in_force(row, item)
         move(connection, "delivery", int(key), DeliveryState.PENDING, reason=None, first_tried_at=None)
         number = _tell(connection, "held.released", actor, reason, item, row["study_uid"])
         return [_deliver(row, number)]
+    else:
+        raise UnknownItem(f"{item}: a run is never held; `ai-node jobs retry` starts a failed one again")
     number = _tell(connection, "held.released", actor, reason, item, study_uid)
-    return [("cpu", "read", f"route/{number}", ("study", study_uid))]
+    return [*_decide(connection, study_uid, number), *_go_on(connection, study_uid, number)]
 
 
 def reject(connection: Connection, item: str, actor: str, reason: str) -> list[Job]:
@@ -55,23 +63,22 @@ def reject(connection: Connection, item: str, actor: str, reason: str) -> list[J
         If nothing of that name is held.
     """
     kind, key = _split(item)
-    if kind in ("study", "series"):
-        study_uid = _unhold(connection, kind, key)
-        if kind == "study":
-            connection.execute(update(studies).where(studies.c.uid == study_uid).values(cancelled=True))
-        else:
-            connection.execute(update(series).where(series.c.public_id == key).values(role="rejected"))
+    if kind == "study":
+        study_uid = _unhold(connection, kind, key, None)
+        connection.execute(update(studies).where(studies.c.uid == study_uid).values(cancelled=True))
+        _stop_all(connection, study_uid)
+    elif kind == "series":
+        study_uid = _unhold(connection, kind, key, "rejected")
     elif kind == "case":
         study_uid = _case(connection, key, CaseState.REFUSED)
-    else:
+    elif kind == "delivery":
         row = _delivery(connection, key, DeliveryState.HELD)
         study_uid = row["study_uid"]
-        rest = delivery_queries.of_run(connection, row["run_id"], row["destination"])
-        for other in rest:
-            if other["state"] in (DeliveryState.HELD.value, DeliveryState.PENDING.value):
-                move(connection, "delivery", other["id"], DeliveryState.CANCELLED)
-    _tell(connection, "held.rejected", actor, reason, item, study_uid)
-    return []
+        delivery_queries.set_all(connection, row["run_id"], NOT_SENT, DeliveryState.CANCELLED, row["destination"])
+    else:
+        raise UnknownItem(f"{item}: a run is never held; `ai-node jobs cancel` stops one")
+    number = _tell(connection, "held.rejected", actor, reason, item, study_uid)
+    return _decide(connection, study_uid, number) if kind == "series" else []
 
 
 def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Job]:
@@ -83,6 +90,7 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
         If there is no such job, or it has not failed.
     """
     kind, key = _split(item)
+    _is_job(kind, item)
     if kind == "run":
         row = connection.execute(select(runs).where(runs.c.id == _number(key))).mappings().first()
         if row is None or row["state"] not in (RunState.FAILED.value, RunState.CANCELLED.value):
@@ -91,8 +99,11 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
         number = _tell(connection, "job.retried", actor, reason, item, row["study_uid"])
         return [("model", "infer", f"infer/{row['id']}/retry-{number}", (row["id"],))]
     found = _delivery(connection, key, DeliveryState.FAILED, DeliveryState.CANCELLED, DeliveryState.PENDING)
-    if found["state"] != DeliveryState.PENDING.value:
-        move(connection, "delivery", int(key), DeliveryState.PENDING, reason=None, first_tried_at=None)
+    _is_in_force(found, item)
+    # the objects of a result go together: what was taken back with this one is open again with it
+    again = {DeliveryState.FAILED, DeliveryState.CANCELLED}
+    whole = (connection, found["run_id"], again, DeliveryState.PENDING, found["destination"])
+    delivery_queries.set_all(*whole, reason=None, first_tried_at=None)
     number = _tell(connection, "job.retried", actor, reason, item, found["study_uid"])
     return [_deliver(found, number)]
 
@@ -106,6 +117,7 @@ def cancel(connection: Connection, item: str, actor: str, reason: str) -> list[J
         If there is no such job, or it is over.
     """
     kind, key = _split(item)
+    _is_job(kind, item)
     if kind == "run":
         row = connection.execute(select(runs).where(runs.c.id == _number(key))).mappings().first()
         if row is None or row["state"] not in (RunState.QUEUED.value, RunState.RUNNING.value):
@@ -113,8 +125,9 @@ def cancel(connection: Connection, item: str, actor: str, reason: str) -> list[J
         move(connection, "run", row["id"], RunState.CANCELLED, cancel=True)
         study_uid = row["study_uid"]
     else:
-        found = _delivery(connection, key, DeliveryState.PENDING, DeliveryState.FAILED, DeliveryState.HELD)
-        move(connection, "delivery", int(key), DeliveryState.CANCELLED)
+        found = _delivery(connection, key, *NOT_SENT)
+        # a result is complete or absent: what would follow this object goes no further either
+        delivery_queries.set_all(connection, found["run_id"], NOT_SENT, DeliveryState.CANCELLED, found["destination"])
         study_uid = found["study_uid"]
     _tell(connection, "job.cancelled", actor, reason, item, study_uid)
     return []
@@ -133,12 +146,25 @@ def _number(key: str) -> int:
     return int(key)
 
 
-def _unhold(connection: Connection, kind: str, public_id: str) -> str:
+def _is_job(kind: str, item: str) -> None:
+    if kind not in ("run", "delivery"):
+        raise UnknownItem(f"{item}: expected run-… or delivery-…, as `ai-node jobs list` prints them")
+
+
+def _is_in_force(row: dict[str, Any], item: str) -> None:
+    """Nothing of a superseded or cancelled run is sent by hand: a newer result stands, or none was wanted."""
+    if row["run_state"] != RunState.BUILT.value:
+        raise UnknownItem(f"{item}: its run is {row['run_state']}; nothing of it is sent any more")
+
+
+def _unhold(connection: Connection, kind: str, public_id: str, mark: str | None) -> str:
+    """Take a hold away; with a mark it stays, decided, and no list shows it any more."""
     table = studies if kind == "study" else series
     row = connection.execute(select(table).where(table.c.public_id == public_id)).mappings().first()
-    if row is None or not row["held"]:
+    if row is None or not row["held"] or row["held"].get("rejected"):
         raise UnknownItem(f"{kind}-{public_id}: not held; `ai-node held list` shows what is")
-    connection.execute(update(table).where(table.c.public_id == public_id).values(held=None))
+    left = None if mark is None else {**row["held"], mark: True}
+    connection.execute(update(table).where(table.c.public_id == public_id).values(held=left))
     return str(row["uid"] if kind == "study" else row["study_uid"])
 
 
@@ -150,9 +176,44 @@ def _case(connection: Connection, key: str, new: CaseState) -> str:
     return str(row["study_uid"])
 
 
+def _pass_case(connection: Connection, key: str) -> str:
+    """Let a case pass whose series name their patient differently: a person has seen that they are one."""
+    row = connection.execute(select(cases).where(cases.c.id == _number(key))).mappings().first()
+    code = None if row is None else (row["refusal"] or {}).get("code")
+    if row is not None and row["state"] == CaseState.HELD.value and code != RefusalCode.PATIENT_CONFLICT.value:
+        raise UnknownItem(f"case-{key}: it waits for a series that is held: release or reject that one")
+    study_uid = _case(connection, key, CaseState.WAITING)
+    passed = {**dict(row["refusal"] if row is not None else {}), "passed": True}
+    connection.execute(update(cases).where(cases.c.id == _number(key)).values(refusal=passed))
+    return study_uid
+
+
+def _decide(connection: Connection, study_uid: str, number: int) -> list[Job]:
+    decide_again(connection, study_uid)
+    return [("cpu", "read", f"route/{number}", ("study", study_uid))]
+
+
+def _go_on(connection: Connection, study_uid: str, number: int) -> list[Job]:
+    """Runs and deliveries that stood still while the study was held."""
+    unfinished = [row for row in run_queries.unfinished_runs(connection) if row["study_uid"] == study_uid]
+    jobs: list[Job] = [("model", "infer", f"infer/{row['id']}/act-{number}", (row["id"],)) for row in unfinished]
+    for run_id, name in delivery_queries.open_pairs(connection):
+        if delivery_queries.study_of(connection, run_id) == study_uid:
+            jobs.append(_deliver({"run_id": run_id, "destination": name}, number))
+    return jobs
+
+
+def _stop_all(connection: Connection, study_uid: str) -> None:
+    """A rejected study goes no further: its runs end, and what has not left the node stays in it."""
+    for row in connection.execute(select(runs).where(runs.c.study_uid == study_uid)).mappings().all():
+        if row["state"] in (RunState.QUEUED.value, RunState.RUNNING.value):
+            move(connection, "run", row["id"], RunState.CANCELLED, cancel=True)
+        delivery_queries.set_all(connection, row["id"], NOT_SENT, DeliveryState.CANCELLED)
+
+
 def _delivery(connection: Connection, key: str, *states: DeliveryState) -> dict[str, Any]:
     query = (
-        select(deliveries, runs.c.study_uid)
+        select(deliveries, runs.c.study_uid, runs.c.state.label("run_state"))
         .join(runs, runs.c.id == deliveries.c.run_id)
         .where(deliveries.c.id == _number(key), deliveries.c.state.in_([s.value for s in states]))
     )

@@ -7,13 +7,14 @@ to them (I3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from dicom_node.record.database import now
 from dicom_node.record.runs import move
-from dicom_node.record.tables import artefacts, deliveries, runs
+from dicom_node.record.tables import artefacts, deliveries, runs, studies
 from dicom_node.words import DeliveryState
 
 OPEN = (DeliveryState.PENDING.value, DeliveryState.SENDING.value)
@@ -62,8 +63,14 @@ def of_run(connection: Connection, run_id: int, destination: str | None = None) 
     return list(connection.execute(query).mappings())
 
 
-def begin_try(connection: Connection, delivery_id: int) -> int:
-    """Count a try before it is made; which try it is (1 for the first)."""
+def begin_try(connection: Connection, delivery_id: int) -> int | None:
+    """Count a try before it is made; which try it is (1 for the first).
+
+    None when the row is no longer open: somebody took it back after it was looked at.
+    """
+    state = connection.execute(select(deliveries.c.state).where(deliveries.c.id == delivery_id)).scalar_one()
+    if state not in OPEN:
+        return None
     move(connection, "delivery", delivery_id, DeliveryState.SENDING)
     at = now()
     connection.execute(
@@ -105,16 +112,66 @@ def cancel_open(connection: Connection, run_id: int) -> None:
         move(connection, "delivery", int(found), DeliveryState.CANCELLED)
 
 
+def end_try(connection: Connection, delivery_id: int, new: DeliveryState, **fields: Any) -> bool:
+    """Write what a try came to; False when the row was taken back while the try was made: nothing is changed then."""
+    state = connection.execute(select(deliveries.c.state).where(deliveries.c.id == delivery_id)).scalar_one()
+    return state == DeliveryState.SENDING.value and move(connection, "delivery", delivery_id, new, **fields)
+
+
 def open_pairs(connection: Connection) -> list[tuple[int, str]]:
-    """(run, destination) pairs with something still to send, oldest first; cancelled runs left out."""
+    """(run, destination) pairs whose next object can be sent, oldest first.
+
+    Left out: cancelled runs, studies that are held or rejected, and pairs whose next object waits for a person.
+    """
     query = (
-        select(deliveries.c.run_id, deliveries.c.destination)
+        select(deliveries.c.run_id, deliveries.c.destination, deliveries.c.state)
         .join(runs, runs.c.id == deliveries.c.run_id)
-        .where(deliveries.c.state.in_(OPEN), runs.c.cancel.is_(False))
-        .distinct()
-        .order_by(deliveries.c.run_id)
+        .join(studies, studies.c.uid == runs.c.study_uid)
+        .where(
+            deliveries.c.state != DeliveryState.CONFIRMED.value,
+            runs.c.cancel.is_(False),
+            studies.c.held.is_(None),
+            studies.c.cancelled.is_(False),
+        )
+        .order_by(deliveries.c.run_id, deliveries.c.destination, deliveries.c.position)
     )
-    return [(int(r.run_id), str(r.destination)) for r in connection.execute(query)]
+    next_state: dict[tuple[int, str], str] = {}
+    for found in connection.execute(query):
+        next_state.setdefault((int(found.run_id), str(found.destination)), str(found.state))
+    return [pair for pair, state in next_state.items() if state in OPEN]
+
+
+def is_open(connection: Connection, run_id: int, destination: str) -> bool:
+    """Whether the next object of the run for this destination is on its way: neither confirmed nor with a person."""
+    rows = of_run(connection, run_id, destination)
+    left = [str(found["state"]) for found in rows if found["state"] != DeliveryState.CONFIRMED.value]
+    return bool(left) and left[0] in OPEN
+
+
+def is_given_up(connection: Connection, run_id: int, destination: str) -> bool:
+    """Whether somebody decided that this destination does not get all of the run, and nothing of it is on its way."""
+    states = {str(found["state"]) for found in of_run(connection, run_id, destination)}
+    return DeliveryState.CANCELLED.value in states and not states & {
+        *OPEN,
+        DeliveryState.FAILED.value,
+        DeliveryState.HELD.value,
+    }
+
+
+def set_all(
+    connection: Connection,
+    run_id: int,
+    old: Collection[DeliveryState],
+    new: DeliveryState,
+    destination: str | None = None,
+    **fields: Any,
+) -> int:
+    """Move every delivery of a run (to one destination) that is in one of the `old` states; how many there were."""
+    wanted = {state.value for state in old}
+    found = [row for row in of_run(connection, run_id, destination) if row["state"] in wanted]
+    for row in found:
+        move(connection, "delivery", int(row["id"]), new, **fields)
+    return len(found)
 
 
 def study_of(connection: Connection, run_id: int) -> str:

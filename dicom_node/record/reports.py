@@ -77,7 +77,9 @@ def all_latest(connection: Connection, resource_type: str | None = None) -> list
 
 def of_study(connection: Connection, study_uid: str) -> list[dict[str, Any]]:
     """The newest versions of the resources of one study."""
-    return [row for row in all_latest(connection) if row["study_uid"] == study_uid]
+    query = select(reports).where(reports.c.study_uid == study_uid).order_by(reports.c.id)
+    newest = {(r["resource_type"], r["resource_id"]): dict(r) for r in connection.execute(query).mappings()}
+    return list(newest.values())
 
 
 def _body(resource: dict[str, Any]) -> dict[str, Any]:

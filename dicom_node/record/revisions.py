@@ -15,6 +15,7 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from dicom_node.record.database import digest, now
 from dicom_node.record.runs import move
+from dicom_node.record.studies import decide_again
 from dicom_node.record.tables import arrivals, copies, instances, revisions, series, studies
 from dicom_node.record.timeline import note
 from dicom_node.words import Grade, Instance, Revision, RevisionState
@@ -294,6 +295,7 @@ def declare_quiet(connection: Connection, study_uid: str) -> int | None:
     connection.execute(
         update(studies).where(studies.c.uid == study_uid).values(quiet_at=now(), quiet_number=number, quiet_put_at=None)
     )
+    decide_again(connection, study_uid)
     note(connection, "study.quiet", study_uid, number=number)
     return number
 

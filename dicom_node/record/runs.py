@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Table, and_, func, insert, literal, select, update
 
 from dicom_node.record.database import now
-from dicom_node.record.tables import artefacts, attempts, cases, deliveries, revisions, runs
+from dicom_node.record.tables import artefacts, attempts, cases, deliveries, revisions, runs, studies
 from dicom_node.words import CaseState, DeliveryState, RevisionState, RunState, may_move
 
 _STATES: dict[str, tuple[Table, type[Any]]] = {
@@ -81,12 +81,34 @@ def add_run(connection: Connection, **values: Any) -> tuple[int, bool]:
 
 
 def current_run(connection: Connection, study_uid: str, result_family: str) -> RowMapping | None:
-    """The run of this study and result family that is not superseded, cancelled or refused; the newest if several."""
-    gone = (RunState.SUPERSEDED.value, RunState.CANCELLED.value)
+    """The run of this study and result family that is not superseded, whatever came of it; the newest if several."""
     return (
         connection.execute(
             select(runs)
-            .where(runs.c.study_uid == study_uid, runs.c.result_family == result_family, runs.c.state.not_in(gone))
+            .where(
+                runs.c.study_uid == study_uid,
+                runs.c.result_family == result_family,
+                runs.c.state != RunState.SUPERSEDED.value,
+            )
+            .order_by(runs.c.id.desc())
+            .limit(1)
+        )
+        .mappings()
+        .first()
+    )
+
+
+def unreplaced_run(connection: Connection, study_uid: str, result_family: str) -> RowMapping | None:
+    """The run that went out of force without a successor, because the study was refused afterwards."""
+    return (
+        connection.execute(
+            select(runs)
+            .where(
+                runs.c.study_uid == study_uid,
+                runs.c.result_family == result_family,
+                runs.c.state == RunState.SUPERSEDED.value,
+                runs.c.superseded_by.is_(None),
+            )
             .order_by(runs.c.id.desc())
             .limit(1)
         )
@@ -202,9 +224,22 @@ def open_attempts(connection: Connection, run_id: int | None = None) -> list[Row
 
 
 def unfinished_runs(connection: Connection) -> list[RowMapping]:
-    """Runs that have no final state: the reconciler asks for each whether a job is alive."""
+    """Runs that have no final state: the reconciler asks for each whether a job is alive.
+
+    Runs of a study that is held or rejected stand still and are left out.
+    """
     live = (RunState.QUEUED.value, RunState.RUNNING.value)
-    return list(connection.execute(select(runs).where(runs.c.state.in_(live), runs.c.cancel.is_(False))).mappings())
+    query = (
+        select(runs)
+        .join(studies, studies.c.uid == runs.c.study_uid)
+        .where(
+            runs.c.state.in_(live),
+            runs.c.cancel.is_(False),
+            studies.c.held.is_(None),
+            studies.c.cancelled.is_(False),
+        )
+    )
+    return list(connection.execute(query.order_by(runs.c.id)).mappings())
 
 
 def counts(connection: Connection) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select, update
 
-from dicom_node.record.tables import instances, revisions, series, studies
+from dicom_node.record.tables import events, instances, revisions, series, studies
 from dicom_node.words import Instance, RevisionState
 
 
@@ -69,6 +69,23 @@ def set_revision_read(connection: Connection, revision_id: int, appearance: dict
     connection.execute(update(revisions).where(revisions.c.id == revision_id).values(appearance=appearance))
 
 
+def hold(connection: Connection, study_uid: str, reason: dict[str, str]) -> None:
+    """Hold a study for a person, unless it is held already; `ai-node held` lists it."""
+    connection.execute(update(studies).where(studies.c.uid == study_uid, studies.c.held.is_(None)).values(held=reason))
+
+
+def faults_since_decision(connection: Connection, study_uid: str) -> int:
+    """How often in a row the node failed to decide on a study; a release by a person begins anew."""
+    wanted = ("study.fault", "held.released", "case.ready", "case.waits", "case.refused", "case.held")
+    query = select(events.c.name).where(events.c.study_uid == study_uid, events.c.name.in_(wanted))
+    faults = 0
+    for name in connection.execute(query.order_by(events.c.id.desc())).scalars():
+        if name != "study.fault":
+            break
+        faults += 1
+    return faults
+
+
 def set_role(connection: Connection, series_uid: str, role: str, confidence: float, reasons: tuple[str, ...]) -> bool:
     """Write the role of a series; whether it is another one than before."""
     before = connection.execute(select(series.c.role, series.c.role_reasons).where(series.c.uid == series_uid)).one()
@@ -80,6 +97,15 @@ def set_role(connection: Connection, series_uid: str, role: str, confidence: flo
     return bool(before.role != role)
 
 
+def decide_again(connection: Connection, study_uid: str) -> None:
+    """What was decided about a study is to be decided anew; the reconciler sees to it when nobody else does."""
+    connection.execute(
+        update(revisions)
+        .where(revisions.c.study_uid == study_uid, revisions.c.state == RevisionState.COMPLETE.value)
+        .values(assembled=False)
+    )
+
+
 def set_assembled(connection: Connection, revision_ids: list[int]) -> None:
     """Mark revisions as having been considered for a case."""
     if revision_ids:
@@ -88,7 +114,17 @@ def set_assembled(connection: Connection, revision_ids: list[int]) -> None:
 
 def unassembled_revisions(connection: Connection) -> list[RowMapping]:
     """Closed revisions that no case decision has seen: the reconciler asks for each whether a job is alive."""
-    query = select(revisions).where(revisions.c.state == RevisionState.COMPLETE.value, revisions.c.assembled.is_(False))
+    query = (
+        select(revisions)
+        .join(studies, studies.c.uid == revisions.c.study_uid)
+        .where(
+            revisions.c.state == RevisionState.COMPLETE.value,
+            revisions.c.assembled.is_(False),
+            studies.c.held.is_(None),
+            studies.c.cancelled.is_(False),
+        )
+        .order_by(revisions.c.id)
+    )
     return list(connection.execute(query).mappings())
 
 

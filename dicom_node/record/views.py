@@ -57,7 +57,7 @@ def summary(connection: Connection, study: dict[str, Any]) -> dict[str, Any]:
             }
             for run in study_runs
         ],
-        "refusals": [c["refusal"] for c in study_cases if c["refusal"]]
+        "refusals": [c["refusal"] for c in _newest(study_cases) if c["refusal"] and c["state"] in _SAID]
         + [
             r.refusal
             for r in connection.execute(
@@ -80,7 +80,9 @@ def _worst(
 ) -> str:
     found = set()
     live = [r for r in study_runs if r["state"] != RunState.SUPERSEDED.value]
-    if study["held"] or any(c["state"] == CaseState.HELD.value for c in study_cases):
+    newest = _newest(study_cases)
+    own = connection.execute(select(series.c.held).where(series.c.study_uid == study["uid"])).scalars()
+    if study["held"] or any(_waits(held) for held in own) or any(c["state"] == CaseState.HELD.value for c in newest):
         found.add("held")
     for row in sent:
         if row["state"] in (DeliveryState.HELD.value, DeliveryState.FAILED.value):
@@ -94,11 +96,24 @@ def _worst(
             found.add("waiting")
         elif run["state"] == RunState.BUILT.value:
             found.add("completed")
-    if any(c["state"] == CaseState.REFUSED.value for c in study_cases) and "completed" not in found:
+    if any(c["state"] == CaseState.REFUSED.value for c in newest):
         found.add("refused")
     if not found:
         found.add("waiting" if study["quiet_at"] is None else "completed")
     return next(state for state in _WORST if state in found)
+
+
+_SAID = (CaseState.REFUSED.value, CaseState.HELD.value)
+
+
+def _newest(study_cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last word of each result family."""
+    return list({c["result_family"]: c for c in sorted(study_cases, key=lambda c: int(c["id"]))}.values())
+
+
+def _waits(held: dict[str, Any] | None) -> bool:
+    """Whether a hold waits for a person: one that was decided by rejecting stays, and waits no longer."""
+    return bool(held) and not (held or {}).get("rejected")
 
 
 def story(connection: Connection, study: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +153,7 @@ def held(connection: Connection) -> list[dict[str, Any]]:
         if row["held"]:
             found.append({"id": f"study-{row['public_id']}", "study_uid": row["uid"], "reason": row["held"]})
     for row in connection.execute(select(series).where(series.c.held.is_not(None))).mappings():
-        if row["held"]:
+        if _waits(row["held"]):
             found.append({"id": f"series-{row['public_id']}", "study_uid": row["study_uid"], "reason": row["held"]})
     for row in connection.execute(select(cases).where(cases.c.state == CaseState.HELD.value)).mappings():
         found.append({"id": f"case-{row['id']}", "study_uid": row["study_uid"], "reason": row["refusal"]})
@@ -197,7 +212,10 @@ def says(connection: Connection, artefact_folder: Path, run_id: int) -> str:
     row = run_queries.artefact(connection, run_id, "findings")
     if row is None:
         return ""
-    said = findings_from_json(json.loads(files.load(artefact_folder, row["path"], row["sha256"])))
+    try:
+        said = findings_from_json(json.loads(files.load(artefact_folder, row["path"], row["sha256"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its findings cannot be read: restore the artefacts from the backup"
     present = [region for region in said.regions if region.present]
     if not present:
         return "no region above threshold"

@@ -8,7 +8,7 @@ first, so that what cannot be read is known before something is chosen.  The dec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import structlog
@@ -30,11 +30,23 @@ from dicom_node.routing import (
     Verb,
     decide,
 )
-from dicom_node.routing.book import load_routes
+from dicom_node.routing.cases import IDENTITY_ATTRIBUTES
 from dicom_node.routing.facts import facts
 from dicom_node.routing.roles import assign_roles
+from dicom_node.routing.route import PRIORITY_NUMBER
 from dicom_node.stages.context import ModelDescription, Tools
-from dicom_node.words import CaseState, Grade, Instance, ObjectKind, RoleGuess, RunIdentity, RunState, SeriesFacts
+from dicom_node.stages.deliver import withdraw_reports
+from dicom_node.words import (
+    CaseState,
+    DeliveryState,
+    Grade,
+    Instance,
+    ObjectKind,
+    RoleGuess,
+    RunIdentity,
+    RunState,
+    SeriesFacts,
+)
 
 log = structlog.get_logger()
 
@@ -55,38 +67,100 @@ class _Series:
     facts: SeriesFacts
     held: RefusalCode | None
     refusal: dict[str, str] | None
+    rejected: bool = False
+    """Somebody decided that it goes no further."""
 
 
-def assemble(tools: Tools, study_uid: str, read_revision: ReadRevision) -> list[Put]:
+def assemble(tools: Tools, routes: RouteBook, study_uid: str, read_revision: ReadRevision) -> list[Put]:
     """Decide what is to be done for a study now; the jobs of the runs that this starts."""
-    routes = load_routes(tools.settings.routes)
+    described: dict[str, ModelDescription] = {}
     for _ in range(_TRIES):
         with tools.database.read() as connection:
             seen = _closed(connection, study_uid)
         roles = _roles(tools, routes, seen, read_revision)
-        described = {route.model: tools.models.describe(route.model) for route in routes.routes if route.enabled}
         reach("K8")
         with tools.database.write() as connection:
-            now_closed = _closed(connection, study_uid)
+            now_closed = _closed(connection, study_uid, seen)
             if {s: c.revision_id for s, c in now_closed.items()} != {s: c.revision_id for s, c in seen.items()}:
                 continue  # a series closed meanwhile: decide on what is true now
-            return _decide(tools, connection, routes, study_uid, now_closed, roles, described)
+            state = _state(connection, study_uid, now_closed, roles)
+            decisions = _decisions(connection, routes, state)
+            unknown = {d.case.model for d in decisions if d.verb is Verb.RUN and d.case is not None} - set(described)
+            if not unknown:
+                return _decide(tools, connection, routes, state, decisions, now_closed, roles, described)
+        for model in sorted(unknown):  # outside the transaction: a model may have to be loaded first
+            described[model] = tools.models.describe(model)
     raise RuntimeError("the study's series closed faster than they could be decided upon")
 
 
-def _closed(connection: Connection, study_uid: str) -> dict[str, _Series]:
-    held = {row["uid"]: row for row in studies.series_rows(connection, study_uid)}
+def _closed(connection: Connection, study_uid: str, known: Mapping[str, _Series] | None = None) -> dict[str, _Series]:
+    """The closed series of a study; facts of revisions in `known` are not worked out again."""
+    rows = {row["uid"]: row for row in studies.series_rows(connection, study_uid)}
     found = {}
     for row in studies.closed_revisions(connection, study_uid):
-        own = held[row["series_uid"]]["held"]
-        headers = [dict(i.header) for i in studies.revision_instances(connection, int(row["id"]))]
-        found[row["series_uid"]] = _Series(
+        uid, own = row["series_uid"], rows[row["series_uid"]]["held"] or {}
+        before = (known or {}).get(uid)
+        if before is not None and before.revision_id == row["id"]:
+            series_facts = before.facts
+        else:
+            headers = [dict(i.header) for i in studies.revision_instances(connection, int(row["id"]))]
+            series_facts = facts(headers, calling_ae=studies.calling_ae(connection, uid))
+        found[uid] = _Series(
             revision_id=int(row["id"]),
-            facts=facts(headers, calling_ae=studies.calling_ae(connection, row["series_uid"])),
-            held=RefusalCode(own["code"]) if own else None,
+            facts=series_facts,
+            held=RefusalCode(own["code"]) if own and not own.get("rejected") else None,
             refusal=row["refusal"],
+            rejected=bool(own.get("rejected")),
         )
     return found
+
+
+def _state(
+    connection: Connection, study_uid: str, closed: Mapping[str, _Series], roles: Mapping[str, RoleGuess]
+) -> StudyState:
+    usable = {uid: entry for uid, entry in closed.items() if entry.refusal is None and not entry.rejected}
+    return StudyState(
+        study_uid=study_uid,
+        closed=tuple(ClosedSeries(e.facts, roles[u], e.revision_id, e.held) for u, e in sorted(usable.items())),
+        # a held series does not gather: it waits for a person, and the rest of the study does not
+        gathering=frozenset(
+            r["uid"] for r in studies.series_rows(connection, study_uid) if r["is_open"] and not r["held"]
+        ),
+        is_quiet=studies.study_row(connection, study_uid)["quiet_at"] is not None,
+        cases=tuple(_past(connection, study_uid)),
+    )
+
+
+def _decisions(connection: Connection, routes: RouteBook, state: StudyState) -> list[Decision]:
+    """What is to be done per family; a difference of identities that somebody has let pass stops a family no more."""
+    passed = {
+        row["result_family"]
+        for row in runs.cases_of(connection, state.study_uid)
+        if row["state"] == CaseState.WAITING.value and (row["refusal"] or {}).get("passed")
+    }
+    first = decide(routes, state)
+    if not passed:
+        return first
+    alike = tuple(
+        replace(
+            entry,
+            facts=replace(
+                entry.facts,
+                attributes={k: v for k, v in entry.facts.attributes.items() if k not in IDENTITY_ATTRIBUTES},
+            ),
+        )
+        for entry in state.closed
+    )
+    again = {decision.result_family: decision for decision in decide(routes, replace(state, closed=alike))}
+    return [
+        again[d.result_family]
+        if d.result_family in passed
+        and d.verb is Verb.HOLD
+        and d.refusal is not None
+        and d.refusal.code is RefusalCode.PATIENT_CONFLICT
+        else d
+        for d in first
+    ]
 
 
 def _roles(
@@ -113,11 +187,13 @@ def _decide(
     tools: Tools,
     connection: Connection,
     routes: RouteBook,
-    study_uid: str,
+    state: StudyState,
+    decisions: Sequence[Decision],
     closed: Mapping[str, _Series],
     roles: Mapping[str, RoleGuess],
     described: Mapping[str, ModelDescription],
 ) -> list[Put]:
+    study_uid = state.study_uid
     study = studies.study_row(connection, study_uid)
     for uid, guess in roles.items():
         if studies.set_role(connection, uid, guess.role, guess.confidence, guess.reasons):
@@ -135,26 +211,20 @@ def _decide(
     if study["held"] or study["cancelled"]:
         note(connection, "study.not-decided", study_uid, because="held" if study["held"] else "rejected")
         return []
-    usable = {uid: entry for uid, entry in closed.items() if entry.refusal is None}
-    state = StudyState(
-        study_uid=study_uid,
-        closed=tuple(ClosedSeries(e.facts, roles[u], e.revision_id, e.held) for u, e in sorted(usable.items())),
-        gathering=frozenset(r["uid"] for r in studies.series_rows(connection, study_uid) if r["is_open"]),
-        is_quiet=study["quiet_at"] is not None,
-        cases=tuple(_past(connection, study_uid)),
-    )
     follow: list[Put] = []
-    for decision in decide(routes, state):
+    for decision in decisions:
+        if decision.verb is not Verb.HOLD:
+            _lift_holds(connection, study_uid, decision.result_family)
         if decision.verb is Verb.RUN and decision.case is not None:
             follow += _insert(tools, connection, study_uid, decision, decision.case, described)
         elif decision.verb in (Verb.REFUSE, Verb.HOLD):
             unreadable = _unreadable(closed, roles, routes, decision.result_family)
-            _say_no(connection, study_uid, decision, unreadable or decision.refusal)
+            _say_no(tools, connection, study_uid, decision, unreadable or decision.refusal)
         elif decision.verb is Verb.NOTHING and state.is_quiet:
             has_result = any(c.result_family == decision.result_family and not c.is_superseded for c in state.cases)
             unreadable = None if has_result else _unreadable(closed, roles, routes, decision.result_family)
             if unreadable is not None:
-                _say_no(connection, study_uid, decision, unreadable)
+                _say_no(tools, connection, study_uid, decision, unreadable)
         elif decision.verb is Verb.WAIT:
             note(connection, "case.waits", study_uid, family=decision.result_family, until=decision.until,
                  reasons=list(decision.reasons))  # fmt: skip
@@ -188,68 +258,98 @@ def _insert(
 ) -> list[Put]:
     """Insert the case and its run; supersede the one before."""
     reasons = [*spec.reasons, *(f"not used: {o.role} series: {o.reason}" for o in spec.others)]
-    key = digest([study_uid, spec.route, dict(spec.revisions), decision.supersedes])
+    # the newest case before it makes the key new when the same choice comes again after a refusal
+    before = max((c["id"] for c in runs.cases_of(connection, study_uid)), default=0)
+    key = digest([study_uid, spec.route, dict(spec.revisions), decision.supersedes, before])
+    model = described[spec.model]
+    priority = _priority(tools, connection, spec)
     case_id, is_new = runs.add_case(
         connection,
         study_uid=study_uid,
         route=spec.route,
         result_family=spec.result_family,
-        model=spec.model,
+        model=f"{model.name}@{model.version}",
         rank=spec.set_rank,
         state=CaseState.READY.value,
         revisions=dict(spec.revisions),
         publish=spec.publish.value,
         destinations=list(spec.destinations),
-        priority=spec.priority_number,
+        priority=priority,
         reasons=reasons,
         supersedes_case=decision.supersedes,
         case_key=key,
     )
     if not is_new:
         return []
-    predecessor = _supersede(connection, study_uid, spec.result_family)
-    run_id = _insert_run(tools, connection, study_uid, case_id, spec, described[spec.model], predecessor, reasons)
-    if predecessor is not None:
-        runs.set_superseded_by(connection, int(predecessor["run_id"]), run_id)
+    gone, predecessor = _supersede(tools, connection, study_uid, spec.result_family)
+    run_id = _insert_run(tools, connection, study_uid, case_id, spec, model, predecessor, reasons)
+    if run_id is None:
+        note(connection, "case.same-run", study_uid, route=spec.route, family=spec.result_family)
+        return []
+    for older in (gone, None if predecessor is None else int(predecessor["run_id"])):
+        if older is not None and older != run_id:
+            runs.set_superseded_by(connection, older, run_id)
     note(
         connection,
         "case.ready",
         study_uid,
         run_id=run_id,
         route=spec.route,
-        model=spec.model,
+        model=f"{model.name}@{model.version}",
         roles={role: spec.series[role] for role in spec.roles},
         reasons=reasons,
         supersedes=decision.supersedes,
         publish=spec.publish.value,
     )
-    return [Put("model", "infer", f"infer/{run_id}", (run_id,), spec.priority_number)]
+    # the case's number makes the key new when a run that was superseded is taken up again
+    return [Put("model", "infer", f"infer/{run_id}/case-{case_id}", (run_id,), priority)]
 
 
-def _supersede(connection: Connection, study_uid: str, family: str) -> dict[str, Any] | None:
-    """Take the current run of the family out of force.
+def _priority(tools: Tools, connection: Connection, spec: CaseSpec) -> int:
+    """The route's, or stat where a sender of the chosen series is configured so; lower goes first."""
+    titles = {studies.calling_ae(connection, uid) for uid in spec.series.values()}
+    senders = [tools.settings.sender(title) for title in titles if title]
+    return min([spec.priority_number, *(PRIORITY_NUMBER[s.priority] for s in senders if s is not None)])
+
+
+def _lift_holds(connection: Connection, study_uid: str, family: str) -> None:
+    """What held this family holds it no longer: nobody has to decide about it any more."""
+    for row in runs.cases_of(connection, study_uid):
+        if row["result_family"] == family and row["state"] == CaseState.HELD.value:
+            runs.move(connection, "case", int(row["id"]), CaseState.WAITING)
+            note(connection, "case.hold-lifted", study_uid, family=family)
+
+
+def _supersede(
+    tools: Tools, connection: Connection, study_uid: str, family: str
+) -> tuple[int | None, dict[str, Any] | None]:
+    """Take the current run of the family out of force; its id, and what its successor replaces outside.
 
     A run of which nothing has left the node is forgotten without a trace outside; one that was published becomes the
-    predecessor, and what is still open of it is sent before its successor's rejection names it.
+    predecessor.  What is still open of its objects is sent before its successor's rejection names them; what waits for
+    a person, and its report where nobody has it yet, goes nowhere any more.
     """
-    found = runs.current_run(connection, study_uid, family)
+    found = runs.current_run(connection, study_uid, family) or runs.unreplaced_run(connection, study_uid, family)
     if found is None:
-        return None
+        return None, None
     run_id = int(found["id"])
     published = deliveries.was_published(connection, run_id)
-    runs.move(connection, "run", run_id, RunState.SUPERSEDED)
-    note(connection, "run.superseded", study_uid, run_id=run_id, published=published)
+    if found["state"] != RunState.SUPERSEDED.value:
+        runs.move(connection, "run", run_id, RunState.SUPERSEDED)
+        note(connection, "run.superseded", study_uid, run_id=run_id, published=published)
     if not published:
         deliveries.cancel_open(connection, run_id)
         older: dict[str, Any] | None = found["identity"]["predecessor"]
-        return older  # what the forgotten run would have replaced is still to be replaced
+        return run_id, older  # what the forgotten run would have replaced is still to be replaced
+    withdraw_reports(tools, connection, run_id, in_flight=False)
+    deliveries.set_all(connection, run_id, {DeliveryState.HELD, DeliveryState.FAILED}, DeliveryState.CANCELLED)
     kinds = {kind.value for kind in (ObjectKind.SEG, ObjectKind.PDF, ObjectKind.SC, ObjectKind.SR)}
     objects = [
         {key: row[key] for key in ("kind", "sop_class_uid", "sop_instance_uid", "series_uid")}
         for row in runs.artefacts_of(connection, run_id)
         if row["kind"] in kinds
     ]
-    return {
+    return run_id, {
         "run_id": run_id,
         "revision_number": int(found["identity"]["results"]["revision_number"]),
         "objects": objects,
@@ -265,7 +365,8 @@ def _insert_run(
     model: ModelDescription,
     predecessor: dict[str, Any] | None,
     reasons: Sequence[str],
-) -> int:
+) -> int | None:
+    """The run's id; None when the same run stands already for another result family."""
     by_role = {r: studies.revision_instances(connection, int(i)) for r, i in spec.revisions.items()}
     revisions = {r: studies.revision_row(connection, int(i)) for r, i in spec.revisions.items()}
     reference = by_role[model.reference_role]
@@ -309,8 +410,12 @@ def _insert_run(
         settings_digest=model.settings_sha256,
         predecessor_run=None if predecessor is None else predecessor["run_id"],
     )
-    if not is_new:  # the same choice again, before anything of it had left the node: its stored result stands
-        runs.move(connection, "run", run_id, RunState.QUEUED, superseded_by=None)
+    if not is_new:
+        if runs.run_row(connection, run_id)["state"] != RunState.SUPERSEDED.value:
+            return None
+        # the same choice again, before anything of it had left the node: its stored result stands
+        fresh = {"error": None, "refusal": None, "cancel": False, "child_deaths": 0, "worker_deaths": 0}
+        runs.move(connection, "run", run_id, RunState.QUEUED, superseded_by=None, case_id=case_id, **fresh)
     return run_id
 
 
@@ -335,7 +440,7 @@ def run_key_of(
     )
 
 
-def _say_no(connection: Connection, study_uid: str, decision: Decision, refusal: Refusal | None) -> None:
+def _say_no(tools: Tools, connection: Connection, study_uid: str, decision: Decision, refusal: Refusal | None) -> None:
     """Write a refused or held case, once per reason, and take a result out of force that no longer stands."""
     if refusal is None:
         raise ValueError("a decision that refuses or holds says why")
@@ -360,7 +465,7 @@ def _say_no(connection: Connection, study_uid: str, decision: Decision, refusal:
         case_key=key,
     )
     if is_new and decision.supersedes is not None:
-        _supersede(connection, study_uid, decision.result_family)
+        _supersede(tools, connection, study_uid, decision.result_family)
     if is_new:
         event = "case.held" if held else "case.refused"
         note(connection, event, study_uid, family=decision.result_family, refusal=told, reasons=list(decision.reasons))

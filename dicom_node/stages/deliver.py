@@ -1,7 +1,9 @@
 """Deliver: one run's objects go to one destination and are then seen there (queue `out-<destination>`).
 
 A destination that is down holds only its own queue; inference is never repeated for it (I26).  Every try is counted
-before it is made.  Peers that are down or slow are tried again with back-off; what needs a person is *held*.
+before it is made.  Peers that are down or slow are tried again with back-off; what needs a person is *held*; a fault of
+ours ends the delivery as *failed*, visibly.  What is left to send of a superseded run goes before its successor's
+objects, because the successor's rejection names it; its report goes nowhere any more (I19).
 """
 
 from __future__ import annotations
@@ -13,20 +15,21 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from dicom_node import delivery, files
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
-from dicom_node.record import deliveries, now, runs
+from dicom_node.record import deliveries, now, runs, studies
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import PeerTrouble, Refused
-from dicom_node.settings import CStoreDestination, FolderDestination, StowDestination, read_secret
+from dicom_node.settings import CStoreDestination, FolderDestination, SettingsRefused, StowDestination, read_secret
 from dicom_node.stages.context import Tools
 from dicom_node.stages.destinations import OWN_ENDPOINT, is_report, waits_for
 from dicom_node.stages.report import publish_own, publish_to_server
-from dicom_node.words import DeliveryState
+from dicom_node.words import DeliveryState, RunState
 
 log = structlog.get_logger()
 
@@ -39,9 +42,15 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
     with tools.database.read() as connection:
         run = runs.row(connection, run_table, run_id)
         case = runs.row(connection, cases, run["case_id"])
+        study = studies.study_row(connection, run["study_uid"])
         rows = deliveries.of_run(connection, run_id, name)
-        if run["cancel"] or not is_due(tools, connection, run_id, name):
+        stopped = run["cancel"] or study["held"] or study["cancelled"]
+        if stopped or not is_due(tools, connection, run_id, name):
             return []
+    if run["state"] == RunState.SUPERSEDED.value and is_report(tools.settings, name):
+        with tools.database.write() as connection:
+            withdraw_reports(tools, connection, run_id, in_flight=True)
+        return _next(tools, run_id, name, case["priority"])
     for row in rows:
         if row["state"] not in OPEN:
             if row["state"] == DeliveryState.CONFIRMED.value:
@@ -49,19 +58,27 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
             return []  # held, failed or cancelled: nothing after it may go before a person has decided
         with tools.database.write() as connection:
             tries = deliveries.begin_try(connection, row["id"])
+        if tries is None:
+            return []
         reach("K13")
         try:
             confirmation = _send(tools, run_id, name, row, tries=tries)
         except PeerTrouble as trouble:
-            return _later(tools, row, run["study_uid"], name, trouble, attempt, case["priority"])
+            return _later(tools, row, run["study_uid"], name, trouble, attempt, tries, case["priority"])
         except Refused as refused:
-            _hold(tools, row, run["study_uid"], name, refused)
-            return []
+            _stop(tools, row, run["study_uid"], name, DeliveryState.HELD, refused.refusal.to_json())
+            return _next(tools, run_id, name, case["priority"])
+        except OperationalError:  # of the record itself: the row stays open, and the reconciler comes back to it
+            raise
+        except Exception as fault:  # the job's boundary: never left in `sending` without a word
+            log.exception("delivery.fault", run=run_id, destination=name)
+            told = str(fault) if isinstance(fault, SettingsRefused) else f"{type(fault).__name__}; see the worker's log"
+            _stop(tools, row, run["study_uid"], name, DeliveryState.FAILED, {"fault": told})
+            return _next(tools, run_id, name, case["priority"])
         reach("K15")
         with tools.database.write() as connection:
-            runs.move(
+            confirmed = deliveries.end_try(
                 connection,
-                "delivery",
                 row["id"],
                 DeliveryState.CONFIRMED,
                 confirmed_at=now(),
@@ -69,6 +86,8 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
                 next_try_at=None,
                 reason=None,
             )
+            if not confirmed:
+                return []
             note(
                 connection,
                 "delivery.confirmed",
@@ -84,10 +103,25 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
 
 
 def is_due(tools: Tools, connection: Connection, run_id: int, name: str) -> bool:
-    """Whether every destination that this one waits for has confirmed everything."""
+    """Whether every destination that this one waits for has confirmed everything, and what the run replaces is out."""
     names = {str(row["destination"]) for row in deliveries.of_run(connection, run_id)}
     needs = waits_for(tools.settings, name, names)
-    return all(deliveries.is_confirmed(connection, run_id, other) for other in needs)
+    if not all(deliveries.is_confirmed(connection, run_id, other) for other in needs):
+        return False
+    older = runs.run_row(connection, run_id)["predecessor_run"]
+    return older is None or not deliveries.is_open(connection, int(older), name)
+
+
+def withdraw_reports(tools: Tools, connection: Connection, run_id: int, *, in_flight: bool) -> None:
+    """Take back what a superseded run has not told anybody yet: no report of it may follow its successor's.
+
+    `in_flight`: also those in state *sending*; only for whoever holds the destination's queue.
+    """
+    names = {str(row["destination"]) for row in deliveries.of_run(connection, run_id)}
+    waiting = {DeliveryState.PENDING, DeliveryState.HELD, DeliveryState.FAILED}
+    waiting |= {DeliveryState.SENDING} if in_flight else set()
+    for name in sorted(n for n in names if is_report(tools.settings, n)):
+        deliveries.set_all(connection, run_id, waiting, DeliveryState.CANCELLED, name)
 
 
 def _send(tools: Tools, run_id: int, name: str, row: Any, *, tries: int) -> dict[str, Any]:
@@ -141,7 +175,7 @@ def _secret(settings: StowDestination) -> Callable[[], str] | None:
 
 
 def _later(
-    tools: Tools, row: Any, study_uid: str, name: str, trouble: PeerTrouble, attempt: int, priority: int
+    tools: Tools, row: Any, study_uid: str, name: str, trouble: PeerTrouble, attempt: int, tries: int, priority: int
 ) -> list[Put]:
     settings = tools.settings.destinations.get(name)
     first, cap, span_h = (
@@ -156,39 +190,50 @@ def _later(
     with tools.database.write() as connection:
         state = DeliveryState.HELD if over else DeliveryState.PENDING
         next_at = (datetime.fromisoformat(now()) + timedelta(seconds=delay)).isoformat(timespec="microseconds")
-        runs.move(connection, "delivery", row["id"], state, reason=reason, next_try_at=None if over else next_at)
+        if not deliveries.end_try(connection, row["id"], state, reason=reason, next_try_at=None if over else next_at):
+            return []
         event = "delivery.held" if over else "delivery.later"
         note(connection, event, study_uid, run_id=row["run_id"], destination=name, object=row["kind"], reason=reason)
     if over:
-        return []
-    key = f"deliver/{row['run_id']}/{name}/{attempt + 1}"
+        return _next(tools, row["run_id"], name, priority)
+    # the row's own count makes the key new after a release or a retry, where `attempt` begins again
+    key = f"deliver/{row['run_id']}/{name}/{row['id']}-{tries}"
     args = (row["run_id"], name, attempt + 1)
     return [Put(f"out-{name}", "deliver", key, args, priority, delay_s=delay)]
 
 
-def _hold(tools: Tools, row: Any, study_uid: str, name: str, refused: Refused) -> None:
-    reason = refused.refusal.to_json()
+def _stop(tools: Tools, row: Any, study_uid: str, name: str, state: DeliveryState, reason: dict[str, Any]) -> None:
     with tools.database.write() as connection:
-        runs.move(connection, "delivery", row["id"], DeliveryState.HELD, reason=reason)
+        if not deliveries.end_try(connection, row["id"], state, reason=reason, next_try_at=None):
+            return
         note(
             connection,
-            "delivery.held",
+            f"delivery.{state.value}",
             study_uid,
             run_id=row["run_id"],
             destination=name,
             object=row["kind"],
-            refusal=reason,
+            reason=reason,
         )
 
 
 def _next(tools: Tools, run_id: int, name: str, priority: int) -> list[Put]:
-    """Delivery jobs of the destinations that waited for this one and now wait for none."""
+    """Delivery jobs that waited for this one and now wait for none: other destinations, and the run's successor."""
     with tools.database.read() as connection:
+        run = runs.run_row(connection, run_id)
         names = {str(row["destination"]) for row in deliveries.of_run(connection, run_id)}
-        confirmed = {other for other in names if deliveries.is_confirmed(connection, run_id, other)}
-    ready = []
-    for other in sorted(names - confirmed):
-        needs = waits_for(tools.settings, other, names)
-        if name in needs and needs <= confirmed:
-            ready.append(Put(f"out-{other}", "deliver", f"deliver/{run_id}/{other}/0", (run_id, other, 0), priority))
-    return ready
+        waiting = [(run_id, other) for other in sorted(names) if name in waits_for(tools.settings, other, names)]
+        if run["superseded_by"] is not None:
+            waiting.append((int(run["superseded_by"]), name))
+        ready = [
+            (number, other)
+            for number, other in waiting
+            if deliveries.is_open(connection, number, other) and is_due(tools, connection, number, other)
+        ]
+        count = run["current_attempt"]
+    return [
+        Put(
+            f"out-{other}", "deliver", f"deliver/{number}/{other}/{run_id}-{name}-{count}", (number, other, 0), priority
+        )
+        for number, other in ready
+    ]

@@ -17,7 +17,13 @@ OWN_ENDPOINT = "own-fhir"
 
 def is_report(settings: Settings, name: str) -> bool:
     """Whether a destination takes the FHIR report instead of DICOM objects."""
-    return name == OWN_ENDPOINT or settings.destinations[name].kind == "fhir"
+    destination = settings.destinations.get(name)
+    return name == OWN_ENDPOINT or (destination is not None and destination.kind == "fhir")
+
+
+def is_configured(settings: Settings, name: str) -> bool:
+    """Whether a destination is still there: a run may have rows for one that was taken out of the configuration."""
+    return name == OWN_ENDPOINT or name in settings.destinations
 
 
 def wanted(settings: Settings, publish: Publish, named: Sequence[str]) -> list[str]:
@@ -34,8 +40,9 @@ def wanted(settings: Settings, publish: Publish, named: Sequence[str]) -> list[s
 def waits_for(settings: Settings, name: str, among: Iterable[str]) -> set[str]:
     """Which of the run's destinations must have confirmed before this one is sent to."""
     others = set(among) - {name}
-    if name != OWN_ENDPOINT and settings.destinations[name].after is not None:
-        return {str(settings.destinations[name].after)} & others
+    destination = settings.destinations.get(name)
+    if destination is not None and destination.after in others:  # when the run does not go there, the rule holds
+        return {str(destination.after)}
     if is_report(settings, name):
         return {other for other in others if not is_report(settings, other)}
     return set()

@@ -9,7 +9,7 @@ import structlog
 from ai_engine.prediction import InputVolume
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
-from dicom_node.record import canonical_json, runs
+from dicom_node.record import canonical_json, runs, studies
 from dicom_node.record.runs import Attempt
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
@@ -35,14 +35,19 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
     if started is None:
         return []
     attempt, case = started
-    follow = [Put("cpu", "write", f"write/{run_id}", (run_id,), case["priority"])]
+    # the attempt's number makes the key new when the run is retried, or taken up again after it was superseded
+    follow = [Put("cpu", "write", f"write/{run_id}/{attempt.number}", (run_id,), case["priority"])]
     reach("K9")
-    with tools.database.read() as connection:
+    with tools.database.write() as connection:
+        run = runs.row(connection, run_table, run_id)
         if runs.artefact(connection, run_id, FINDINGS) is not None:
+            runs.end_attempt(connection, attempt, "done")
             return follow
+    reference = run["identity"]["reference_revision"]
     try:
         inputs = {}
-        for role, revision_id in sorted(case["revisions"].items()):
+        # the model's mask lies on the grid of its first input
+        for role, revision_id in sorted(case["revisions"].items(), key=lambda item: (item[1] != reference, item[0])):
             volume = load_or_build(tools, int(revision_id))
             inputs[role] = InputVolume(volume.array, volume.affine, volume.valid, volume.modality)
         reach("K10")
@@ -52,6 +57,9 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
         return []
     except ChildDied as death:
         return _after_death(tools, attempt, str(death), case["priority"])
+    if findings.model.digest_sha256 != run["model_digest"]:
+        fail(tools, attempt, "the model package is not the one that the run was decided for: start the worker again")
+        return []
     with tools.database.write() as connection:
         kept = tools.keep(connection, attempt, MASK, pack_mask(mask)) and tools.keep(
             connection, attempt, FINDINGS, canonical_json(findings.to_json()).encode()
@@ -76,6 +84,9 @@ def start(tools: Tools, run_id: int, stage: str) -> tuple[Attempt, dict[str, Any
         run = runs.row(connection, run_table, run_id)
         if run["state"] not in (RunState.QUEUED.value, RunState.RUNNING.value) or run["cancel"]:
             return None
+        study = studies.study_row(connection, run["study_uid"])
+        if study["held"] or study["cancelled"]:
+            return None  # no result for anyone until a person has decided; the reconciler comes back to it
         case = dict(runs.row(connection, cases, run["case_id"]))
         attempt = runs.begin_attempt(connection, run_id, stage, tools.worker)
         runs.move(connection, "run", run_id, RunState.RUNNING)
@@ -115,5 +126,5 @@ def _after_death(tools: Tools, attempt: Attempt, reason: str, priority: int) -> 
     if deaths >= limit:
         fail(tools, attempt, f"the model's process ended {deaths} times ({reason}); given up after {limit}")
         return []
-    key = f"infer/{attempt.run_id}/death-{deaths}"
+    key = f"infer/{attempt.run_id}/after-{attempt.number}"
     return [Put("model", "infer", key, (attempt.run_id,), priority, delay_s=2.0 * deaths)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import structlog
@@ -11,17 +12,27 @@ from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.routing.appearance import appearance
 from dicom_node.stages.context import Tools
-from dicom_node.volume import CacheDamaged, build_volume, load_volume, save_volume
+from dicom_node.volume import CacheDamaged, Limits, build_volume, load_volume, save_volume
 from dicom_node.words import Volume
 
 log = structlog.get_logger()
 
+_reading: dict[int, threading.Lock] = {}
+_table = threading.Lock()
+
 
 def read_revision(tools: Tools, revision_id: int) -> bool:
-    """Decode one revision, once; whether there is a volume.
+    """Decode one revision, once, whichever jobs ask for it at the same time; whether there is a volume.
 
     The refusal, or what the pictures look like, is written to the revision for routing and for the timeline.
     """
+    with _table:
+        lock = _reading.setdefault(revision_id, threading.Lock())
+    with lock:
+        return _read(tools, revision_id)
+
+
+def _read(tools: Tools, revision_id: int) -> bool:
     with tools.database.read() as connection:
         revision = studies.revision_row(connection, revision_id)
     if revision["refusal"] is not None:
@@ -70,11 +81,13 @@ def load_or_build(tools: Tools, revision_id: int) -> Volume:
     if target.exists():
         try:
             return load_volume(target)
-        except CacheDamaged:  # a cache may be thrown away at any time
+        except (CacheDamaged, FileNotFoundError):  # a cache may be thrown away at any time
             log.warning("volume.cache-damaged", revision=revision_id)
     with tools.database.read() as connection:
         instances = studies.revision_instances(connection, revision_id)
-    volume = build_volume([tools.vault_path(instance.path) for instance in instances])
+    work = tools.settings.work
+    limits = Limits(child_wall_s=work.decode_timeout_s, child_memory_bytes=work.decode_memory_mb * 1024**2)
+    volume = build_volume([tools.vault_path(instance.path) for instance in instances], limits=limits)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     save_volume(volume, target)
     return volume

@@ -93,7 +93,13 @@ def deliver_puts(tools: Tools, run_id: int) -> list[Put]:
         case = runs.row(connection, cases, run["case_id"])
         rows = deliveries.of_run(connection, run_id)
     return [
-        Put(f"out-{name}", "deliver", f"deliver/{run_id}/{name}/0", (run_id, name, 0), case["priority"])
+        Put(
+            f"out-{name}",
+            "deliver",
+            f"deliver/{run_id}/{name}/{run['current_attempt']}",
+            (run_id, name, 0),
+            case["priority"],
+        )
         for name in first_destinations(tools.settings, {str(row["destination"]) for row in rows})
     ]
 
