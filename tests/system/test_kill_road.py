@@ -2,7 +2,7 @@
 
 Real Orthanc and a real FHIR server stand behind the node.  After each death the oracle is the same: I2 (one object per
 UID, one set per study), I3 (complete or absent), I11 (every run ends), I12 (one attempt's effects), no orphan process.
-K1 to K7 are the listener's: tests/component/test_listen_kill.py.
+K1 to K7 are the listener's: tests/system/test_listen_kills.py.
 """
 
 from __future__ import annotations
