@@ -63,7 +63,7 @@ def allow_listed(_logger: object, _method: str, event: MutableMapping[str, Any])
     return event
 
 
-def blot_uids(_logger: object, _method: str, line: str) -> str:
+def blot_uids(_logger: object, _method: str, line: Any) -> str:
     """The second line of defence, on the finished line: a UID inside an allowed field."""
     return _UID.sub("(uid)", line)
 
