@@ -122,7 +122,7 @@ def test_pixels_are_those_that_pydicom_decodes(name):
         ("examples_palette.dcm", RefusalCode.PIXEL_FORMAT_UNSUPPORTED),
         ("SC_rgb_small_odd.dcm", RefusalCode.PIXEL_FORMAT_UNSUPPORTED),
         ("GDCMJ2K_TextGBR.dcm", RefusalCode.PIXEL_FORMAT_UNSUPPORTED),
-        ("reportsi_with_empty_number_tags.dcm", RefusalCode.PHOTOMETRIC_UNSUPPORTED),
+        ("reportsi_with_empty_number_tags.dcm", RefusalCode.DICOM_MALFORMED),
     ],
 )
 def test_pixels_that_are_refused(name, code):
