@@ -84,6 +84,11 @@ def _safely(check: Callable[[Settings], Iterator[Verdict]], chosen: Settings) ->
         return list(check(chosen))
     except SettingsRefused as refused:
         return [Verdict(check.__name__.strip("_"), "bad", str(refused))]
+    except Exception as fault:  # one check that cannot be made does not take the others with it
+        found = f"the check could not be made ({type(fault).__name__})"
+        return [
+            Verdict(check.__name__.strip("_"), "bad", found, "Look at what it asks: permissions, the answer's form.")
+        ]
 
 
 def _disk(chosen: Settings) -> Iterator[Verdict]:
@@ -231,9 +236,7 @@ def _asked(label: str, url: str, auth: tuple[str, str] | None, token: str | None
     try:
         status = httpx.get(url, auth=auth, headers=headers, timeout=5.0, trust_env=False).status_code
     except httpx.HTTPError as error:
-        return Verdict(
-            label, "bad", f"no answer ({type(error).__name__})", "Results wait until it is back."
-        )
+        return Verdict(label, "bad", f"no answer ({type(error).__name__})", "Results wait until it is back.")
     if status in (200, 204):
         return Verdict(label, "ok", f"answers {status}")
     return Verdict(label, "bad", f"answers {status}", "Check its URL and credentials in node.yaml.")
@@ -261,9 +264,7 @@ def _ports(chosen: Settings) -> Iterator[Verdict]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = 4 * chosen.door.max_associations + 200
     if soft < need:
-        yield Verdict(
-            "files", "warning", f"{soft} open files allowed; full load needs {need}", "ulimit -n 4096"
-        )
+        yield Verdict("files", "warning", f"{soft} open files allowed; full load needs {need}", "ulimit -n 4096")
     if not chosen.door.senders:
         yield Verdict("door", "warning", "no sender is listed: every association is rejected", "Add door.senders.")
 

@@ -82,7 +82,10 @@ def read_case(
         If an input is not what it should be, or no series fills a role.
     """
     known = [entry.role for entry in description.inputs]
-    if _is_nifti(arguments[0].path):
+    nifti = [_is_nifti(a.path) for a in arguments]
+    if any(nifti) and not all(nifti):
+        raise Refused(RefusalCode.VALIDATION, "NIfTI for every role, or DICOM for every role", "a mixture")
+    if nifti[0]:
         if len(arguments) != len(known):
             raise Refused(RefusalCode.ROLES_UNFILLED, f"role=path for {', '.join(known)}", f"{len(arguments)} file(s)")
         volumes = {a.role or known[0]: read_nifti(a.path, spacing_mm=spacing_mm) for a in arguments}
@@ -91,7 +94,9 @@ def read_case(
     if spacing_mm is not None:
         raise Refused(RefusalCode.VALIDATION, "--spacing-mm for NIfTI only", "DICOM, which carries its spacing")
     if arguments[0].role:
-        return CaseInput("dicom", {a.role: build_volume(_files(a.path, scratch)) for a in arguments})
+        return CaseInput(
+            "dicom", {a.role: build_volume(_files(a.path, scratch / str(n))) for n, a in enumerate(arguments)}
+        )
     return _from_study(_files(arguments[0].path, scratch), description)
 
 
@@ -136,6 +141,7 @@ def _files(path: Path, scratch: Path) -> list[Path]:
     if path.is_dir():
         found = [f for f in sorted(path.rglob("*")) if f.is_file() and not f.is_symlink() and f.name != "DICOMDIR"]
     elif zipfile.is_zipfile(path):
+        scratch.mkdir(parents=True, exist_ok=True)
         found = unpack(path, scratch)
     else:
         found = [path]

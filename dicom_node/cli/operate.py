@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
@@ -55,9 +57,8 @@ def studies(limit: int = typer.Option(50, help="How many, newest first."), as_js
     for row in rows:
         said = [f"{r['result_family']}: {r['says'] or r['state']} [{r['publish']}]" for r in row["runs"]]
         refused = [f"refused: {r['code']}" for r in row["refusals"]]
-        grid.add_row(
-            row["id"], row["state"], str(row["series"]), row["last_activity_at"][:19], "\n".join(said or refused)
-        )
+        told = escape("\n".join(said or refused))
+        grid.add_row(row["id"], row["state"], str(row["series"]), row["last_activity_at"][:19], told)
     out.print(grid)
 
 
@@ -81,9 +82,8 @@ def study_show(
     out.print(f"study {story['id']}: {story['state']}")
     for entry in story["series_rows"]:
         why = "; ".join(entry["role_reasons"] or [])
-        out.print(
-            f"  series {entry['public_id']}: role {entry['role'] or '-'} ({entry['role_confidence'] or '-'}) {why}"
-        )
+        role = f"role {entry['role'] or '-'} ({entry['role_confidence'] or '-'})"
+        out.print(f"  series {entry['public_id']}: {role} {why}", markup=False, soft_wrap=True)
     for event in story["timeline"]:
         detail = ", ".join(f"{k}={v}" for k, v in event["detail"].items())
         out.print(f"  {event['at'][:23]}  {event['name']:<22} {detail}", markup=False, soft_wrap=True)
@@ -100,21 +100,21 @@ def jobs_list(as_json: bool = JSON_OPTION) -> None:
 
 
 @jobs_app.command("retry")
-def jobs_retry(item: str = ITEM, reason: str = REASON) -> None:
+def jobs_retry(item: str = ITEM, reason: str = REASON, as_json: bool = JSON_OPTION) -> None:
     """Start a failed job again.
 
     Example: ai-node jobs retry run-7 --reason "model updated"
     """
-    _act(actions.retry, item, reason)
+    _act(actions.retry, item, reason, as_json)
 
 
 @jobs_app.command("cancel")
-def jobs_cancel(item: str = ITEM, reason: str = REASON) -> None:
+def jobs_cancel(item: str = ITEM, reason: str = REASON, as_json: bool = JSON_OPTION) -> None:
     """Stop a job; what it has not yet done it will not do.
 
     Example: ai-node jobs cancel run-7 --reason "wrong patient"
     """
-    _act(actions.cancel, item, reason)
+    _act(actions.cancel, item, reason, as_json)
 
 
 @held_app.command("list")
@@ -141,21 +141,21 @@ def held_show(item: str = ITEM) -> None:
 
 
 @held_app.command("release")
-def held_release(item: str = ITEM, reason: str = REASON) -> None:
+def held_release(item: str = ITEM, reason: str = REASON, as_json: bool = JSON_OPTION) -> None:
     """Let a held item go on.
 
     Example: ai-node held release delivery-3 --reason "patient merged in the PACS, checked with radiology"
     """
-    _act(actions.release, item, reason)
+    _act(actions.release, item, reason, as_json)
 
 
 @held_app.command("reject")
-def held_reject(item: str = ITEM, reason: str = REASON) -> None:
+def held_reject(item: str = ITEM, reason: str = REASON, as_json: bool = JSON_OPTION) -> None:
     """Decide that a held item goes no further.
 
     Example: ai-node held reject study-1f3c --reason "test phantom"
     """
-    _act(actions.reject, item, reason)
+    _act(actions.reject, item, reason, as_json)
 
 
 @keys_app.command("create")
@@ -170,7 +170,7 @@ def keys_create(
     """
     with record() as (_, database):
         try:
-            token = keys.create(database, name, scope, actor=getpass.getuser())
+            token = keys.create(database, name, scope, actor=_actor())
         except keys.KeyRefused as refused:
             stop(Exit.USAGE, str(refused))
     if as_json:
@@ -197,7 +197,7 @@ def keys_revoke(name: str = typer.Argument(..., help="Name of the key.")) -> Non
     """
     with record() as (_, database):
         try:
-            keys.revoke(database, name, actor=getpass.getuser())
+            keys.revoke(database, name, actor=_actor())
         except keys.KeyRefused as refused:
             stop(Exit.REFUSED, str(refused))
 
@@ -219,13 +219,21 @@ def audit_verify(as_json: bool = JSON_OPTION) -> None:
         raise typer.Exit(int(Exit.FAULT))
 
 
-def _act(action: Callable[[Any, str, str, str], list[actions.Job]], item: str, reason: str) -> None:
+def _actor() -> str:
+    """Who acts: the name of the account, or its number where it has none (a container)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
+def _act(action: Callable[[Any, str, str, str], list[actions.Job]], item: str, reason: str, as_json: bool) -> None:
     from dicom_node import durable
 
     with record() as (chosen, database):
         try:
             with database.write() as connection:
-                jobs = action(connection, item, getpass.getuser(), reason)
+                jobs = action(connection, item, _actor(), reason)
         except actions.UnknownItem as unknown:
             stop(Exit.REFUSED, str(unknown.args[0]))
         if jobs:
@@ -233,7 +241,10 @@ def _act(action: Callable[[Any, str, str, str], list[actions.Job]], item: str, r
             for queue, job, key, args in jobs:
                 client.put(durable.Put(queue, job, key, args))
             client.close()
-    out.print(f"{item}: done", markup=False)
+    if as_json:
+        emit({"item": item, "jobs": len(jobs)})
+    else:
+        out.print(f"{item}: done", markup=False)
 
 
 def _rows(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -243,8 +254,8 @@ def _rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if not rows:
         out.print("none")
         return
-    columns = [key for key in rows[0] if key != "study_uid"]
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "study_uid"]
     grid = Grid(*columns)
     for row in rows:
-        grid.add_row(*("" if row.get(c) is None else str(row.get(c)) for c in columns))
+        grid.add_row(*("" if row.get(c) is None else escape(str(row.get(c))) for c in columns))
     out.print(grid)

@@ -35,6 +35,7 @@ def predict(
 
     Example: ai-node predict --model brain-flair study-folder --out results
     """
+    from ai_engine.faults import EngineFault
     from ai_engine.host import HostSettings, ModelHost
     from ai_engine.packages import find_package, load_package
     from ai_engine.prediction import EngineSettings
@@ -70,6 +71,8 @@ def predict(
                 progress.update(task, description=f"case {number} of {len(cases)}")
                 try:
                     result = _one(host, package, case, declared, target, chosen)
+                except EngineFault as fault:  # its text may hold paths and values; its code says which limit it was
+                    stop(Exit.FAULT, f"case {number}: the model did not run ({fault.code})")
                 except Refused as refused:
                     refused_any = True
                     result = _refused(package, refused, target)
@@ -93,9 +96,10 @@ def _one(host: Any, package: Any, case: Sequence[Any], declared: Any, target: Pa
 
     with tempfile.TemporaryDirectory(prefix="ai-node-") as scratch:
         read = read_case(case, package.description, declared, Path(scratch))
+        # in the package's order, whatever the caller's: the mask lies on the grid of the first input
         volumes = {
             role: InputVolume(v.array, v.affine, v.valid, v.modality if read.kind == "dicom" else "")
-            for role, v in read.volumes.items()
+            for role, v in ((entry.role, read.volumes[entry.role]) for entry in package.description.inputs)
         }
         reference = read.volumes[package.description.inputs[0].role]
         facts = engine_predict.InputFacts(read.kind, (*read.notes, *reference.notes))

@@ -38,7 +38,7 @@ def listen() -> None:
     """
     from dicom_node import durable
     from dicom_node.durable import Put
-    from dicom_node.listen import run_listen
+    from dicom_node.listen import AlreadyListening, run_listen
     from dicom_node.stages.producer import manufacturer
     from dicom_node.volume.digest import content_digest
     from dicom_node.volume.geometry import series_geometry
@@ -66,7 +66,10 @@ def listen() -> None:
             stop=ended,
         )
 
-    _until_told(body)
+    try:
+        _until_told(body)
+    except AlreadyListening as listening:
+        stop(Exit.CONFIGURATION, str(listening))
 
 
 def work() -> None:
@@ -80,6 +83,7 @@ def work() -> None:
     from dicom_node.work import run_work
 
     chosen, database = _start("work")
+    _check_before_start(chosen)
     tools = Tools(
         settings=chosen,
         database=database,
@@ -146,6 +150,7 @@ def _check_before_start(chosen: Settings) -> None:
     from dicom_node.routing import RoutesRefused
     from dicom_node.routing.book import load_routes
     from dicom_node.settings import FhirDestination
+    from dicom_node.stages.destinations import OWN_ENDPOINT
     from fhir_bridge.transport import check_address
 
     for name, destination in chosen.destinations.items():
@@ -155,12 +160,19 @@ def _check_before_start(chosen: Settings) -> None:
             except ValueError as unsafe:
                 stop(Exit.CONFIGURATION, f"destinations.{name}.url: {unsafe}")
     try:
-        check_models(chosen, load_routes(chosen.routes))
+        routes = load_routes(chosen.routes)
+        check_models(chosen, routes)
     except RoutesRefused as refused:
         stop(Exit.CONFIGURATION, str(refused))
     except Refused as refused:
         told = refused.refusal
         stop(Exit.CONFIGURATION, f"{told.message} expected {told.expected}, found {told.found}. {told.advice}")
+    for route in routes.routes:
+        unknown = [name for name in route.destinations if name not in chosen.destinations]
+        if route.enabled and unknown:
+            stop(Exit.CONFIGURATION, f"route {route.name}: no destination {', '.join(unknown)} in the configuration")
+    if OWN_ENDPOINT in chosen.destinations:
+        stop(Exit.CONFIGURATION, f"destinations.{OWN_ENDPOINT}: the node's own endpoint has this name; choose another")
 
 
 def _until_told(body: Callable[[threading.Event], None]) -> None:

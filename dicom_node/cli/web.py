@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,11 +14,10 @@ from typing import Any
 from starlette.requests import Request
 
 import portal
-from dicom_node.metrics import METRICS
-from dicom_node.record import Database, DatabaseRefused, arrivals, audit, deliveries, keys, reports, runs
-from dicom_node.refusals import Refused
+from dicom_node.metrics import METRICS, OTHER
+from dicom_node.record import Database, DatabaseRefused, arrivals, audit, keys, reports, runs, views
+from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import LOOPBACK, Settings, read_secret
-from dicom_node.words import DeliveryState
 from fhir_bridge.server import Access
 from fhir_bridge.store import Query, StoredResource, count_in, select_from
 
@@ -186,11 +186,16 @@ def _viewer(settings: Settings) -> portal.ViewerSettings | None:
 def _refresh(settings: Settings, database: Database) -> None:
     with database.read() as connection:
         states = runs.counts(connection)
-        held = len(deliveries.in_state(connection, DeliveryState.HELD))
+        codes = [str((row["reason"] or {}).get("code")) for row in views.held(connection)]
+    # the destination that shows nothing is always there, as 0 too, so that an alert has something to look at
+    held = Counter({RefusalCode.DELIVERY_INCOMPLETE.value: 0})
+    held.update(code if code in set(RefusalCode) else OTHER for code in codes)
     METRICS.clear("jobs")
     for state, number in states.items():
         METRICS.gauge("jobs", number, state=state)
-    METRICS.gauge("held_jobs", held, reason="delivery-incomplete")
+    METRICS.clear("held_jobs")
+    for reason, number in held.items():
+        METRICS.gauge("held_jobs", number, reason=reason)
     METRICS.gauge("disk_free_bytes", shutil.disk_usage(settings.data.folder).free, area="data")
 
 

@@ -115,9 +115,7 @@ class Quick(Node):
         return [row["state"] for row in self.rows(table)]
 
     def ids(self, destination: str, state: str) -> list[int]:
-        return [
-            d["id"] for d in self.rows(deliveries) if (d["destination"], d["state"]) == (destination, state)
-        ]
+        return [d["id"] for d in self.rows(deliveries) if (d["destination"], d["state"]) == (destination, state)]
 
     def change(self, table: Any, **values: Any) -> None:
         with self.database.write() as connection:
@@ -191,7 +189,9 @@ def test_a_fault_of_ours_is_a_failed_delivery_and_a_retry_mends_it(
     trouble.queue["archive"] = [ValueError("of a patient")]
     node.bring(flair)
     assert node.engine.errors == {}
-    assert [d["reason"]["fault"].split(";")[0] for d in node.rows(deliveries) if d["state"] == "failed"] == ["ValueError"]
+    assert [d["reason"]["fault"].split(";")[0] for d in node.rows(deliveries) if d["state"] == "failed"] == [
+        "ValueError"
+    ]
     assert node.state() == "failed"
     node.nothing_is_left()
     node.act(actions.retry, f"delivery-{node.ids('archive', 'failed')[0]}")
@@ -218,9 +218,7 @@ def test_a_destination_that_is_down_again_after_a_release_is_tried_again_with_pa
         node.close()
 
 
-def test_rejecting_a_delivery_ends_what_waits_for_it(
-    node: Quick, flair: slices.SeriesFiles, trouble: Trouble
-) -> None:
+def test_rejecting_a_delivery_ends_what_waits_for_it(node: Quick, flair: slices.SeriesFiles, trouble: Trouble) -> None:
     trouble.queue["archive"] = [Refused(RefusalCode.DELIVERY_CONFLICT)]
     node.bring(flair)
     node.act(actions.reject, node.held()[0])
