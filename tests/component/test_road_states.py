@@ -1,4 +1,4 @@
-"""What becomes of a study when something goes wrong half-way: every state ends, visibly, and nothing is lost or doubled.
+"""What becomes of a study when something goes wrong half-way: every state ends, visibly; nothing is lost or doubled.
 
 The product itself from records to delivery, with a model that answers at once, in virtual time.
 """
