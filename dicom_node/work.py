@@ -24,6 +24,7 @@ from dicom_node.settings import Settings
 from dicom_node.stages.context import Tools
 from dicom_node.stages.deliver import is_due
 from dicom_node.stages.destinations import is_configured, waits_for
+from dicom_node.stages.read import trim_cache
 from dicom_node.words import DeliveryState, RunState
 
 log = structlog.get_logger()
@@ -52,6 +53,7 @@ def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
             try:
                 reconcile(tools, client, is_start=False)
                 client.purge(PURGE_AFTER_S)
+                trim_cache(tools)
             except Exception:  # the loop's boundary: a reconciler that fails once must come again
                 log.exception("work.reconcile-failed")
         client.close()

@@ -95,11 +95,13 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
         row = connection.execute(select(runs).where(runs.c.id == _number(key))).mappings().first()
         if row is None or row["state"] not in (RunState.FAILED.value, RunState.CANCELLED.value):
             raise UnknownItem(f"{item}: no failed or cancelled run of that name; `ai-node jobs list` shows them")
+        _is_wanted(connection, row["study_uid"], item)
         move(connection, "run", row["id"], RunState.QUEUED, error=None, child_deaths=0, worker_deaths=0, cancel=False)
         number = _tell(connection, "job.retried", actor, reason, item, row["study_uid"])
         return [("model", "infer", f"infer/{row['id']}/retry-{number}", (row["id"],))]
     found = _delivery(connection, key, DeliveryState.FAILED, DeliveryState.CANCELLED, DeliveryState.PENDING)
     _is_in_force(found, item)
+    _is_wanted(connection, found["study_uid"], item)
     # the objects of a result go together: what was taken back with this one is open again with it
     again = {DeliveryState.FAILED, DeliveryState.CANCELLED}
     whole = (connection, found["run_id"], again, DeliveryState.PENDING, found["destination"])
@@ -149,6 +151,11 @@ def _number(key: str) -> int:
 def _is_job(kind: str, item: str) -> None:
     if kind not in ("run", "delivery"):
         raise UnknownItem(f"{item}: expected run-… or delivery-…, as `ai-node jobs list` prints them")
+
+
+def _is_wanted(connection: Connection, study_uid: str, item: str) -> None:
+    if connection.execute(select(studies.c.cancelled).where(studies.c.uid == study_uid)).scalar_one():
+        raise UnknownItem(f"{item}: its study was rejected; nothing of it is started again")
 
 
 def _is_in_force(row: dict[str, Any], item: str) -> None:

@@ -218,7 +218,8 @@ def _decide(
         if decision.verb is Verb.RUN and decision.case is not None:
             follow += _insert(tools, connection, study_uid, decision, decision.case, described)
         elif decision.verb in (Verb.REFUSE, Verb.HOLD):
-            unreadable = _unreadable(closed, roles, routes, decision.result_family)
+            is_final = decision.verb is Verb.REFUSE
+            unreadable = _unreadable(closed, roles, routes, decision.result_family) if is_final else None
             _say_no(tools, connection, study_uid, decision, unreadable or decision.refusal)
         elif decision.verb is Verb.NOTHING and state.is_quiet:
             has_result = any(c.result_family == decision.result_family and not c.is_superseded for c in state.cases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from dicom_node.volume import CacheDamaged, Limits, build_volume, load_volume, s
 from dicom_node.words import Volume
 
 log = structlog.get_logger()
+
+CACHE_BYTES = 10 * 1000**3
+"""A volume that is gone is built again from the vault."""
 
 _reading: dict[int, threading.Lock] = {}
 _table = threading.Lock()
@@ -91,6 +95,24 @@ def load_or_build(tools: Tools, revision_id: int) -> Volume:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     save_volume(volume, target)
     return volume
+
+
+def trim_cache(tools: Tools, limit_bytes: int = CACHE_BYTES) -> int:
+    """Remove the oldest volumes above the limit (I7); whoever reads one just now keeps it; how many were removed."""
+    found = []
+    for path in tools.volume_folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    removed = 0
+    for _, size, path in sorted(found):
+        if total <= limit_bytes:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+        removed += 1
+    return removed
 
 
 def cache_path(tools: Tools, revision_id: int) -> Path:

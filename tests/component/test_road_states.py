@@ -27,6 +27,7 @@ from dicom_node.road import jobs
 from dicom_node.stages import deliver as deliver_stage
 from dicom_node.stages import write as write_stage
 from dicom_node.stages.context import ChildDied, Mask, ModelDescription
+from dicom_node.stages.read import load_or_build, trim_cache
 from dicom_node.work import bury_the_dead, reconcile
 from tests.fixtures_results import MODEL, findings_of
 from tests.support import slices
@@ -34,7 +35,7 @@ from tests.support.node import Node
 
 pytestmark = pytest.mark.component
 
-FLAIR = {
+FLAIR: dict[str, Any] = {
     "SeriesDescription": "ax t2 flair",
     "SequenceName": "*tir2d1",
     "ScanningSequence": ["SE", "IR"],
@@ -291,6 +292,13 @@ def test_a_quiet_study_whose_job_was_lost_is_decided(node: Quick, tmp_path: Path
     assert node.state() == "refused"
 
 
+def test_volumes_above_the_limit_are_removed_and_built_again(node: Quick, flair: slices.SeriesFiles) -> None:
+    node.bring(flair)
+    assert trim_cache(node.tools, 10**9) == 0 and len(list(node.tools.volume_folder.iterdir())) == 1
+    assert trim_cache(node.tools, 0) == 1 and list(node.tools.volume_folder.iterdir()) == []
+    assert load_or_build(node.tools, 1).array.shape == (8, 64, 64)
+
+
 # runs
 
 
@@ -468,6 +476,8 @@ def test_a_rejected_study_goes_no_further(node: Quick, flair: slices.SeriesFiles
     node.change(studies, held=Refused(RefusalCode.PATIENT_CONFLICT).refusal.to_json())
     node.act(actions.reject, node.held()[0])
     assert node.states(runs) == ["cancelled"] and node.held() == []
+    with pytest.raises(actions.UnknownItem), node.database.write() as connection:
+        actions.retry(connection, "run-1", "tester", "because")
     node.nothing_is_left()
     assert node.delivered() == []
 
