@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from bench import ingest, road
+from bench import engine, ingest, road
 
-BENCHES = {"road": road.run, "ingest": ingest.run}
+BENCHES = {"road": road.run, "ingest": ingest.run, "engine": engine.run}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,20 @@ def _peak_mb(pid: int) -> float:
     return 0.0
 
 
-def main() -> None:
+def run(rounds: int = 3) -> None:
+    """The shipped model at its shipped settings, for `python -m bench`."""
+    main(["--runs", str(rounds)])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Time one model in its warm child: threads and precisions, wall and CPU seconds, peak memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="brain-flair")
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--no-mirroring", action="store_true")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     folder = find_package(options.models, options.model)
     reports = []
     for case, (shape, spacing) in CASES.items():
