@@ -78,6 +78,11 @@ class Tools:
 
     # -- artefacts: bytes named by their digest, rows only while the attempt is current ----------------------------
 
+    def keep_bytes(self, *data: bytes) -> None:
+        """Write artefacts' bytes ahead of their rows, so that no disk is waited for while the record is locked."""
+        for one in data:
+            files.keep(self.artefact_folder, one)
+
     def keep(self, connection: Connection, attempt: Attempt, kind: str, data: bytes, **columns: Any) -> bool:
         """Keep an artefact's bytes, then its row; False when the attempt was stale."""
         sha256, path = files.keep(self.artefact_folder, data)

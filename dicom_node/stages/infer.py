@@ -60,10 +60,10 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
     if findings.model.digest_sha256 != run["model_digest"]:
         fail(tools, attempt, "the model package is not the one that the run was decided for: start the worker again")
         return []
+    packed, said = pack_mask(mask), canonical_json(findings.to_json()).encode()
+    tools.keep_bytes(packed, said)
     with tools.database.write() as connection:
-        kept = tools.keep(connection, attempt, MASK, pack_mask(mask)) and tools.keep(
-            connection, attempt, FINDINGS, canonical_json(findings.to_json()).encode()
-        )
+        kept = tools.keep(connection, attempt, MASK, packed) and tools.keep(connection, attempt, FINDINGS, said)
         runs.end_attempt(connection, attempt, "done" if kept else "stale")
         if not kept:
             return []

@@ -54,6 +54,8 @@ def write(tools: Tools, run_id: int) -> list[Put]:
             refuse(tools, attempt, refused)
         return []
     rejection = _rejection(tools, identity, volume, findings)
+    built = (*result.objects, *([rejection] if rejection is not None else []))
+    tools.keep_bytes(*(item.data for item in built), result.pdf, result.overlay_png)
     reach("K11")
     with tools.database.write() as connection:
         kept = _keep_all(tools, connection, attempt, result)
