@@ -4,17 +4,16 @@
 #   tests/compat/orthanc_1_12.sh [FOLDER]
 #
 # Needs root, debootstrap and about 450 MB in FOLDER (default: build/trixie in the repository); about a minute the first
-# time.  DEBIAN_MIRROR names another mirror.  Nothing is mounted.
+# time.  DEBIAN_MIRROR names a mirror; without it debootstrap takes its own default.  Nothing is mounted.
 set -eu
 cd "$(dirname "$0")/../.."
 root=$(realpath -m "${1:-build/trixie}")
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
 [ "$(id -u)" = 0 ] || { echo "needs root: chroot" >&2; exit 5; }
 command -v debootstrap >/dev/null || { echo "needs debootstrap: apt-get install debootstrap" >&2; exit 5; }
 if [ ! -x "$root/usr/sbin/Orthanc" ]; then
     mkdir -p "$root"
-    debootstrap --variant=minbase --include=orthanc,orthanc-dicomweb trixie "$root" "$mirror"
+    debootstrap --variant=minbase --include=orthanc,orthanc-dicomweb trixie "$root" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
 fi
 
 # Paths are the same inside and outside: the tests' folders lie below the chroot, which finds itself under its own name
