@@ -53,7 +53,7 @@ def test_promised_goes_at_once_while_the_association_is_open(tmp_path: Path) -> 
         (revision,) = node.rows("revisions")
         assert revision["grade"] == Grade.PROMISED.value
         assert revision["evidence"]["expected"] == {"images_in_acquisition": 12}
-        assert revision["put_at"] is not None
+        until(lambda: node.rows("revisions")[0]["put_at"] is not None)  # written just after the road was told
         assert node.quiets == []
 
 
