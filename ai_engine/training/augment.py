@@ -41,6 +41,8 @@ class Augmentation:
     level_range: tuple[float, float] = (0.8, 1.25)
     object_contrast: float = 0.25
     object_range: tuple[float, float] = (0.6, 1.3)
+    core: float = 0.0
+    core_range: tuple[float, float] = (0.3, 0.9)
     noise: float = 0.35
     noise_sigma: float = 0.12
     blur: float = 0.2
@@ -119,6 +121,8 @@ def change_contrast(image: Tensor, mask: Tensor, how: Augmentation) -> Tensor:
             _chosen(count, how.object_contrast), _log_uniform(count, how.object_range), torch.ones(count)
         )
         image = image + soft * (_column(factor) - 1) * functional.relu(image - 1.1)
+    if how.core:
+        image = _with_core(image, mask, how)
     active = _chosen(count, how.contrast)
     gamma = torch.where(active, _log_uniform(count, how.gamma_range), torch.ones(count))
     slope = torch.where(active, _log_uniform(count, how.slope_range), torch.ones(count))
@@ -137,6 +141,16 @@ def change_contrast(image: Tensor, mask: Tensor, how: Augmentation) -> Tensor:
     first, second = torch.randn(2, *image.shape)
     noisy = torch.sqrt((image + first * _column(sigma)) ** 2 + (second * _column(sigma)) ** 2)
     return torch.where(_column(sigma > 0), noisy, image).clamp(0.0, 3.0)
+
+
+def _with_core(image: Tensor, mask: Tensor, how: Augmentation) -> Tensor:
+    """Darken the inside of some objects, as necrosis does; the core still belongs to the object."""
+    count = image.shape[0]
+    reach = int(torch.randint(4, 13, ()))
+    inner = functional.avg_pool2d(mask, 2 * reach + 1, 1, reach)
+    soft = ((inner - 0.75) / 0.25).clamp(0.0, 1.0)
+    factor = torch.where(_chosen(count, how.core), _log_uniform(count, how.core_range), torch.ones(count))
+    return image * (1 - soft * (1 - _column(factor)))
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:

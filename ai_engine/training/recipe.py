@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ai_engine.phantom import Lesion, synthesise_head
+from ai_engine.training.augment import Augmentation
 from ai_engine.training.cases import Case, Split, find_cases, split_patients
 from ai_engine.training.package import SELF_TEST, WEIGHTS, averaged_weights, export_package
 from ai_engine.training.prepare import (
@@ -57,6 +58,9 @@ class Recipe:
     )
     mirror_axes: tuple[int, ...] = (1,)
     postprocessing: Mapping[str, Any] = field(default_factory=dict)
+    threshold: Mapping[str, Any] = field(default_factory=lambda: {"rule": "argmax"})
+    last_stage: TrainingSettings | None = None
+    """A shorter stage after the first, with settings of its own; its validation patients are those of the first."""
     spacing_in_plane_mm: tuple[float, float] = (0.3, 1.5)
     slice_step_mm: tuple[float, float] = (0.8, 8.0)
 
@@ -75,7 +79,7 @@ BRAIN_FLAIR = Recipe(
     oblique={"lgg-flair": 1, "brats": 4},
     phantoms=40,
     settings=TrainingSettings(
-        minutes=111.0,
+        minutes=104.0,
         merge_validation_at=0.72,
         sampling={
             "lgg-flair": 0.66,
@@ -85,15 +89,36 @@ BRAIN_FLAIR = Recipe(
             PHANTOM_SOURCE: 0.08,
         },
     ),
+    last_stage=TrainingSettings(
+        minutes=9.5,
+        learning_rate=1.5e-4,
+        encoder_rate=6e-5,
+        ema_decay=0.995,
+        warm_up_iterations=1,
+        merge_validation_at=0.0,
+        augmentation=Augmentation(core=0.35),
+        sampling={
+            "lgg-flair": 0.56,
+            "lgg-flair-oblique": 0.20,
+            "brats": 0.04,
+            "brats-oblique": 0.12,
+            PHANTOM_SOURCE: 0.08,
+        },
+    ),
     training_data=(
         "48 of 58 patients of a public FLAIR copy of TCGA-LGG (Buda 2019; five hospitals, lower grade glioma), 7 of 9 "
         "skull-stripped FLAIRs of BraTS 2018 and 2023, and 40 synthetic heads; encoder pretrained on ImageNet. Terms "
         "of the sources differ; the strictest is CC BY-NC-SA: research only."
     ),
+    postprocessing={
+        "min_component_mm3": 500.0,
+        "measured_effect": "mean Dice 0.8783 -> 0.8805 and no case worse, 6 validation cases before they joined",
+    },
     licence="CC-BY-NC-SA-4.0 (research only, from the training data); encoder start Apache-2.0",
     limits=(
         "Not for clinical use.",
         "Trained on glioma only; multiple sclerosis, infarction, metastasis and healthy brains were not in the data.",
+        "Skull-stripped heads are segmented too small (Dice 0.50 and 0.68 on two held-back patients): do not use.",
         "Pixel spacing of the training data is assumed (0.95 mm), not known; slices are segmented one by one.",
     ),
 )
@@ -152,7 +177,22 @@ def train_recipe(
     trainer = FlairTrainer(work, recipe.dataset_name, settings, sources=sources, pretrained=pretrained, say=say)
     if resume and trainer.resume():
         say(f"resumed at iteration {trainer.iteration}")
-    trainer.run(max_iterations=max_iterations)
+    if trainer.stage == 0:
+        trainer.run(max_iterations=max_iterations)
+    if recipe.last_stage is None or (trainer.progress < 1 and trainer.stage == 0):
+        return trainer
+    return _last_stage(recipe.last_stage, trainer, say)
+
+
+def _last_stage(settings: TrainingSettings, first: FlairTrainer, say: Say) -> FlairTrainer:
+    trainer = FlairTrainer(
+        first.work, str(first.plans["dataset_name"]), settings, sources=first.sources, pretrained=None, say=say
+    )
+    trainer.resume()
+    if trainer.stage == 0:
+        trainer.begin_stage(1)
+        say("the last stage begins")
+    trainer.run()
     return trainer
 
 
@@ -212,7 +252,7 @@ def model_tree(
             "batch": 4,
             "precision": {"cpu": "bf16", "cuda": "f16"},
         },
-        "threshold": {"rule": "argmax"},
+        "threshold": dict(recipe.threshold),
         "weights": [WEIGHTS],
         "intended_use": recipe.intended_use,
         "limits": list(recipe.limits),

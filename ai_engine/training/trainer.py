@@ -145,6 +145,7 @@ class FlairTrainer:
         self.used_s = 0.0
         self.history: list[dict[str, Any]] = []
         self._merged = False
+        self.stage = 0
 
     # -- parts of nnU-Net -----------------------------------------------------------------------------------------
 
@@ -269,6 +270,7 @@ class FlairTrainer:
             "iteration": self.iteration,
             "used_s": self.used_s,
             "is_merged": self._merged,
+            "stage": self.stage,
             "history": json.dumps(self.history),
             "torch_generator": torch.get_rng_state(),
             "numpy_key": torch.from_numpy(inner["key"].astype(np.int64)),
@@ -294,6 +296,7 @@ class FlairTrainer:
         for group, rate in zip(self.optimizer.param_groups, full, strict=True):
             group["full"] = rate
         self.iteration, self.used_s = state["iteration"], state["used_s"]
+        self.stage = int(state.get("stage", 0))
         self._merged = bool(state.get("is_merged", (self.work / BEFORE_MERGE_FILE).exists()))
         self.history = json.loads(state["history"])
         torch.set_rng_state(state["torch_generator"])
@@ -304,6 +307,11 @@ class FlairTrainer:
         }
         np.random.set_state(generator)
         return True
+
+    def begin_stage(self, stage: int) -> None:
+        """Start the clock anew with these settings; weights, optimiser and who is learnt from stay."""
+        self.stage = stage
+        self.used_s = 0.0
 
     # -- the whole ------------------------------------------------------------------------------------------------
 

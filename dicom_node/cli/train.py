@@ -85,6 +85,8 @@ def nnunet(
         oblique={"own": 1},
         phantoms=0,
         settings=settings,
+        last_stage=None,
+        postprocessing={},
         training_data="Data of the user's own; not described.",
         licence="as the user's data",
         limits=("Not for clinical use.", "Trained by the user; nothing is known of the data here."),

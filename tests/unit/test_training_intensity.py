@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ai_engine.phantom import Lesion, synthesise_head
-from ai_engine.runners.intensity import head_level, standardise_flair
+from ai_engine.phantom import Lesion, Tissue, synthesise_head
+from ai_engine.runners.intensity import head_level, is_skull_stripped, standardise_flair
+from ai_engine.training.cases import find_cases, read_pair
 
 pytestmark = pytest.mark.unit
 
@@ -58,3 +61,22 @@ def test_a_volume_without_contrast_becomes_zero(value: float) -> None:
 def test_the_level_is_found_in_a_skull_stripped_head(head: npt.NDArray[np.float32]) -> None:
     stripped = np.where(head > 60, head, 0)
     assert head_level(stripped.astype(np.float32))[1] == pytest.approx(head_level(head)[1], rel=0.1)
+
+
+def test_a_native_head_and_a_cut_out_brain_are_told_apart() -> None:
+    phantom = synthesise_head(9, shape=(14, 128, 128), spacing_mm=(10, 1.8, 1.8))
+    native = phantom.render("flair")
+    labels = phantom.labels()
+    brain = np.isin(labels, (Tissue.GREY, Tissue.WHITE, Tissue.CSF))
+    stripped = np.where(brain, native, 0).astype(np.float32)
+    assert not is_skull_stripped(native, phantom.affine.spacing_mm)
+    assert is_skull_stripped(stripped, phantom.affine.spacing_mm)
+
+
+@pytest.mark.realdata
+def test_skull_stripping_is_seen_in_real_heads(data_dir: Path) -> None:
+    chosen = {"TCGA_CS_6188_20010812", "TCGA_FG_A4MU_20030903", "Brats18_TCIA02_135_1", "Brats18_TCIA01_378_1"}
+    for case in find_cases(data_dir / "brain"):
+        if case.name in chosen:
+            pair = read_pair(case)
+            assert is_skull_stripped(pair.image, pair.spacing_mm) == (case.source == "brats"), case.name
