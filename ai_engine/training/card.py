@@ -9,7 +9,7 @@ from ai_engine.training.recipe import Recipe
 
 
 def metrics_of(evaluation: Mapping[str, Any], label: str) -> list[dict[str, Any]]:
-    """Entries for ``metrics`` of ``model.yaml`` from an ``evaluation.json``."""
+    """Entries for ``metrics`` of ``model.yaml`` from an ``evaluation.json``, the largest collection first."""
     return [
         {
             "name": "Dice, mean over patients",
@@ -19,7 +19,7 @@ def metrics_of(evaluation: Mapping[str, Any], label: str) -> list[dict[str, Any]
             "region": label,
             "data": f"held-back patients of {source}",
         }
-        for source, mean in evaluation["dice"].items()
+        for source, mean in sorted(evaluation["dice"].items(), key=lambda entry: -int(entry[1]["n"]))
     ]
 
 
