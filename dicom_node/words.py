@@ -25,7 +25,6 @@ __all__ = [
     "DELIVERY_MOVES",
     "REVISION_MOVES",
     "RUN_MOVES",
-    "Case",
     "CaseState",
     "DeliveryState",
     "Grade",
@@ -232,24 +231,6 @@ class Revision:
     grade: Grade
     evidence: Mapping[str, Any]
     instances: tuple[Instance, ...]
-
-
-@dataclass(frozen=True)
-class Case:
-    """The revisions, by role, that one route gives to one model."""
-
-    id: int
-    study_uid: str
-    route: str
-    result_family: str
-    model: str
-    revisions: Mapping[str, int]
-    """Role -> revision id."""
-    publish: Publish
-    destinations: tuple[str, ...]
-    priority: int
-    reasons: tuple[str, ...] = ()
-    """Why these series and not the others; printed in timeline and report."""
 
 
 @dataclass(frozen=True)

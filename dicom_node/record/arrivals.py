@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, insert, or_, select, update
 
 from dicom_node.record.database import now
 from dicom_node.record.tables import arrivals, artefacts, copies, instances, series, site, studies
@@ -74,8 +74,8 @@ class Received:
 
 def open_arrival(connection: Connection, calling_ae: str, peer: str) -> int:
     """A row for an association that has sent its first object; its id."""
-    result = connection.execute(insert(arrivals).values(calling_ae=calling_ae, peer=peer, opened_at=now(), instances=0))
-    return int(result.inserted_primary_key[0])  # type: ignore[index]
+    row = {"calling_ae": calling_ae, "peer": peer, "opened_at": now(), "instances": 0}
+    return int(connection.execute(insert(arrivals).values(row).returning(arrivals.c.id)).scalar_one())
 
 
 def close_arrival(connection: Connection, arrival_id: int, *, released: bool, kept: int) -> None:
@@ -397,12 +397,3 @@ def mark_not_passed(connection: Connection, instance_id: int, *, is_final: bool)
     if is_final:
         study_uid, series_uid = known_place(connection, instance_id)
         note(connection, "original.refused", study_uid, series_uid=series_uid)
-
-
-def count_originals(connection: Connection, state: str) -> int:
-    """How many originals are `pending` or `failed`."""
-    return int(
-        connection.execute(
-            select(func.count()).select_from(instances).where(and_(instances.c.pass_state == state))
-        ).scalar_one()
-    )

@@ -239,7 +239,7 @@ def _instance(row: RowMapping) -> Instance:
         path=row["path"],
         size_bytes=row["size_bytes"],
         content_sha256=row["content_sha256"],
-        header=row["header"],
+        header=row["header"] or {},
     )
 
 

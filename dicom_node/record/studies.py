@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, select, update
 
 from dicom_node.record.tables import events, instances, revisions, series, studies
-from dicom_node.words import Instance, RevisionState
+from dicom_node.words import RevisionState
 
 
 def study_row(connection: Connection, study_uid: str) -> RowMapping:
@@ -34,29 +34,6 @@ def closed_revisions(connection: Connection, study_uid: str) -> list[RowMapping]
         .order_by(revisions.c.series_uid)
     )
     return list(connection.execute(query).mappings())
-
-
-def revision_instances(connection: Connection, revision_id: int) -> list[Instance]:
-    """The stored instances of a revision, by SOP Instance UID."""
-    wanted = revision_row(connection, revision_id)["instance_uids"]
-    found: list[Instance] = []
-    for start in range(0, len(wanted), 500):  # SQLite takes a bounded number of parameters
-        query = select(instances).where(instances.c.uid.in_(wanted[start : start + 500]))
-        for row in connection.execute(query).mappings():
-            found.append(
-                Instance(
-                    uid=row["uid"],
-                    series_uid=row["series_uid"],
-                    study_uid=row["study_uid"],
-                    sop_class_uid=row["sop_class_uid"],
-                    transfer_syntax_uid=row["transfer_syntax_uid"],
-                    path=row["path"],
-                    size_bytes=row["size_bytes"],
-                    content_sha256=row["content_sha256"],
-                    header=row["header"] or {},
-                )
-            )
-    return sorted(found, key=lambda instance: instance.uid)
 
 
 def set_revision_refusal(connection: Connection, revision_id: int, refusal: dict[str, str]) -> None:

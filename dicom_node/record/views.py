@@ -12,7 +12,7 @@ from ai_engine.findings import findings_from_json
 from dicom_node import files
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
-from dicom_node.record.tables import attempts, cases, deliveries, revisions, runs, series, studies
+from dicom_node.record.tables import attempts, cases, revisions, runs, series, studies
 from dicom_node.record.timeline import timeline
 from dicom_node.words import CaseState, DeliveryState, RunState
 
@@ -199,12 +199,6 @@ def jobs(connection: Connection) -> list[dict[str, Any]]:
             for r in delivery_queries.in_state(connection, state)
         ]
     return rows
-
-
-def delivery_row(connection: Connection, delivery_id: int) -> dict[str, Any] | None:
-    """One delivery."""
-    row = connection.execute(select(deliveries).where(deliveries.c.id == delivery_id)).mappings().first()
-    return None if row is None else dict(row)
 
 
 def says(connection: Connection, artefact_folder: Path, run_id: int) -> str:

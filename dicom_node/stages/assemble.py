@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.record import deliveries, digest, runs, studies
+from dicom_node.record.revisions import load_revision
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.routing import (
@@ -103,7 +104,7 @@ def _closed(connection: Connection, study_uid: str, known: Mapping[str, _Series]
         if before is not None and before.revision_id == row["id"]:
             series_facts = before.facts
         else:
-            headers = [dict(i.header) for i in studies.revision_instances(connection, int(row["id"]))]
+            headers = [dict(i.header) for i in load_revision(connection, int(row["id"])).instances]
             series_facts = facts(headers, calling_ae=studies.calling_ae(connection, uid))
         found[uid] = _Series(
             revision_id=int(row["id"]),
@@ -368,7 +369,7 @@ def _insert_run(
     reasons: Sequence[str],
 ) -> int | None:
     """The run's id; None when the same run stands already for another result family."""
-    by_role = {r: studies.revision_instances(connection, int(i)) for r, i in spec.revisions.items()}
+    by_role = {r: load_revision(connection, int(i)).instances for r, i in spec.revisions.items()}
     revisions = {r: studies.revision_row(connection, int(i)) for r, i in spec.revisions.items()}
     reference = by_role[model.reference_role]
     attributes = {**reference[0].header, "CallingAETitle": studies.calling_ae(connection, reference[0].series_uid)}

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from dicom_node.record import studies
+from dicom_node.record.revisions import load_revision
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.routing.appearance import appearance
@@ -88,7 +89,7 @@ def load_or_build(tools: Tools, revision_id: int) -> Volume:
         except (CacheDamaged, FileNotFoundError):  # a cache may be thrown away at any time
             log.warning("volume.cache-damaged", revision=revision_id)
     with tools.database.read() as connection:
-        instances = studies.revision_instances(connection, revision_id)
+        instances = load_revision(connection, revision_id).instances
     work = tools.settings.work
     limits = Limits(child_wall_s=work.decode_timeout_s, child_memory_bytes=work.decode_memory_mb * 1024**2)
     volume = build_volume([tools.vault_path(instance.path) for instance in instances], limits=limits)

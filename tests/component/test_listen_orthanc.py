@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
+from dicom_node.demo.site import free_ports
 from dicom_node.orthanc import Modality, OrthancChild
 from dicom_node.words import Grade
 from tests.support import slices
@@ -21,17 +21,6 @@ from tests.support.listening import Listening, listening, settings_for, until
 pytestmark = pytest.mark.component
 
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(p.getsockname()[1]) for p in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 @pytest.fixture

@@ -25,13 +25,13 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from dicom_node import durable
+from dicom_node.demo.site import free_ports
 from dicom_node.durable import Put
 from dicom_node.orthanc import OrthancChild
 from dicom_node.record.tables import attempts, deliveries, runs
 from tests.fixtures_packages import make_tiny_package
 from tests.peers.fhir_peer import FhirPeer
 from tests.support.node import ROUTES, Node
-from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.system, pytest.mark.realdata]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dicom_node.demo.site import free_ports
 from tests.fixtures_packages import make_tiny_package
-from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(2400)]
 
