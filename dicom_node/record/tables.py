@@ -309,6 +309,65 @@ reports = Table(
 )
 """What the node's own read-only FHIR endpoint shows: every version of every resource of a published report."""
 
+model_aliases = Table(
+    "model_aliases",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("model", String(64), nullable=False),
+    Column("alias", String(32), nullable=False),
+    Column("choices", Json, nullable=False),
+    Column("changed_at", String(32), nullable=False),
+    Column("changed_by", String(128), nullable=False),
+    UniqueConstraint("model", "alias"),
+)
+"""What `name@alias` stands for now: [{"version", "digest", "percent"}], percents adding up to 100."""
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("model", String(64), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("actor", String(128), nullable=False),
+)
+"""One request to read past studies again with another version; its parts are `trials`."""
+
+shadows = Table(
+    "shadows",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("model", String(64), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("started_at", String(32), nullable=False),
+    Column("stopped_at", String(32)),
+    Column("actor", String(128), nullable=False),
+)
+"""A version that reads along with every run of its model; active while `stopped_at` is empty."""
+
+trials = Table(
+    "trials",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("trial_key", String(128), nullable=False, unique=True),
+    Column("shadow_id", ForeignKey("shadows.id"), index=True),
+    Column("replay_id", ForeignKey("replays.id"), index=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False, index=True),
+    Column("candidate", String(128), nullable=False),
+    Column("candidate_digest", String(64), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("starts", Integer, nullable=False, default=0),
+    Column("comparison", Json),
+    Column("mask_path", Text),
+    Column("mask_sha256", String(64)),
+    Column("reason", Text),
+    Column("created_at", String(32), nullable=False),
+    Column("ended_at", String(32)),
+)
+"""Another version on the case of a run, compared with what the run said and never delivered: for a shadow or a replay.
+`state`: queued, done, refused or failed."""
+
 Index("ix_events_study_id", events.c.study_uid, events.c.id)
 
 _is_unindexed = instances.c.content_sha256.is_(None)
