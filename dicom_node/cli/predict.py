@@ -40,7 +40,7 @@ def predict(
     from ai_engine.packages import find_package, load_package
     from ai_engine.prediction import EngineSettings
     from dicom_node import logs
-    from dicom_node.cli.inputs import cases_of, parse_argument
+    from dicom_node.stages.inputs import cases_of, parse_argument
 
     logs.set_up("predict")
     chosen = settings()
@@ -90,7 +90,7 @@ def predict(
 def _one(host: Any, package: Any, case: Sequence[Any], declared: Any, target: Path, chosen: Any) -> dict[str, Any]:
     from ai_engine import predict as engine_predict
     from ai_engine.prediction import InputVolume
-    from dicom_node.cli.inputs import read_case
+    from dicom_node.stages.inputs import read_case
     from dicom_node.files import write_durably
     from dicom_node.volume import write_nifti
 

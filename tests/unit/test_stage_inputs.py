@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.cli.inputs import Named, read_case
+from dicom_node.stages.inputs import Named, read_case
 from dicom_node.refusals import RefusalCode, Refused
 from tests.support import slices
 

@@ -1,4 +1,4 @@
-"""Turn what a person names on the command line into the inputs of a model, by role."""
+"""What a person or a program hands over, turned into the inputs of a model, by role: paths in, volumes out."""
 
 from __future__ import annotations
 
