@@ -8,6 +8,8 @@ PACS, the EHR finds a report, and everybody can see why:
     write     findings become SEG, SR, PDF; they are checked and put into the outbox             (queue `cpu`)
     deliver   one run's objects go to one destination and are then seen there                    (queue `out-<name>`)
 
+Beside the road, `trial` lets another model version read a case that was read before (queue `model`, behind every case).
+
 Each is a job with a derived key, short, idempotent, and returns the jobs that follow from it.  What goes wrong is one
 of three kinds: a refusal of the input is written to the revision, case or run; trouble with a peer is tried again by
 `deliver`; a fault of ours ends the run as *failed*, visibly, and keeps its evidence.
@@ -31,6 +33,7 @@ from dicom_node.stages.deliver import deliver
 from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.stages.infer import infer
 from dicom_node.stages.read import read_revision
+from dicom_node.stages.trial import trial
 from dicom_node.stages.write import write
 from dicom_node.words import RunState
 
@@ -45,7 +48,7 @@ def queues(settings: Settings) -> dict[str, int]:
 
 
 def jobs(tools: Tools) -> dict[str, Job]:
-    """The four kinds of job, bound to this installation; the route file is read here, once.
+    """The kinds of job, bound to this installation; the route file is read here, once.
 
     Raises
     ------
@@ -77,7 +80,10 @@ def jobs(tools: Tools) -> dict[str, Job]:
     def run_deliver(run_id: int, name: str, attempt: int) -> Sequence[Put]:
         return deliver(tools, run_id, name, attempt)
 
-    return {"read": read, "infer": run_infer, "write": run_write, "deliver": run_deliver}
+    def run_trial(trial_id: int) -> Sequence[Put]:
+        return trial(tools, trial_id)
+
+    return {"read": read, "infer": run_infer, "write": run_write, "deliver": run_deliver, "trial": run_trial}
 
 
 def _count_fault(tools: Tools, study_uid: str, fault: Exception) -> None:

@@ -15,7 +15,7 @@ import structlog
 
 from dicom_node import durable
 from dicom_node.durable import Put, Worker
-from dicom_node.record import deliveries, now, runs, studies
+from dicom_node.record import deliveries, now, registry, runs, studies
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
 from dicom_node.road import jobs, queues
@@ -25,6 +25,7 @@ from dicom_node.stages.context import Tools
 from dicom_node.stages.deliver import is_due
 from dicom_node.stages.destinations import is_configured, waits_for
 from dicom_node.stages.read import trim_cache
+from dicom_node.stages.trial import trial_put
 from dicom_node.words import DeliveryState, RunState
 
 log = structlog.get_logger()
@@ -117,6 +118,10 @@ def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
             if not is_live(f"deliver/{number}/{name}") and is_due(tools, connection, number, name):
                 put = Put(f"out-{name}", "deliver", f"deliver/{number}/{name}/{suffix}", (number, name, 0))
                 wanted.append((deliveries.study_of(connection, number), put, "delivery"))
+        for trial_id in registry.queued_trials(connection):
+            if not is_live(f"trial/{trial_id}"):
+                study_uid = runs.run_row(connection, int(registry.trial(connection, trial_id)["run_id"]))["study_uid"]
+                wanted.append((study_uid, trial_put(trial_id, f"/{suffix}"), "trial"))
         told: set[str] = set()
         for revision in studies.unassembled_revisions(connection):
             if revision["study_uid"] in told:

@@ -25,6 +25,9 @@ from dicom_node.words import Grade, RunIdentity
 
 Mask = npt.NDArray[np.uint8]
 
+MASK, FINDINGS = "mask", "findings"
+"""The two artefacts that a run leaves for everything after it."""
+
 
 @dataclass(frozen=True)
 class ModelDescription:

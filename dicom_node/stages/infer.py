@@ -6,7 +6,6 @@ from typing import Any
 
 import structlog
 
-from ai_engine.prediction import InputVolume
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.record import canonical_json, runs, studies
@@ -15,13 +14,12 @@ from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
-from dicom_node.stages.context import ChildDied, Tools, pack_mask
-from dicom_node.stages.read import load_or_build
+from dicom_node.stages.context import FINDINGS, MASK, ChildDied, Tools, pack_mask
+from dicom_node.stages.read import case_inputs
+from dicom_node.stages.trial import shadow_trials
 from dicom_node.words import RunState
 
 log = structlog.get_logger()
-
-MASK, FINDINGS = "mask", "findings"
 
 
 def infer(tools: Tools, run_id: int) -> list[Put]:
@@ -43,13 +41,8 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
         if runs.artefact(connection, run_id, FINDINGS) is not None:
             runs.end_attempt(connection, attempt, "done")
             return follow
-    reference = run["identity"]["reference_revision"]
     try:
-        inputs = {}
-        # the model's mask lies on the grid of its first input
-        for role, revision_id in sorted(case["revisions"].items(), key=lambda item: (item[1] != reference, item[0])):
-            volume = load_or_build(tools, int(revision_id))
-            inputs[role] = InputVolume(volume.array, volume.affine, volume.valid, volume.modality)
+        inputs = case_inputs(tools, case["revisions"], int(run["identity"]["reference_revision"]))
         reach("K10")
         mask, findings = tools.models.predict(case["model"], inputs)
     except Refused as refused:
@@ -75,6 +68,7 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
             seconds={key: round(value, 3) for key, value in findings.timings_s},
             regions={region.key: region.voxels for region in findings.regions},
         )
+        follow += shadow_trials(connection, run_id, case["model"])
     return follow
 
 

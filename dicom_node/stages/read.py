@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
 
+from ai_engine.prediction import InputVolume
 from dicom_node.record import studies
 from dicom_node.record.revisions import load_revision
 from dicom_node.record.timeline import note
@@ -96,6 +98,21 @@ def load_or_build(tools: Tools, revision_id: int) -> Volume:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     save_volume(volume, target)
     return volume
+
+
+def case_inputs(tools: Tools, revisions: Mapping[str, int], reference: int) -> dict[str, InputVolume]:
+    """What a model is handed for a case: a volume per role, the one on whose grid the mask will lie first.
+
+    Raises
+    ------
+    Refused
+        If one of the series is not a volume that can be trusted.
+    """
+    inputs = {}
+    for role, revision_id in sorted(revisions.items(), key=lambda item: (item[1] != reference, item[0])):
+        volume = load_or_build(tools, int(revision_id))
+        inputs[role] = InputVolume(volume.array, volume.affine, volume.valid, volume.modality)
+    return inputs
 
 
 def trim_cache(tools: Tools, limit_bytes: int = CACHE_BYTES) -> int:

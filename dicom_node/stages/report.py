@@ -18,9 +18,8 @@ from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results import tracking_uid
 from dicom_node.routing.gate import Channel
 from dicom_node.settings import FhirDestination
-from dicom_node.stages.context import Tools, identity_of
+from dicom_node.stages.context import FINDINGS, Tools, identity_of
 from dicom_node.stages.destinations import OWN_ENDPOINT
-from dicom_node.stages.infer import FINDINGS
 from dicom_node.stages.producer import producer
 from dicom_node.stages.publication import default_issuer, holds
 from dicom_node.words import ObjectKind

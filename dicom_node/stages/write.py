@@ -23,9 +23,9 @@ from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.results import build, build_rejection, check
 from dicom_node.routing.gate import Channel
-from dicom_node.stages.context import Mask, Tools, identity_of, unpack_mask
+from dicom_node.stages.context import FINDINGS, MASK, Mask, Tools, identity_of, unpack_mask
 from dicom_node.stages.destinations import OWN_ENDPOINT, first_destinations, wanted
-from dicom_node.stages.infer import FINDINGS, MASK, fail, refuse, start
+from dicom_node.stages.infer import fail, refuse, start
 from dicom_node.stages.producer import producer
 from dicom_node.stages.publication import holds
 from dicom_node.stages.read import load_or_build
