@@ -1,16 +1,19 @@
 """The models of this installation, kept warm in child processes (the `Models` that the stages are handed).
 
-At most `engine.keep_warm` children live at once; the least recently used one ends first.  What a reference such as
-``brain-flair`` stands for is settled when it is first used and holds until the process ends, so that a run is inferred
-by the version that it was decided for; a model that is imported later is found by the next start.
+Children stay within `engine.warm_memory_mb`; the least recently used one ends first, and none that is at work.  The
+road asks for exact versions, which `dicom_node.registry` has chosen.  What a bare name stands for that no alias covers
+is settled when it is first used and holds until the process ends.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from ai_engine.faults import ChildDied as EngineChildDied
 from ai_engine.faults import ChildTimeout, MemoryExceeded
@@ -44,12 +47,14 @@ def check_models(settings: Settings, routes: RouteBook) -> None:
 
 
 class WarmModels:
-    """Model hosts by reference, started when they are first needed."""
+    """Model hosts by package, started when they are first needed, ended when the memory is wanted for another."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._packages: dict[str, tuple[Path, Description, str]] = {}
         self._hosts: OrderedDict[Path, ModelHost] = OrderedDict()
+        self._in_use: Counter[Path] = Counter()
+        self._used_mb: dict[Path, int] = {}
         self._described: dict[Path, ModelDescription] = {}
         self._lock = threading.Lock()
 
@@ -66,10 +71,10 @@ class WarmModels:
             known = self._described.get(folder)
         if known is not None:
             return known
-        host = self._host(reference)
-        if not host.identity:
-            host.start()
-        identity = dict(host.identity)
+        with self._host(reference) as host:
+            if not host.identity:
+                host.start()
+            identity = dict(host.identity)
         roles = tuple(entry.role for entry in description.inputs)
         in_force = {key: identity[key] for key in ("backend", "device", "precision", "settings")}
         told = ModelDescription(
@@ -95,10 +100,16 @@ class WarmModels:
             If the child ended, hung or grew past its limit.
         """
         try:
-            prediction = self._host(reference).predict(inputs)
+            with self._host(reference) as host:
+                prediction = host.predict(inputs)
         except (EngineChildDied, ChildTimeout, MemoryExceeded) as death:
             raise ChildDied(death.code) from death
         return prediction.mask, prediction.findings
+
+    def warm(self) -> list[str]:
+        """The packages that are loaded now, as ``name@version``, the longest unused first."""
+        with self._lock:
+            return [f"{folder.parent.name}@{folder.name}" for folder in self._hosts]
 
     def close(self) -> None:
         """End every child."""
@@ -116,24 +127,58 @@ class WarmModels:
                 self._packages[reference] = (folder, package.description, package.digest_sha256)
             return self._packages[reference]
 
-    def _host(self, reference: str) -> ModelHost:
+    @contextmanager
+    def _host(self, reference: str) -> Iterator[ModelHost]:
+        """The host of a package, which no other package pushes out while it is in use."""
         section = self._settings.engine
         folder, _, digest_sha256 = self._package(reference)
         with self._lock:
-            host = self._hosts.get(folder)
-            if host is not None:
-                self._hosts.move_to_end(folder)
-                return host
-            host = ModelHost(
-                folder,
-                engine_settings(section),
-                HostSettings(job_timeout_s=section.timeout_s, memory_limit_mb=section.memory_limit_mb),
-                pinned_sha256=digest_sha256,
-            )
-            self._hosts[folder] = host
-            leaving = []
-            while len(self._hosts) > section.keep_warm:
-                leaving.append(self._hosts.popitem(last=False)[1])
+            leaving = [] if folder in self._hosts else self._make_room(folder)
+            if folder not in self._hosts:
+                self._hosts[folder] = ModelHost(
+                    folder,
+                    engine_settings(section),
+                    HostSettings(job_timeout_s=section.timeout_s, memory_limit_mb=section.memory_limit_mb),
+                    pinned_sha256=digest_sha256,
+                )
+            self._hosts.move_to_end(folder)
+            self._in_use[folder] += 1
+            host = self._hosts[folder]
         for old in leaving:
             old.close()
-        return host
+        try:
+            yield host
+        finally:
+            with self._lock:
+                self._in_use[folder] -= 1
+                used = resident_mb(host.pid)
+                if used:
+                    self._used_mb[folder] = used
+
+    def _make_room(self, folder: Path) -> list[ModelHost]:
+        """Take out the longest unused hosts until another fits into the budget; those in use stay."""
+        budget = self._settings.engine.warm_memory_mb
+        wanted = self._used_mb.get(folder) or expected_mb(folder)
+        leaving = []
+        for old in list(self._hosts):
+            if wanted + sum(self._used_mb.get(kept) or expected_mb(kept) for kept in self._hosts) <= budget:
+                break
+            if not self._in_use[old]:
+                leaving.append(self._hosts.pop(old))
+        return leaving
+
+
+def expected_mb(folder: Path) -> int:
+    """What a model's child will need before it has ever run: the frameworks, and its weights several times over."""
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return 700 + 8 * weights // 1024**2
+
+
+def resident_mb(pid: int | None) -> int:
+    """The resident set of a process in MB; 0 when it is gone."""
+    if pid is None:
+        return 0
+    try:
+        return int(psutil.Process(pid).memory_info().rss // 1024**2)
+    except psutil.Error:
+        return 0

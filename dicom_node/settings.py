@@ -124,8 +124,8 @@ class EngineSection(_Section):
     """0: as many as there are processors."""
     timeout_s: float = Field(900.0, gt=0)
     memory_limit_mb: int = Field(6000, ge=500)
-    keep_warm: int = Field(1, ge=1)
-    """How many models stay loaded."""
+    warm_memory_mb: int = Field(2500, ge=500)
+    """Memory for models that stay loaded; one model is loaded even when it alone needs more."""
 
 
 class WorkSection(_Section):
