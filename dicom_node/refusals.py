@@ -82,6 +82,8 @@ class RefusalCode(StrEnum):
     VALIDATION = "validation"
     MODEL_UNTRUSTED = "model-untrusted"
     MODEL_HASH_MISMATCH = "model-hash-mismatch"
+    BACKEND_MISSING = "backend-missing"
+    VARIANT_NOT_OFFERED = "variant-not-offered"
     PATIENT_CHANGED = "patient-changed"
     DELIVERY_CONFLICT = "delivery-conflict"
     DELIVERY_INCOMPLETE = "delivery-incomplete"
@@ -184,6 +186,14 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.VALIDATION: ("The request is not valid.", "See the message for the field."),
     _C.MODEL_UNTRUSTED: ("The model package holds files its manifest does not name.", "Import the model again."),
     _C.MODEL_HASH_MISMATCH: ("A file of the model package is not the one its manifest names.", "Import it again."),
+    _C.BACKEND_MISSING: (
+        "The program that this setting needs is not installed.",
+        "Install the extra it names (`make setup-test` has them all), or set engine.backend to auto.",
+    ),
+    _C.VARIANT_NOT_OFFERED: (
+        "The model was not shown to be accurate enough under these settings.",
+        "Use the package's own settings, or see its gate.json: `ai-node models gate`.",
+    ),
     _C.PATIENT_CHANGED: ("The archive's patient differs from the one received.", "Decide with `ai-node held`."),
     _C.DELIVERY_CONFLICT: ("The destination holds other bytes under our UID.", "Decide with `ai-node held`."),
     _C.DELIVERY_INCOMPLETE: ("The destination does not show what it said it stored.", "Decide with `ai-node held`."),
