@@ -368,6 +368,67 @@ trials = Table(
 """Another version on the case of a run, compared with what the run said and never delivered: for a shadow or a replay.
 `state`: queued, done, refused or failed."""
 
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("public_id", String(32), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False, index=True),
+    Column("batch", String(32), index=True),
+    Column("position", Integer, nullable=False, default=0),
+    Column("idempotency_key", String(128)),
+    Column("body_sha256", String(64), nullable=False),
+    Column("asked", String(128), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("model_digest", String(64)),
+    Column("inputs", Json, nullable=False),
+    Column("options", Json, nullable=False),
+    Column("warnings", Json, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("stage", String(16), nullable=False),
+    Column("current_attempt", Integer, nullable=False, default=0),
+    Column("worker", String(64)),
+    Column("child_deaths", Integer, nullable=False, default=0),
+    Column("worker_deaths", Integer, nullable=False, default=0),
+    Column("cancel", Boolean, nullable=False, default=False),
+    Column("refusal", Json),
+    Column("error", Text),
+    Column("study_uid", String(64)),
+    Column("created_at", String(32), nullable=False),
+    Column("finished_at", String(32)),
+    Column("seconds", Json, nullable=False),
+    Column("answer", Json),
+    Column("files", Json),
+    Column("transfers", Json),
+    UniqueConstraint("owner", "idempotency_key", "position"),
+)
+"""A request for a prediction by HTTP.  `owner`: the prefix of the key that asked.  `inputs`: uploads in the spool, by
+digest and role.  `stage`: read, infer or write: what comes next.  `files`: what can be fetched, by name."""
+
+prediction_events = Table(
+    "prediction_events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("prediction_id", ForeignKey("predictions.id"), nullable=False, index=True),
+    Column("at", String(32), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("detail", Json, nullable=False),
+)
+"""The timeline of a request, in the order of ids."""
+
+pixels_seen = Table(
+    "pixels_seen",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("pixels_sha256", String(64), nullable=False, index=True),
+    Column("patient_sha256", String(64), nullable=False),
+    Column("study_uid", String(64), nullable=False),
+    Column("at", String(32), nullable=False),
+    UniqueConstraint("pixels_sha256", "patient_sha256", "study_uid"),
+)
+"""Which patient's study brought which pixels to a model: the same pixels under two patients are a warning in both."""
+
 Index("ix_events_study_id", events.c.study_uid, events.c.id)
 
 _is_unindexed = instances.c.content_sha256.is_(None)
