@@ -13,24 +13,39 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+from dicom_node.destination_settings import (
+    AETitle,
+    CStoreDestination,
+    Destination,
+    FhirDestination,
+    FolderDestination,
+    Port,
+    Section,
+    StowDestination,
+)
 
-AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[A-Z0-9_ .-]+$")]
-Port = Annotated[int, Field(ge=0, le=65535)]
+__all__ = [
+    "CStoreDestination",
+    "FhirDestination",
+    "FolderDestination",
+    "Settings",
+    "SettingsRefused",
+    "StowDestination",
+    "load_settings",
+    "read_secret",
+]
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class SettingsRefused(Exception):
     """The configuration is refused; the text says which key, what was expected and what to do (exit code 5)."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NodeSection(_Section):
+class NodeSection(Section):
     """Who this installation is."""
 
     ae_title: AETitle = "AINODE"
@@ -46,7 +61,7 @@ class NodeSection(_Section):
     """All result UIDs derive from it.  Made at the first start and kept in the records when not set here."""
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Where the node keeps its truth."""
 
     folder: Path = Path("data")
@@ -57,7 +72,7 @@ class DataSection(_Section):
     """SQLAlchemy URL of the records; default SQLite in `folder`."""
 
 
-class Sender(_Section):
+class Sender(Section):
     """A peer that may open an association to the node."""
 
     ae_title: AETitle
@@ -72,7 +87,7 @@ class Sender(_Section):
     cap_s: float | None = Field(None, gt=0)
 
 
-class DoorSection(_Section):
+class DoorSection(Section):
     """The C-STORE listener."""
 
     host: str = "127.0.0.1"
@@ -90,7 +105,7 @@ class DoorSection(_Section):
     max_object_mb: float = Field(512, gt=0)
 
 
-class GatherSection(_Section):
+class GatherSection(Section):
     """When is a series, and when is a study, taken as complete?"""
 
     quiet_s: float = Field(3.0, gt=0)
@@ -98,7 +113,7 @@ class GatherSection(_Section):
     study_quiet_s: float = Field(120.0, gt=0)
 
 
-class OrthancSection(_Section):
+class OrthancSection(Section):
     """The Orthanc in front of the node."""
 
     url: str = "http://127.0.0.1:8042"
@@ -114,7 +129,7 @@ class OrthancSection(_Section):
     """True when this archive is fed by somebody other than the sender and the node: its counts are then a promise."""
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     """How models are run."""
 
     models: Path = Path("models")
@@ -128,7 +143,7 @@ class EngineSection(_Section):
     """Memory for models that stay loaded; one model is loaded even when it alone needs more."""
 
 
-class WorkSection(_Section):
+class WorkSection(Section):
     """The road."""
 
     cpu_jobs: int = Field(2, ge=1)
@@ -140,7 +155,7 @@ class WorkSection(_Section):
     max_worker_deaths: int = Field(20, ge=1)
 
 
-class WebSection(_Section):
+class WebSection(Section):
     """HTTP: health, metrics, FHIR, viewer."""
 
     host: str = "127.0.0.1"
@@ -152,62 +167,7 @@ class WebSection(_Section):
     """OHIF's static files; None: no viewer is served."""
 
 
-class _Destination(_Section):
-    after: str | None = None
-    """Send only when this destination has confirmed."""
-    reject_superseded: bool = True
-    """Send a key object that rejects the superseded result set (113001)."""
-    retry_first_s: float = Field(5.0, gt=0)
-    retry_cap_s: float = Field(1800.0, gt=0)
-    retry_span_h: float = Field(72.0, gt=0)
-    timeout_s: float = Field(60.0, gt=0)
-
-
-class StowDestination(_Destination):
-    """A DICOMweb archive: STOW-RS, then QIDO-RS and WADO-RS to see that it is there."""
-
-    kind: Literal["stow"]
-    url: str
-    """Root of its DICOMweb services, e.g. http://127.0.0.1:8042/dicom-web"""
-    username: str = ""
-    password_file: Path | None = None
-    insecure_ok_because: str = ""
-
-
-class CStoreDestination(_Destination):
-    """A DIMSE archive: C-STORE, then C-FIND or, where it has one, QIDO-RS to see that it is there."""
-
-    kind: Literal["cstore"]
-    host: str
-    port: Port
-    ae_title: AETitle
-    insecure_ok_because: str = ""
-    verify_url: str | None = None
-    """Root of DICOMweb services of the same archive, for verification by content; else C-FIND by UID."""
-
-
-class FolderDestination(_Destination):
-    """A folder, for tests and for archives that watch one."""
-
-    kind: Literal["folder"]
-    path: Path
-
-
-class FhirDestination(_Destination):
-    """A FHIR R4 server."""
-
-    kind: Literal["fhir"]
-    url: str
-    token_file: Path | None = None
-    insecure_ok_because: str = ""
-
-
-Destination = Annotated[
-    StowDestination | CStoreDestination | FolderDestination | FhirDestination, Field(discriminator="kind")
-]
-
-
-class ReportSection(_Section):
+class ReportSection(Section):
     """What the FHIR report says about identity and status."""
 
     issuers: dict[str, str] = Field(default_factory=dict)
