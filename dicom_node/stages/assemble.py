@@ -2,27 +2,25 @@
 
 Roles belong to the study and are decided anew whenever a series closes.  Series that a route may need are decoded
 first, so that what cannot be read is known before something is chosen.  The decision itself is a pure function of
-`dicom_node.routing`; it is taken and written in one transaction, on the state it was made from.
+`dicom_node.routing`; it is taken and written (`decided`) in one transaction, on the state it was made from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import structlog
 from sqlalchemy import Connection
 
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
-from dicom_node.record import deliveries, digest, runs, studies
+from dicom_node.record import runs, studies
 from dicom_node.record.revisions import load_revision
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.routing import (
     Appearance,
-    CaseSpec,
     ClosedSeries,
     Decision,
     PastCase,
@@ -34,27 +32,12 @@ from dicom_node.routing import (
 from dicom_node.routing.cases import IDENTITY_ATTRIBUTES
 from dicom_node.routing.facts import facts
 from dicom_node.routing.roles import assign_roles
-from dicom_node.routing.route import PRIORITY_NUMBER
 from dicom_node.stages.context import ModelDescription, Tools
-from dicom_node.stages.deliver import withdraw_reports
-from dicom_node.words import (
-    CaseState,
-    DeliveryState,
-    Grade,
-    Instance,
-    ObjectKind,
-    RoleGuess,
-    RunIdentity,
-    RunState,
-    SeriesFacts,
-)
+from dicom_node.stages.decided import lift_holds, say_no, start_case
+from dicom_node.words import CaseState, RoleGuess, SeriesFacts
 
 log = structlog.get_logger()
 
-WRITER_SCHEMA = "1"
-"""Version of what `results` writes; a change of the objects' form is a change of the run key."""
-
-_GRADES = (Grade.PROMISED, Grade.TRANSFERRED, Grade.WEAK, Grade.CONTRADICTING)
 _TRIES = 20
 
 ReadRevision = Callable[[Tools, int], bool]
@@ -215,18 +198,18 @@ def _decide(
     follow: list[Put] = []
     for decision in decisions:
         if decision.verb is not Verb.HOLD:
-            _lift_holds(connection, study_uid, decision.result_family)
+            lift_holds(connection, study_uid, decision.result_family)
         if decision.verb is Verb.RUN and decision.case is not None:
-            follow += _insert(tools, connection, study_uid, decision, decision.case, described)
+            follow += start_case(tools, connection, study_uid, decision, decision.case, described)
         elif decision.verb in (Verb.REFUSE, Verb.HOLD):
             is_final = decision.verb is Verb.REFUSE
             unreadable = _unreadable(closed, roles, routes, decision.result_family) if is_final else None
-            _say_no(tools, connection, study_uid, decision, unreadable or decision.refusal)
+            say_no(tools, connection, study_uid, decision, unreadable or decision.refusal)
         elif decision.verb is Verb.NOTHING and state.is_quiet:
             has_result = any(c.result_family == decision.result_family and not c.is_superseded for c in state.cases)
             unreadable = None if has_result else _unreadable(closed, roles, routes, decision.result_family)
             if unreadable is not None:
-                _say_no(tools, connection, study_uid, decision, unreadable)
+                say_no(tools, connection, study_uid, decision, unreadable)
         elif decision.verb is Verb.WAIT:
             note(connection, "case.waits", study_uid, family=decision.result_family, until=decision.until,
                  reasons=list(decision.reasons))  # fmt: skip
@@ -248,229 +231,6 @@ def _past(connection: Connection, study_uid: str) -> list[PastCase]:
         for row in rows
         if row["state"] == CaseState.READY.value
     ]
-
-
-def _insert(
-    tools: Tools,
-    connection: Connection,
-    study_uid: str,
-    decision: Decision,
-    spec: CaseSpec,
-    described: Mapping[str, ModelDescription],
-) -> list[Put]:
-    """Insert the case and its run; supersede the one before."""
-    reasons = [*spec.reasons, *(f"not used: {o.role} series: {o.reason}" for o in spec.others)]
-    # the newest case before it makes the key new when the same choice comes again after a refusal
-    before = max((c["id"] for c in runs.cases_of(connection, study_uid)), default=0)
-    key = digest([study_uid, spec.route, dict(spec.revisions), decision.supersedes, before])
-    model = described[spec.model]
-    priority = _priority(tools, connection, spec)
-    case_id, is_new = runs.add_case(
-        connection,
-        study_uid=study_uid,
-        route=spec.route,
-        result_family=spec.result_family,
-        model=f"{model.name}@{model.version}",
-        rank=spec.set_rank,
-        state=CaseState.READY.value,
-        revisions=dict(spec.revisions),
-        publish=spec.publish.value,
-        destinations=list(spec.destinations),
-        priority=priority,
-        reasons=reasons,
-        supersedes_case=decision.supersedes,
-        case_key=key,
-    )
-    if not is_new:
-        return []
-    gone, predecessor = _supersede(tools, connection, study_uid, spec.result_family)
-    run_id = _insert_run(tools, connection, study_uid, case_id, spec, model, predecessor, reasons)
-    if run_id is None:
-        note(connection, "case.same-run", study_uid, route=spec.route, family=spec.result_family)
-        return []
-    for older in (gone, None if predecessor is None else int(predecessor["run_id"])):
-        if older is not None and older != run_id:
-            runs.set_superseded_by(connection, older, run_id)
-    note(
-        connection,
-        "case.ready",
-        study_uid,
-        run_id=run_id,
-        route=spec.route,
-        model=f"{model.name}@{model.version}",
-        roles={role: spec.series[role] for role in spec.roles},
-        reasons=reasons,
-        supersedes=decision.supersedes,
-        publish=spec.publish.value,
-    )
-    # the case's number makes the key new when a run that was superseded is taken up again
-    return [Put("model", "infer", f"infer/{run_id}/case-{case_id}", (run_id,), priority)]
-
-
-def _priority(tools: Tools, connection: Connection, spec: CaseSpec) -> int:
-    """The route's, or stat where a sender of the chosen series is configured so; lower goes first."""
-    titles = {studies.calling_ae(connection, uid) for uid in spec.series.values()}
-    senders = [tools.settings.sender(title) for title in titles if title]
-    return min([spec.priority_number, *(PRIORITY_NUMBER[s.priority] for s in senders if s is not None)])
-
-
-def _lift_holds(connection: Connection, study_uid: str, family: str) -> None:
-    """What held this family holds it no longer: nobody has to decide about it any more."""
-    for row in runs.cases_of(connection, study_uid):
-        if row["result_family"] == family and row["state"] == CaseState.HELD.value:
-            runs.move(connection, "case", int(row["id"]), CaseState.WAITING)
-            note(connection, "case.hold-lifted", study_uid, family=family)
-
-
-def _supersede(
-    tools: Tools, connection: Connection, study_uid: str, family: str
-) -> tuple[int | None, dict[str, Any] | None]:
-    """Take the current run of the family out of force; its id, and what its successor replaces outside.
-
-    A run of which nothing has left the node is forgotten without a trace outside; one that was published becomes the
-    predecessor.  What is still open of its objects is sent before its successor's rejection names them; what waits for
-    a person, and its report where nobody has it yet, goes nowhere any more.
-    """
-    found = runs.current_run(connection, study_uid, family) or runs.unreplaced_run(connection, study_uid, family)
-    if found is None:
-        return None, None
-    run_id = int(found["id"])
-    published = deliveries.was_published(connection, run_id)
-    if found["state"] != RunState.SUPERSEDED.value:
-        runs.move(connection, "run", run_id, RunState.SUPERSEDED)
-        note(connection, "run.superseded", study_uid, run_id=run_id, published=published)
-    if not published:
-        deliveries.cancel_open(connection, run_id)
-        older: dict[str, Any] | None = found["identity"]["predecessor"]
-        return run_id, older  # what the forgotten run would have replaced is still to be replaced
-    withdraw_reports(tools, connection, run_id, in_flight=False)
-    deliveries.set_all(connection, run_id, {DeliveryState.HELD, DeliveryState.FAILED}, DeliveryState.CANCELLED)
-    kinds = {kind.value for kind in (ObjectKind.SEG, ObjectKind.PDF, ObjectKind.SC, ObjectKind.SR)}
-    objects = [
-        {key: row[key] for key in ("kind", "sop_class_uid", "sop_instance_uid", "series_uid")}
-        for row in runs.artefacts_of(connection, run_id)
-        if row["kind"] in kinds
-    ]
-    return run_id, {
-        "run_id": run_id,
-        "revision_number": int(found["identity"]["results"]["revision_number"]),
-        "objects": objects,
-    }
-
-
-def _insert_run(
-    tools: Tools,
-    connection: Connection,
-    study_uid: str,
-    case_id: int,
-    spec: CaseSpec,
-    model: ModelDescription,
-    predecessor: dict[str, Any] | None,
-    reasons: Sequence[str],
-) -> int | None:
-    """The run's id; None when the same run stands already for another result family."""
-    by_role = {r: load_revision(connection, int(i)).instances for r, i in spec.revisions.items()}
-    revisions = {r: studies.revision_row(connection, int(i)) for r, i in spec.revisions.items()}
-    reference = by_role[model.reference_role]
-    attributes = {**reference[0].header, "CallingAETitle": studies.calling_ae(connection, reference[0].series_uid)}
-    identity = RunIdentity(
-        run_key="",
-        site_namespace=tools.site_namespace,
-        created="",
-        study_uid=study_uid,
-        revision_number=1 if predecessor is None else predecessor["revision_number"] + 1,
-        predecessor=None if predecessor is None else {"objects": predecessor["objects"]},
-        grade=max((Grade(r["grade"]) for r in revisions.values()), key=_GRADES.index),
-        notes=tuple(reasons),
-        timezone_offset=attributes.get("TimezoneOffsetFromUTC") or tools.settings.node.timezone_offset,
-    )
-    results = {key: value for key, value in asdict(identity).items() if key not in ("run_key", "created")}
-    run_key = run_key_of([i for group in by_role.values() for i in group], model, attributes, study_uid, predecessor)
-    run_id, is_new = runs.add_run(
-        connection,
-        run_key=run_key,
-        case_id=case_id,
-        study_uid=study_uid,
-        result_family=spec.result_family,
-        identity={
-            "results": results,
-            "attributes": attributes,
-            "predecessor": predecessor,
-            "reference_revision": int(spec.revisions[model.reference_role]),
-            "series": [
-                {
-                    "series_uid": spec.series[role],
-                    "modality": str(by_role[role][0].header.get("Modality", "")),
-                    "role": role,
-                    "number_of_instances": len(by_role[role]),
-                    "body_part": str(by_role[role][0].header.get("BodyPartExamined") or ""),
-                }
-                for role in spec.roles
-            ],
-        },
-        model_digest=model.digest_sha256,
-        settings_digest=model.settings_sha256,
-        predecessor_run=None if predecessor is None else predecessor["run_id"],
-    )
-    if not is_new:
-        if runs.run_row(connection, run_id)["state"] != RunState.SUPERSEDED.value:
-            return None
-        # the same choice again, before anything of it had left the node: its stored result stands
-        fresh = {"error": None, "refusal": None, "cancel": False, "child_deaths": 0, "worker_deaths": 0}
-        runs.move(connection, "run", run_id, RunState.QUEUED, superseded_by=None, case_id=case_id, **fresh)
-    return run_id
-
-
-def run_key_of(
-    used: Sequence[Instance],
-    model: ModelDescription,
-    attributes: Mapping[str, Any],
-    study_uid: str,
-    predecessor: Mapping[str, Any] | None,
-) -> str:
-    """Everything that decides what a run's objects are (design section 4, *identity and determinism*)."""
-    sr = next((o["sop_instance_uid"] for o in (predecessor or {"objects": []})["objects"] if o["kind"] == "sr"), "")
-    who = [attributes.get(k) or "" for k in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")]
-    return digest(
-        {
-            "instances": sorted([i.uid, i.content_sha256] for i in used),
-            "model": model.digest_sha256,
-            "settings": digest([model.settings_sha256, WRITER_SCHEMA]),
-            "identity": digest([*who, study_uid]),
-            "predecessor": sr,
-        }
-    )
-
-
-def _say_no(tools: Tools, connection: Connection, study_uid: str, decision: Decision, refusal: Refusal | None) -> None:
-    """Write a refused or held case, once per reason, and take a result out of force that no longer stands."""
-    if refusal is None:
-        raise ValueError("a decision that refuses or holds says why")
-    held = decision.verb is Verb.HOLD
-    told = refusal.to_json()
-    key = digest([study_uid, decision.result_family, decision.verb.value, told, decision.supersedes])
-    _, is_new = runs.add_case(
-        connection,
-        study_uid=study_uid,
-        route=decision.route or "",
-        result_family=decision.result_family,
-        model="",
-        rank=-1,
-        state=(CaseState.HELD if held else CaseState.REFUSED).value,
-        revisions={},
-        publish="nothing",
-        destinations=[],
-        priority=5,
-        reasons=list(decision.reasons),
-        refusal=told,
-        supersedes_case=decision.supersedes,
-        case_key=key,
-    )
-    if is_new and decision.supersedes is not None:
-        _supersede(tools, connection, study_uid, decision.result_family)
-    if is_new:
-        event = "case.held" if held else "case.refused"
-        note(connection, event, study_uid, family=decision.result_family, refusal=told, reasons=list(decision.reasons))
 
 
 def _unreadable(
