@@ -74,6 +74,14 @@ def resolve(connection: Connection, reference: str, subject: str) -> Resolved:
     return Resolved(f"{name}@{chosen.version}", f"{wanted or STABLE} is {chosen.version}{share}")
 
 
+def all_versions(connection: Connection, reference: str) -> list[str]:
+    """Every exact version that a reference may stand for; itself where no alias covers it."""
+    name, _, wanted = reference.partition("@")
+    if wanted and re.match(VERSION, wanted):
+        return [reference]
+    return [f"{name}@{c.version}" for c in registry.alias(connection, name, wanted or STABLE)] or [reference]
+
+
 def choose(choices: Sequence[Choice], subject: str) -> Choice:
     """One of several versions by percent; the same subject always gets the same one of the same choices."""
     place = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8], "big") % 100

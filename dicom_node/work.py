@@ -18,6 +18,7 @@ from dicom_node.durable import Put, Worker
 from dicom_node.record import deliveries, now, registry, runs, studies
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
+from dicom_node.registry import all_versions
 from dicom_node.road import jobs, queues
 from dicom_node.routing.book import load_routes
 from dicom_node.settings import Settings
@@ -67,7 +68,9 @@ def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
 def warm_up(tools: Tools) -> None:
     """Load the routed models now, so that the first study does not wait for it."""
     routes = load_routes(tools.settings.routes)
-    for reference in dict.fromkeys(route.model for route in routes.routes if route.enabled):
+    with tools.database.read() as connection:
+        wanted = [name for route in routes.routes if route.enabled for name in all_versions(connection, route.model)]
+    for reference in dict.fromkeys(wanted):
         try:
             tools.models.describe(reference)
             log.info("work.model-ready", model=reference)

@@ -27,7 +27,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "study": ("dicom_node.cli.operate", "study_app", "One study's whole story."),
     "jobs": ("dicom_node.cli.operate", "jobs_app", "What runs, waits or failed."),
     "held": ("dicom_node.cli.operate", "held_app", "What waits for a person's decision."),
-    "models": ("dicom_node.cli.models", "app", "Model packages: list, show, verify, import."),
+    "models": ("dicom_node.cli.registry", "app", "Model packages: list, verify, import, switch, shadow, replay."),
     "routes": ("dicom_node.cli.routes", "app", "Which series go to which model, and why."),
     "keys": ("dicom_node.cli.operate", "keys_app", "API keys of programs."),
     "audit": ("dicom_node.cli.operate", "audit_app", "The audit log."),

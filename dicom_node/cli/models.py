@@ -1,4 +1,4 @@
-"""``ai-node models``: list, show, verify, seal, import."""
+"""``ai-node models``: list, show, verify, seal, import; `dicom_node.cli.registry` adds what needs the records."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def verify(
     with answering(as_json=as_json):
         package = load_package(find_package(_root(models), reference), pinned_sha256=digest, weights=run)
         answer: dict[str, Any] = {"model": package.reference, "digest": package.digest_sha256, "files": "as sealed"}
-        passed = _run_self_test(package, answer) if run else True
+        passed = self_test_passes(package, answer) if run else True
     if as_json:
         emit(answer)
     else:
@@ -175,7 +175,8 @@ def _row(name: str, version: str, folder: Path) -> dict[str, Any]:
     return {**row, "title": title, "inputs": roles, "digest": package.digest_sha256, "state": "as sealed"}
 
 
-def _run_self_test(package: ModelPackage, answer: dict[str, Any]) -> bool:
+def self_test_passes(package: ModelPackage, answer: dict[str, Any]) -> bool:
+    """Run the case stored with a package on this machine; what came out is added to `answer`."""
     from ai_engine.host import HostSettings, ModelHost
     from ai_engine.selftest import self_test
     from dicom_node.models import engine_settings

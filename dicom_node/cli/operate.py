@@ -170,7 +170,7 @@ def keys_create(
     """
     with record() as (_, database):
         try:
-            token = keys.create(database, name, scope, actor=_actor())
+            token = keys.create(database, name, scope, actor=actor())
         except keys.KeyRefused as refused:
             stop(Exit.USAGE, str(refused))
     if as_json:
@@ -197,7 +197,7 @@ def keys_revoke(name: str = typer.Argument(..., help="Name of the key.")) -> Non
     """
     with record() as (_, database):
         try:
-            keys.revoke(database, name, actor=_actor())
+            keys.revoke(database, name, actor=actor())
         except keys.KeyRefused as refused:
             stop(Exit.REFUSED, str(refused))
 
@@ -219,7 +219,7 @@ def audit_verify(as_json: bool = JSON_OPTION) -> None:
         raise typer.Exit(int(Exit.FAULT))
 
 
-def _actor() -> str:
+def actor() -> str:
     """Who acts: the name of the account, or its number where it has none (a container)."""
     try:
         return getpass.getuser()
@@ -233,7 +233,7 @@ def _act(action: Callable[[Any, str, str, str], list[actions.Job]], item: str, r
     with record() as (chosen, database):
         try:
             with database.write() as connection:
-                jobs = action(connection, item, _actor(), reason)
+                jobs = action(connection, item, actor(), reason)
         except actions.UnknownItem as unknown:
             stop(Exit.REFUSED, str(unknown.args[0]))
         if jobs:

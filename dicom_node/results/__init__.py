@@ -18,7 +18,8 @@ selection.  Patient and study attributes come from the source images, which must
 
 from dicom_node.results.assembly import build, build_rejection
 from dicom_node.results.check import check
+from dicom_node.results.pictures import side_by_side
 from dicom_node.results.producer import Producer
 from dicom_node.results.uids import device_uid, tracking_uid
 
-__all__ = ["Producer", "build", "build_rejection", "check", "device_uid", "tracking_uid"]
+__all__ = ["Producer", "build", "build_rejection", "check", "device_uid", "side_by_side", "tracking_uid"]

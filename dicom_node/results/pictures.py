@@ -6,6 +6,7 @@ stored; the letters come from the affine (PS3.3 C.7.6.1.1.1).  No patient data i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import as_file, files
@@ -189,6 +190,38 @@ def montage(
         caption = f"{slice_word} {key.index + 1}/{len(volume.slices)}"
         draw.text((left + 12, top + 10), caption, fill=_INK, font=_font(14), stroke_width=2, stroke_fill=(0, 0, 0))
     _legend(draw, regions, rows * tile + bar + bar // 2)
+    buffer = BytesIO()
+    sheet.save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def side_by_side(
+    volume: Volume,
+    answers: Sequence[tuple[str, npt.NDArray[np.uint8], tuple[Region, ...]]],
+    slice_word: str = "slice",
+) -> bytes:
+    """The slice on which several answers about one volume differ most, one square per answer, as a PNG.
+
+    Parameters
+    ----------
+    answers
+        Caption, (S, R, C) uint8 mask and regions of each; all on the volume's grid.  Where they are equal everywhere,
+        the slice with the largest marked area is shown.
+    """
+    tile, bar = 480, 44
+    first = answers[0][1]
+    differing = sum((np.count_nonzero(first != mask, axis=(1, 2)) for _, mask, _ in answers[1:]), np.zeros(len(first)))
+    index = int(np.argmax(differing)) if differing.any() else key_slices(first, 1)[0].index
+    sheet = Image.new("RGB", (tile * len(answers), tile + 2 * bar), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    window = grey_window(volume)
+    for number, (caption, mask, regions) in enumerate(answers):
+        left = number * tile
+        sheet.paste(draw_slice(volume, mask, colours_of(regions), index, tile - 4, window), (left + 2, bar + 2))
+        draw.text((left + 12, bar // 2), caption, fill=_INK, font=_font(18), anchor="lm")
+    draw.text((tile - 12, bar // 2), f"{slice_word} {index + 1}/{len(first)}", fill=_AMBER, font=_font(16), anchor="rm")
+    shown = {region.key: region for _, _, said in answers for region in said if region.present}
+    _legend(draw, tuple(shown.values()), tile + bar + bar // 2)
     buffer = BytesIO()
     sheet.save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()

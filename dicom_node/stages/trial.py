@@ -21,8 +21,9 @@ from dicom_node.record import registry, runs
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
+from dicom_node.results import side_by_side
 from dicom_node.stages.context import FINDINGS, MASK, ChildDied, Mask, Tools, pack_mask, unpack_mask
-from dicom_node.stages.read import case_inputs
+from dicom_node.stages.read import case_inputs, load_or_build
 
 log = structlog.get_logger()
 
@@ -66,8 +67,9 @@ def trial(tools: Tools, trial_id: int) -> list[Put]:
     if packed is None or said is None:
         _end(tools, trial_id, registry.FAILED, "the run has no mask or findings to compare with")
         return []
+    reference = int(run["identity"]["reference_revision"])
     try:
-        inputs = case_inputs(tools, case["revisions"], int(run["identity"]["reference_revision"]))
+        inputs = case_inputs(tools, case["revisions"], reference)
         mask, findings = tools.models.predict(row["candidate"], inputs)
     except Refused as refused:
         _end(tools, trial_id, registry.REFUSED, json.dumps(refused.refusal.to_json(), ensure_ascii=False))
@@ -78,7 +80,13 @@ def trial(tools: Tools, trial_id: int) -> list[Put]:
     if findings.model.digest_sha256 != row["candidate_digest"]:
         _end(tools, trial_id, registry.FAILED, "the package is not the one that the trial was asked for")
         return []
-    compared = compare(unpack_mask(packed), findings_from_json(json.loads(said)), mask, findings)
+    before, expected = unpack_mask(packed), findings_from_json(json.loads(said))
+    compared = compare(before, expected, mask, findings)
+    picture = side_by_side(
+        load_or_build(tools, reference),
+        [(case["model"], before, expected.regions), (row["candidate"], mask, findings.regions)],
+    )
+    compared["picture"] = files.keep(tools.artefact_folder, picture)[1]
     sha256, path = files.keep(tools.artefact_folder, pack_mask(mask))
     with tools.database.write() as connection:
         registry.end_trial(connection, trial_id, registry.DONE, comparison=compared, mask_path=path, mask_sha256=sha256)
