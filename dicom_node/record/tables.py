@@ -11,6 +11,7 @@ from sqlalchemy import (
     JSON,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -109,10 +110,13 @@ studies = Table(
     Column("quiet_put_at", String(32)),
     Column("held", Json),
     Column("cancelled", Boolean, nullable=False, default=False),
+    Column("submitter", String(64)),
+    Column("turn", Integer),
 )
 """`identity`: patient and study attributes by keyword, from the first instance.  `public_id` is opaque, for logs and
 pages.  `quiet_at`: when the quiet period was declared over, emptied by new arrivals; `quiet_number` counts these
-declarations, `quiet_put_at` says that the last one was put to the road."""
+declarations, `quiet_put_at` says that the last one was put to the road.  `submitter`, `turn`: who brought its first
+closed series, and its place among what others brought (`record.turns`)."""
 
 series = Table(
     "series",
@@ -253,6 +257,18 @@ deliveries = Table(
     UniqueConstraint("artefact_id", "destination"),
 )
 """One object to one destination, in sending order within (run, destination)."""
+
+circuits = Table(
+    "circuits",
+    metadata,
+    Column("destination", String(32), primary_key=True),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("opened_at", String(32)),
+    Column("probe_at", String(32)),
+    Column("pause_s", Float, nullable=False, default=0.0),
+    Column("reason", Text),
+)
+"""A destination that failed lately: how often in a row, since when only probes are tried, and when the next one is."""
 
 events = Table(
     "events",
