@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ai_engine.geometry import Affine, closest_axes
+from ai_engine.geometry import Affine, closest_axes, rearrange
 from ai_engine.packages import Description, Input
 from ai_engine.prediction import InputVolume
+from ai_engine.runners.intensity import is_skull_stripped
 from dicom_node.refusals import RefusalCode, Refused
 
 MAX_VOXELS = 120_000_000
@@ -68,6 +69,7 @@ def check_input(volume: InputVolume, rule: Input, description: Description) -> T
     shape = tuple(volume.array.shape[axis] for axis in turn.axes)
     _check_grid(turned, (shape[0], shape[1], shape[2]), rule, is_turned=turn.axes[0] != 0)
     check_not_blank(volume)
+    _check_skull(volume, rule)
     return turn
 
 
@@ -82,6 +84,23 @@ def check_not_blank(volume: InputVolume) -> None:
     share = float(np.count_nonzero(values != low)) / volume.array.size
     if share < 0.005:
         raise Refused(RefusalCode.IMAGE_BLANK, expected="a picture", found=f"{100 * share:.1f} % of pixels differ")
+
+
+_AXIAL = np.array([_DIRECTIONS[letter] for letter in "SPL"])
+_SKULL_WORDS = {"native": "a native head with its skull", "stripped": "a skull-stripped brain"}
+
+
+def _check_skull(volume: InputVolume, rule: Input) -> None:
+    """Refuse a head with or without its skull where the package was made for the other."""
+    if rule.skull == "any":
+        return
+    axes, flips = closest_axes(volume.affine, _AXIAL)
+    array = volume.array if volume.valid is None else np.where(volume.valid, volume.array, volume.array.min())
+    axial = np.asarray(rearrange(array, axes, flips), dtype=np.float32)
+    spacing = volume.affine.spacing_mm
+    found = "stripped" if is_skull_stripped(axial, (spacing[axes[0]], spacing[axes[1]], spacing[axes[2]])) else "native"
+    if found != rule.skull:
+        raise Refused(RefusalCode.OUT_OF_DISTRIBUTION, expected=_SKULL_WORDS[rule.skull], found=_SKULL_WORDS[found])
 
 
 def _turn(affine: Affine, description: Description) -> Turn:

@@ -89,9 +89,9 @@ class Input(_Strict):
     min_slices: Annotated[int, Field(ge=1)]
     extent_in_plane_mm: Range | None = None
     """Smallest and largest side of a slice; outside is out-of-distribution."""
-    skull: Literal["any"] = "any"
-    """The only value so far: nothing here tells a skull-stripped head from a native one, so a package is measured on
-    both and its card says how it does."""
+    skull: Literal["any", "native", "stripped"] = "any"
+    """`native`: a brain cut out of its head is out-of-distribution; `stripped`: a head with its skull is. With `any`
+    nothing is checked, so the package is measured on both and its card says how it does."""
     intensity: Literal["none", "standardise_flair"] = "none"
     """A function of `ai_engine.runners.intensity`, applied to the whole volume before all other preprocessing."""
 
