@@ -15,10 +15,11 @@ from sqlalchemy import Connection
 
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
-from dicom_node.record import runs, studies
+from dicom_node.record import runs, studies, withdrawals
 from dicom_node.record.revisions import load_revision
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refusal, RefusalCode
+from dicom_node.registry import resolve
 from dicom_node.routing import (
     Appearance,
     ClosedSeries,
@@ -34,6 +35,7 @@ from dicom_node.routing.facts import facts
 from dicom_node.routing.roles import assign_roles
 from dicom_node.stages.context import ModelDescription, Tools
 from dicom_node.stages.decided import lift_holds, say_no, start_case
+from dicom_node.stages.withdraw import take_back
 from dicom_node.words import CaseState, RoleGuess, SeriesFacts
 
 log = structlog.get_logger()
@@ -61,20 +63,32 @@ def assemble(tools: Tools, routes: RouteBook, study_uid: str, read_revision: Rea
     for _ in range(_TRIES):
         with tools.database.read() as connection:
             seen = _closed(connection, study_uid)
-        roles = _roles(tools, routes, seen, read_revision)
+            is_rejected = studies.study_row(connection, study_uid)["cancelled"]
+        roles = {} if is_rejected else _roles(tools, routes, seen, read_revision)
         reach("K8")
         with tools.database.write() as connection:
             now_closed = _closed(connection, study_uid, seen)
             if {s: c.revision_id for s, c in now_closed.items()} != {s: c.revision_id for s, c in seen.items()}:
                 continue  # a series closed meanwhile: decide on what is true now
-            state = _state(connection, study_uid, now_closed, roles)
-            decisions = _decisions(connection, routes, state)
+            if studies.study_row(connection, study_uid)["cancelled"] != is_rejected:
+                continue
+            state = _state(connection, study_uid, {} if is_rejected else now_closed, roles)
+            decisions = [_exact(connection, decision, study_uid) for decision in _decisions(connection, routes, state)]
             unknown = {d.case.model for d in decisions if d.verb is Verb.RUN and d.case is not None} - set(described)
             if not unknown:
                 return _decide(tools, connection, routes, state, decisions, now_closed, roles, described)
         for model in sorted(unknown):  # outside the transaction: a model may have to be loaded first
             described[model] = tools.models.describe(model)
     raise RuntimeError("the study's series closed faster than they could be decided upon")
+
+
+def _exact(connection: Connection, decision: Decision, study_uid: str) -> Decision:
+    """The same decision with the exact version of its model, as the aliases stand in this transaction."""
+    if decision.case is None:
+        return decision
+    chosen = resolve(connection, decision.case.model, study_uid)
+    reasons = (*decision.case.reasons, *((chosen.reason,) if chosen.reason else ()))
+    return replace(decision, case=replace(decision.case, model=chosen.reference, reasons=reasons))
 
 
 def _closed(connection: Connection, study_uid: str, known: Mapping[str, _Series] | None = None) -> dict[str, _Series]:
@@ -194,7 +208,7 @@ def _decide(
     studies.set_assembled(connection, [entry.revision_id for entry in closed.values()])
     if study["held"] or study["cancelled"]:
         note(connection, "study.not-decided", study_uid, because="held" if study["held"] else "rejected")
-        return []
+        return [] if study["held"] else _of_rejected(tools, connection, study_uid)
     follow: list[Put] = []
     for decision in decisions:
         if decision.verb is not Verb.HOLD:
@@ -204,16 +218,26 @@ def _decide(
         elif decision.verb in (Verb.REFUSE, Verb.HOLD):
             is_final = decision.verb is Verb.REFUSE
             unreadable = _unreadable(closed, roles, routes, decision.result_family) if is_final else None
-            say_no(tools, connection, study_uid, decision, unreadable or decision.refusal)
+            follow += say_no(tools, connection, study_uid, decision, unreadable or decision.refusal)
         elif decision.verb is Verb.NOTHING and state.is_quiet:
             has_result = any(c.result_family == decision.result_family and not c.is_superseded for c in state.cases)
             unreadable = None if has_result else _unreadable(closed, roles, routes, decision.result_family)
             if unreadable is not None:
-                say_no(tools, connection, study_uid, decision, unreadable)
+                follow += say_no(tools, connection, study_uid, decision, unreadable)
         elif decision.verb is Verb.WAIT:
             note(connection, "case.waits", study_uid, family=decision.result_family, until=decision.until,
                  reasons=list(decision.reasons))  # fmt: skip
     return follow
+
+
+def _of_rejected(tools: Tools, connection: Connection, study_uid: str) -> list[Put]:
+    """A person has rejected the study: what was published of it is taken back, whatever it says."""
+    told = {"code": "rejected", "message": "A person has rejected the study."}
+    return [
+        put
+        for family in withdrawals.families(connection, study_uid)
+        for put in take_back(tools, connection, study_uid, family, told)
+    ]
 
 
 def _past(connection: Connection, study_uid: str) -> list[PastCase]:
