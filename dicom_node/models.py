@@ -22,10 +22,12 @@ from ai_engine.host import HostSettings, ModelHost
 from ai_engine.packages import find_package, load_package
 from ai_engine.packages.schema import Description
 from ai_engine.prediction import EngineSettings, InputVolume
-from dicom_node.record import digest
+from dicom_node.record import Database, digest
+from dicom_node.registry import all_versions
 from dicom_node.routing import RouteBook
 from dicom_node.settings import EngineSection, Settings
 from dicom_node.stages.context import ChildDied, Mask, ModelDescription
+from dicom_node.stages.prediction_cache import PredictionCache, cache_key
 
 
 def engine_settings(section: EngineSection) -> EngineSettings:
@@ -33,17 +35,25 @@ def engine_settings(section: EngineSection) -> EngineSettings:
     return EngineSettings(device=section.device, precision=section.precision, threads=section.threads)
 
 
-def check_models(settings: Settings, routes: RouteBook) -> None:
+def check_models(settings: Settings, routes: RouteBook, database: Database | None = None) -> None:
     """Check every file of every model that a route names against its manifest, before anything listens (I25).
+
+    Parameters
+    ----------
+    database
+        The records with the aliases; None checks what the names alone stand for.
 
     Raises
     ------
     Refused
         With the name of the model that is missing or not as its manifest says.
     """
-    for route in routes.routes:
-        if route.enabled:
-            load_package(find_package(settings.engine.models, route.model), weights=False)
+    wanted = [route.model for route in routes.routes if route.enabled]
+    if database is not None:
+        with database.read() as connection:
+            wanted = [exact for name in wanted for exact in all_versions(connection, name)]
+    for reference in dict.fromkeys(wanted):
+        load_package(find_package(settings.engine.models, reference), weights=False)
 
 
 class WarmModels:
@@ -56,6 +66,9 @@ class WarmModels:
         self._in_use: Counter[Path] = Counter()
         self._used_mb: dict[Path, int] = {}
         self._described: dict[Path, ModelDescription] = {}
+        self._cache = PredictionCache(
+            settings.data.folder / "cache" / "predictions", settings.engine.cache_mb * 1_000_000
+        )
         self._lock = threading.Lock()
 
     def describe(self, reference: str) -> ModelDescription:
@@ -90,7 +103,9 @@ class WarmModels:
         return told
 
     def predict(self, reference: str, inputs: Mapping[str, InputVolume]) -> tuple[Mask, Findings]:
-        """Run one case.
+        """Run one case, or say again what the model said about the same arrays before (`prediction_cache.is_hit`).
+
+        The one place where a model is called: for the road, for trials, for requests by HTTP.
 
         Raises
         ------
@@ -100,10 +115,16 @@ class WarmModels:
             If the child ended, hung or grew past its limit.
         """
         try:
+            described = self.describe(reference)
+            key = cache_key(described.digest_sha256, described.settings_sha256, inputs)
+            known = self._cache.load(key)
+            if known is not None:
+                return known
             with self._host(reference) as host:
                 prediction = host.predict(inputs)
         except (EngineChildDied, ChildTimeout, MemoryExceeded) as death:
             raise ChildDied(death.code) from death
+        self._cache.keep(key, prediction.mask, prediction.findings)
         return prediction.mask, prediction.findings
 
     def warm(self) -> list[str]:
