@@ -17,15 +17,18 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ai_engine.backends import NetworkOptions, Precision
+from ai_engine.backends import NetworkOptions, Precision, Quantised
 from ai_engine.findings import Findings, ModelIdentity
 from ai_engine.gate import Turn, check_input
 from ai_engine.geometry import rearrange
 from ai_engine.packages import ModelPackage
+from ai_engine.packages.store import INT8
 from ai_engine.postprocess import postprocess
 from ai_engine.prediction import EngineSettings, InputVolume, Prediction
 from ai_engine.report import regions_of
-from ai_engine.runners.nnunet import NnunetRunner, RunnerOptions
+from ai_engine.runners.keras_unet import KerasRunner
+from ai_engine.runners.nnunet import NnunetRunner
+from ai_engine.runners.scores import RunnerOptions
 from dicom_node.refusals import RefusalCode, Refused
 
 GRID_TOLERANCE_MM = 1e-3
@@ -44,16 +47,7 @@ class Engine:
         self.settings = settings or EngineSettings()
         self.package = package
         _fix_threads(self.settings.threads)
-        self._runner = NnunetRunner(
-            package,
-            _network_options(package, self.settings),
-            RunnerOptions(
-                step=self.settings.step,
-                mirroring=self.settings.mirroring,
-                batch=self.settings.batch,
-                folds=self.settings.folds,
-            ),
-        )
+        self._runner = _runner(package, self.settings)
         self.identity = self._identity()
         _warm_imports()
 
@@ -154,11 +148,26 @@ class Engine:
                 ("mirror_axes", ",".join(str(axis) for axis in plan.mirror_axes) or "none"),
                 ("step", f"{plan.step:g}"),
                 ("threads", str(self.settings.threads)),
+                *((("window", self._runner.window),) if self._runner.window != "patch" else ()),
                 ("threshold", _threshold_words(self.package)),
             ),
             intended_use=description.intended_use,
             licence=description.licence,
         )
+
+
+def _runner(package: ModelPackage, settings: EngineSettings) -> KerasRunner | NnunetRunner:
+    """The package's runner, from the closed list of two."""
+    kind = KerasRunner if package.description.runner == "keras" else NnunetRunner
+    options = RunnerOptions(
+        step=settings.step,
+        mirroring=settings.mirroring,
+        batch=settings.batch,
+        folds=settings.folds,
+        window=settings.window,
+    )
+    quantised = Quantised(*(package.files[name] for name in INT8)) if set(INT8) <= set(package.files) else None
+    return kind(package, _network_options(package, settings), options, quantised)
 
 
 def _threshold_words(package: ModelPackage) -> str:
@@ -169,10 +178,13 @@ def _threshold_words(package: ModelPackage) -> str:
 def _network_options(package: ModelPackage, settings: EngineSettings) -> NetworkOptions:
     asked = package.description.inference.precision
     given: Precision | None = None if settings.precision == "package" else settings.precision
+    on_cpu: Precision = asked.cpu
+    if on_cpu == "int8" and settings.backend in ("torch", "tensorflow"):
+        on_cpu = "f32"  # int8 is OpenVINO's; what really computed is read back and stands in the result
     return NetworkOptions(
         device=settings.device,
         backend=settings.backend,
-        precision_cpu=given or asked.cpu,
+        precision_cpu=given or on_cpu,
         precision_cuda=given or asked.cuda,
         threads=settings.threads,
         cache_folder=settings.cache_folder,

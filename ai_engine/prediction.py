@@ -54,6 +54,8 @@ class EngineSettings:
     """False switches the package's mirroring off."""
     batch: int | None = None
     folds: Literal["all", "first"] = "all"
+    window: Literal["patch", "box"] | None = None
+    """``box``: one window over everything that is not empty."""
     cache_folder: str | None = None
     """Where OpenVINO may keep compiled networks for a faster start."""
 

@@ -1,4 +1,4 @@
-"""A network called on arrays: OpenVINO on the CPU, PyTorch on CUDA and wherever OpenVINO is not.
+"""A network called on arrays: OpenVINO on the CPU, PyTorch on CUDA and wherever OpenVINO is not, TensorFlow if asked.
 
 The public verb is `open_network`.  A `Network` is a plain call, tiles in and logits out, and says which backend, device
 and arithmetic really answered: the precision is read back from the compiled network, never copied from what was asked
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 FloatTiles = npt.NDArray[np.float32]
 
 Device = Literal["auto", "cpu", "cuda"]
-BackendName = Literal["auto", "openvino", "torch"]
-Precision = Literal["f32", "bf16", "f16"]
+BackendName = Literal["auto", "openvino", "torch", "tensorflow"]
+Precision = Literal["f32", "bf16", "f16", "int8"]
 
 
 class Network(Protocol):
@@ -58,15 +58,34 @@ class NetworkOptions:
     """Where OpenVINO keeps compiled networks for a faster start; None: nowhere."""
 
 
-def open_network(module: nn.Module, input_shape: tuple[int, ...], options: NetworkOptions) -> Network:
+@dataclass(frozen=True)
+class Quantised:
+    """A network in 8-bit integers: the bytes of OpenVINO's ``.xml`` and ``.bin``, already checked against a digest."""
+
+    xml: bytes
+    weights: bytes
+
+
+def open_network(
+    module: nn.Module, input_shape: tuple[int, ...], options: NetworkOptions, quantised: Quantised | None = None
+) -> Network:
     """Open a torch module, in evaluation mode with its weights loaded, for a fixed ``(N, C, *patch)``.
+
+    Precision ``int8`` opens `quantised` in its place: the same network, made when the package was built.
 
     Raises
     ------
     ModelFault
-        If the wanted device or backend is not there.
+        If the wanted device, backend or arithmetic is not there.
     """
     device = _device(options.device)
+    wanted = options.precision_cuda if device == "cuda" else options.precision_cpu
+    if wanted == "int8":
+        if device == "cuda" or options.backend in ("torch", "tensorflow") or quantised is None:
+            raise ModelFault("int8 runs through OpenVINO on the CPU, from a package that holds int8.xml")
+        from ai_engine.backends.openvino import open_quantised
+
+        return open_quantised(quantised, input_shape, options)
     opener = _opener(device, options.backend)
     return opener(module, input_shape, device, options)
 
@@ -84,6 +103,8 @@ def _device(wanted: Device) -> str:
 
 
 def _opener(device: str, wanted: BackendName) -> Callable[[nn.Module, tuple[int, ...], str, NetworkOptions], Network]:
+    if wanted == "tensorflow":
+        raise ModelFault("backend tensorflow runs packages of runner keras; use auto, openvino or torch for this one")
     if wanted == "openvino" and device != "cpu":
         raise ModelFault("backend openvino runs on the CPU here; ask for backend torch or device cpu")
     if wanted == "torch" or device != "cpu":

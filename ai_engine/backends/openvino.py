@@ -14,13 +14,75 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino as ov
 
-from ai_engine.backends import FloatTiles, NetworkOptions
+from ai_engine.backends import FloatTiles, NetworkOptions, Quantised
+from ai_engine.faults import ModelFault
 
 if TYPE_CHECKING:
     from torch import nn
 
+MAX_XML_BYTES = 8 * 1024**2
+QUANTISED_LAYERS = frozenset(
+    {
+        "Add",
+        "AvgPool",
+        "Clamp",
+        "Concat",
+        "Const",
+        "Convert",
+        "Convolution",
+        "ConvolutionBackpropData",
+        "Divide",
+        "Elu",
+        "FakeConvert",
+        "FakeQuantize",
+        "Gelu",
+        "GroupConvolution",
+        "GroupConvolutionBackpropData",
+        "GroupNormalization",
+        "Interpolate",
+        "MVN",
+        "MaxPool",
+        "Maximum",
+        "Minimum",
+        "Multiply",
+        "PRelu",
+        "Pad",
+        "Parameter",
+        "ReLU",
+        "ReduceMean",
+        "Reshape",
+        "Result",
+        "ShapeOf",
+        "Sigmoid",
+        "Slice",
+        "SoftMax",
+        "Softmax",
+        "Sqrt",
+        "SquaredDifference",
+        "Squeeze",
+        "StridedSlice",
+        "Subtract",
+        "Swish",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+"""Operations that ``int8.xml`` may hold: those of the networks that a package may name, and the quantiser's own."""
+
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
-_NAMES = {"f32": "f32", "float32": "f32", "bf16": "bf16", "bfloat16": "bf16", "f16": "f16", "float16": "f16"}
+_NAMES = {
+    "f32": "f32",
+    "float32": "f32",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "f16": "f16",
+    "float16": "f16",
+    "i8": "int8",
+    "int8": "int8",
+    "u8": "int8",
+    "uint8": "int8",
+}
 
 
 class OpenVinoNetwork:
@@ -48,16 +110,59 @@ def open_openvino(
     with torch.inference_mode():
         traced = torch.jit.trace(module, torch.zeros((1, *input_shape[1:])), check_trace=False)
         model = ov.convert_model(traced, input=[list(input_shape)])
+    return _compiled(ov.Core(), model, input_shape[0], options, options.precision_cpu)
+
+
+def open_quantised(quantised: Quantised, input_shape: tuple[int, ...], options: NetworkOptions) -> OpenVinoNetwork:
+    """Compile a network in 8-bit integers for exactly `input_shape`; what is not integer in it stays float32.
+
+    Raises
+    ------
+    ModelFault
+        If the file is not an OpenVINO network of the operations that we know, or does not take this shape.
+    """
+    check_quantised(quantised.xml)
     core = ov.Core()
+    try:
+        model = core.read_model(quantised.xml, quantised.weights)
+        model.reshape(ov.PartialShape(list(input_shape)))
+    except RuntimeError as error:
+        raise ModelFault(f"int8.xml does not fit: {str(error)[:200]}") from error
+    return _compiled(core, model, input_shape[0], options, "f32")
+
+
+def check_quantised(xml: bytes) -> None:
+    """Refuse a network file that is too large, declares entities or names an operation that is not on the list.
+
+    Raises
+    ------
+    ModelFault
+        With the operation's name.
+    """
+    from xml.etree import ElementTree
+
+    if len(xml) > MAX_XML_BYTES or b"<!" in xml:
+        raise ModelFault(f"int8.xml: at most {MAX_XML_BYTES} bytes without declarations were expected")
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise ModelFault("int8.xml is not XML") from error
+    kinds = {str(layer.get("type")) for layer in root.iter("layer")}
+    strange = sorted(kinds - QUANTISED_LAYERS)
+    if root.tag != "net" or strange:
+        raise ModelFault(f"int8.xml holds an operation that is not allowed: {(strange or [root.tag])[0][:64]}")
+
+
+def _compiled(core: Any, model: Any, batch: int, options: NetworkOptions, precision: str) -> OpenVinoNetwork:
     config: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": options.precision_cpu,
+        "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": options.threads or os.cpu_count() or 1,
         "NUM_STREAMS": 1,
     }
     if options.cache_folder is not None:
         config["CACHE_DIR"] = options.cache_folder
-    return OpenVinoNetwork(core.compile_model(model, "CPU", config), input_shape[0])
+    return OpenVinoNetwork(core.compile_model(model, "CPU", config), batch)
 
 
 def _precision_in_force(compiled: Any) -> str:

@@ -55,6 +55,8 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
+PatchSize = Annotated[int, Field(ge=8, le=512)]
+Millimetres = Annotated[float, Field(gt=0, le=20)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 Rgb = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
@@ -173,7 +175,8 @@ class Threshold(_Strict):
 class Precisions(_Strict):
     """The arithmetic asked of each device.  What was really used is read back and stands in every result."""
 
-    cpu: Literal["f32", "bf16"] = "f32"
+    cpu: Literal["f32", "bf16", "int8"] = "f32"
+    """``int8`` needs ``int8.xml`` and ``int8.bin`` in the package and a passed accuracy gate (``gate.json``)."""
     cuda: Literal["f32", "f16", "bf16"] = "f16"
 
 
@@ -188,7 +191,22 @@ class Inference(_Strict):
     """Axes of the patch that are mirrored and averaged; empty = no mirroring."""
     batch: Annotated[int, Field(ge=1, le=64)] = 1
     """Tiles per call of the network."""
+    window: Literal["patch", "box"] = "patch"
+    """``box``: one window over everything that is not empty, instead of overlapping patches; only behind the gate."""
     precision: Precisions = Precisions()
+
+
+class Preparation(_Strict):
+    """What runner ``keras`` does to a picture before the network; ``nnunet`` has its plan for that."""
+
+    patch: tuple[PatchSize, PatchSize, PatchSize]
+    """Window in voxels along (slice, row, column)."""
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    """Grid that the network was trained on; None takes every grid as it is."""
+    normalisation: Literal["zscore_nonzero", "zscore", "minmax", "none"] = "zscore_nonzero"
+    """Per channel: mean and deviation of what is not zero (zero stays zero), or of all; smallest and largest; nothing."""
+    crop: Literal["nonzero", "none"] = "nonzero"
+    """Cut away what is zero in every channel first."""
 
 
 class Metric(_Strict):
@@ -225,7 +243,7 @@ class Description(_Strict):
     task: Task
     framework: Annotated[str, Field(min_length=1, max_length=64)]
     """What made the weights, e.g. ``nnunetv2 2.8.1``."""
-    runner: Literal["nnunet"]
+    runner: Literal["nnunet", "keras"]
     axes: Annotated[str, Field(pattern=r"^[LRAPSI]{3}$")]
     """Where slice, row and column index grow to in the model's own arrays, e.g. ``SPL``: slices to the head, rows to
     the back, columns to the patient's left, which is what a SimpleITK-read axial NIfTI looks like."""
@@ -237,6 +255,8 @@ class Description(_Strict):
     composites: tuple[Composite, ...] = ()
     measurements: tuple[MeasurementName, ...] = (MeasurementName.VOLUME,)
     inference: Inference
+    preparation: Preparation | None = None
+    """Required by runner ``keras``, and only there."""
     threshold: Threshold = Threshold()
     weights: Annotated[tuple[Annotated[str, Field(pattern=FILE_NAME)], ...], Field(min_length=1)]
     """safetensors files; several are folds, whose logits are averaged as nnU-Net does."""
@@ -250,7 +270,9 @@ class Description(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.task is not Task.SEGMENTATION:
-            raise ValueError("task: runner nnunet answers segmentation")
+            raise ValueError(f"task: runner {self.runner} answers segmentation")
+        if (self.runner == "keras") != (self.preparation is not None):
+            raise ValueError("preparation: goes with runner keras, and only with it")
         _all_different("inputs", [entry.role for entry in self.inputs])
         _all_different("labels", [str(entry.label) for entry in self.labels])
         _all_different("keys", [entry.key for entry in (*self.labels, *self.composites)])

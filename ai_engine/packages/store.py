@@ -22,6 +22,12 @@ from dicom_node.refusals import RefusalCode, Refused
 
 MANIFEST = "manifest.json"
 DESCRIPTION = "model.yaml"
+NETWORK = "network.json"
+"""The layers of a package of runner ``keras``."""
+GATE = "gate.json"
+"""What the accuracy gate measured when the package was built."""
+INT8 = ("int8.xml", "int8.bin")
+"""The network in 8-bit integers, as OpenVINO writes it."""
 MAX_FILES = 64
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_FILE_BYTES = 2 * 1024**3
@@ -178,6 +184,10 @@ def _needed(description: Description) -> list[str]:
     names = [DESCRIPTION, *description.weights]
     if description.runner == "nnunet":
         names += ["plans.json", "dataset.json"]
+    elif description.runner == "keras":
+        names += [NETWORK]
+    if description.inference.precision.cpu == "int8":
+        names += [GATE, *INT8]
     if description.self_test is not None:
         names.append(description.self_test.file)
     return names

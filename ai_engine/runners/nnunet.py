@@ -9,57 +9,27 @@ turns names found there into imports.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_engine.backends import Network, NetworkOptions, open_network
+from ai_engine.backends import Network, NetworkOptions, Quantised, open_network
 from ai_engine.faults import ModelFault
-from ai_engine.packages import ModelPackage, Threshold
+from ai_engine.packages import ModelPackage
 from ai_engine.runners.networks import build_network, load_weights
+from ai_engine.runners.scores import OpenedNetworks, RunnerOptions, Scores, box_plan, classify, softmax
 from ai_engine.runners.tiles import Plan, sliding_window_logits
 
 Floats = npt.NDArray[np.float32]
 
 RESAMPLING = frozenset({"resample_data_or_seg_to_shape", "resample_torch_fornnunet", "no_resampling_hack"})
+BOX_MULTIPLE = (32, 32, 32)
+"""Boxes are rounded up to this: nnU-Net's 3D networks halve five times at most."""
 NORMALISATION = frozenset(
     {"ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization"}
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What the network says, on the grid it was given.
-
-    Attributes
-    ----------
-    mask
-        (S, R, C) uint8, 0 = background.
-    probability
-        Label to (S, R, C) float16: softmax (sigmoid for region models) of that label; 0 outside nnU-Net's crop.
-    passes
-        Tiles that went through a network.
-    """
-
-    mask: npt.NDArray[np.uint8]
-    probability: Mapping[int, npt.NDArray[np.float16]]
-    passes: int
-    timings_s: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
-class RunnerOptions:
-    """What may be set against the package; None keeps what the package says."""
-
-    step: float | None = None
-    mirroring: bool | None = None
-    """False switches mirroring off; True is the package's own axes, as None."""
-    batch: int | None = None
-    folds: str = "all"
-    """``all`` averages the folds, ``first`` takes the first only."""
 
 
 class NnunetRunner:
@@ -71,7 +41,13 @@ class NnunetRunner:
         If plans, data set description, weights and description do not fit each other, or name something not allowed.
     """
 
-    def __init__(self, package: ModelPackage, network: NetworkOptions, options: RunnerOptions) -> None:
+    def __init__(
+        self,
+        package: ModelPackage,
+        network: NetworkOptions,
+        options: RunnerOptions,
+        quantised: Quantised | None = None,
+    ) -> None:
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
         description = package.description
@@ -90,15 +66,26 @@ class NnunetRunner:
         if any(axis >= len(patch) for axis in mirror):
             raise ModelFault("mirror_axes names an axis that the patch does not have")
         self.plan = Plan(patch, options.step or description.inference.step, mirror)
+        self.window = options.window or description.inference.window
+        if self.window == "box" and len(patch) != 3:
+            raise ModelFault("one window over the whole box needs a three-dimensional network; this one reads slices")
         self._classes = int(self._labels.num_segmentation_heads)
-        shape = (options.batch or description.inference.batch, len(description.inputs), *patch)
+        batch = options.batch or description.inference.batch
         names = description.weights if options.folds == "all" else description.weights[:1]
-        self.networks: Sequence[Network] = [self._open(package.files[name], shape, network) for name in names]
 
-    def _open(self, weights: bytes, shape: tuple[int, ...], options: NetworkOptions) -> Network:
+        def opened(window: tuple[int, ...], name: str) -> Network:
+            shape = (batch, len(description.inputs), *window)
+            return self._open(package.files[name], shape, network, quantised)
+
+        self._opened = OpenedNetworks(opened, names)
+        self.networks = self._opened.at(patch)
+
+    def _open(
+        self, weights: bytes, shape: tuple[int, ...], options: NetworkOptions, quantised: Quantised | None
+    ) -> Network:
         module = build_network(self._configuration.configuration["architecture"], shape[1], self._classes)
         load_weights(module, weights)
-        return open_network(module, shape, options)
+        return open_network(module, shape, options, quantised)
 
     def run(self, channels: Floats, spacing_mm: tuple[float, float, float]) -> Scores:
         """Segment one case.
@@ -113,7 +100,11 @@ class NnunetRunner:
         started = time.monotonic()
         data, properties = self._prepare(channels, spacing_mm)
         prepared = time.monotonic()
-        logits, passes = sliding_window_logits(self.networks, data, self.plan, self._classes)
+        plan, networks = self.plan, self.networks
+        if self.window == "box":
+            plan = box_plan(plan, data.shape[1:], BOX_MULTIPLE)
+            networks = self._opened.at(plan.patch)
+        logits, passes = sliding_window_logits(networks, data, plan, self._classes)
         answered = time.monotonic()
         mask, probability = self._restore(logits, properties)
         restored = time.monotonic()
@@ -159,18 +150,13 @@ class NnunetRunner:
         return place(small, np.uint8), probability
 
     def _probabilities(self, logits: npt.NDArray[Any]) -> Floats:
-        values = logits.astype(np.float32)
         if self._labels.has_regions:
-            return np.asarray(1 / (1 + np.exp(-values)), dtype=np.float32)
-        values -= values.max(axis=0, keepdims=True)
-        np.exp(values, out=values)
-        values /= values.sum(axis=0, keepdims=True)
-        return values
+            return np.asarray(1 / (1 + np.exp(-logits.astype(np.float32))), dtype=np.float32)
+        return softmax(logits)
 
     def _classify(self, logits: npt.NDArray[Any], scores: Floats) -> npt.NDArray[np.uint8]:
         if self._threshold.rule == "foreground":
-            best = np.asarray(scores[1:].argmax(axis=0) + 1, dtype=np.uint8)
-            return np.where(foreground(scores, self._threshold), best, np.uint8(0))
+            return classify(scores, self._threshold)
         return np.asarray(self._labels.convert_logits_to_segmentation(logits), dtype=np.uint8)
 
 
@@ -188,12 +174,6 @@ def _without_mask_resampling(configuration: dict[str, Any]) -> Any:
             return lambda mask, *_: mask
 
     return ForInference(configuration)
-
-
-def foreground(scores: Floats, threshold: Threshold) -> npt.NDArray[np.bool_]:
-    """Where the threshold rule says that a voxel is labelled; `scores` is softmax with background first."""
-    limit = threshold.value if threshold.value is not None else 0.5
-    return np.asarray(np.float32(1) - scores[0] >= np.float32(limit))
 
 
 def label_channels(labels: Any) -> dict[int, int]:
