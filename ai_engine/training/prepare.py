@@ -4,29 +4,37 @@ Grey values are standardised by a named pure function, then nnU-Net's own ``Defa
 plane; between slices nothing is ever resampled (2D configuration). The plan is compact: one 2D configuration, patch
 256 x 256, our network class in place of nnU-Net's.
 
-Beside each case go *oblique* copies: the same head cut along tilted planes, so that a tilted acquisition or a
-reformatted series is nothing new to the network.
+Beside each case go copies (:mod:`ai_engine.training.copies`), so that a tilted acquisition, a reformatted series or
+another slice thickness is nothing new to the network: *oblique* and *tilted* ones are the same head cut along tilted
+planes, *stripped* ones are a native head without its skull.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
 
 from ai_engine.geometry import Affine
 from ai_engine.phantom import draw_lesion, synthesise_head
 from ai_engine.runners.intensity import STANDARDISATIONS
 from ai_engine.training.cases import Case, Pair, Split, read_pair
+from ai_engine.training.copies import (
+    OBLIQUE_MARK,
+    STRIPPED_MARK,
+    TILTED_MARK,
+    oblique_copy,
+    rotation,
+    stripped_copy,
+    tilted_copy,
+)
 
 PLANS_NAME = "nnUNetPlans"
 CONFIGURATION = "2d"
-OBLIQUE_MARK = "__oblique"
 PHANTOM_SOURCE = "phantom"
 PHANTOM_SEED = 2000
 """Training heads count from here; demonstration and tests use smaller seeds."""
@@ -105,44 +113,6 @@ def dataset_description(channel: str, label: str, cases: int) -> dict[str, Any]:
     }
 
 
-def oblique_copy(pair: Pair, angles_deg: tuple[float, float, float], step_mm: float, in_plane_mm: float) -> Pair:
-    """Cut the head along tilted planes through its centre.
-
-    Parameters
-    ----------
-    angles_deg
-        Rotation about the slice, row and column axes of space.
-    step_mm, in_plane_mm
-        Spacing of the new grid. Where the new step is longer than the old, slices are averaged over the step first.
-    """
-    spacing = np.array(pair.spacing_mm)
-    image = pair.image
-    if step_mm > 1.5 * spacing[0]:
-        image = ndimage.uniform_filter1d(image, max(1, round(0.8 * step_mm / spacing[0])), axis=0)
-    target = np.array([step_mm, in_plane_mm, in_plane_mm])
-    shape = np.array(pair.image.shape)
-    size = np.ceil(shape * spacing / target).astype(int)
-    matrix = np.diag(1 / spacing) @ _rotation(angles_deg) @ np.diag(target)
-    offset = (shape - 1) / 2 - matrix @ ((size - 1) / 2)
-    cut = ndimage.affine_transform(image, matrix, offset, tuple(size), order=1)
-    mask = ndimage.affine_transform(pair.mask.astype(np.float32), matrix, offset, tuple(size), order=1) > 0.5
-    full = np.flatnonzero((cut > 0.05 * np.percentile(cut, 99)).mean((1, 2)) > 0.01)
-    if full.size:
-        cut, mask = cut[full[0] : full[-1] + 1], mask[full[0] : full[-1] + 1]
-    return Pair(cut.astype(np.float32), mask, (step_mm, in_plane_mm, in_plane_mm))
-
-
-def _rotation(angles_deg: tuple[float, float, float]) -> npt.NDArray[np.float64]:
-    result = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad(angles_deg)):
-        first, second = (other for other in range(3) if other != axis)
-        turn = np.eye(3)
-        turn[first, first] = turn[second, second] = np.cos(angle)
-        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
-        result = result @ turn
-    return result
-
-
 def phantom_name(number: int) -> str:
     """Name of the synthetic head ``number`` among the cases."""
     return f"{PHANTOM_SOURCE}_{PHANTOM_SEED + number}"
@@ -161,7 +131,7 @@ def phantom_pair(seed: int) -> Pair:
     if random.random() < 0.5:
         tilt, nod, turn = random.uniform(-20, 20, 3)
         middle = matrix @ np.array([*(np.array(head.shape) - 1) / 2, 1.0])
-        matrix[:3, :3] = _rotation((turn, nod, tilt)) @ matrix[:3, :3]
+        matrix[:3, :3] = rotation((turn, nod, tilt)) @ matrix[:3, :3]
         matrix[:3, 3] = middle[:3] - matrix[:3, :3] @ ((np.array(head.shape) - 1) / 2)
     grid = Affine(matrix)
     image = head.render("flair", grid, noise=float(random.uniform(0.01, 0.06)), bias=float(random.uniform(0.05, 0.3)))
@@ -182,6 +152,8 @@ def prepare(
     *,
     intensity: str,
     oblique: Mapping[str, int] | None = None,
+    tilted: Mapping[str, int] | None = None,
+    stripped: Mapping[str, int] | None = None,
     phantoms: int = 0,
     seed: int = 0,
     progress: Progress = lambda line: None,
@@ -194,6 +166,8 @@ def prepare(
         A name of :data:`ai_engine.runners.intensity.STANDARDISATIONS`.
     oblique
         For each collection, how many oblique copies to make of every case that is not for the test.
+    tilted, stripped
+        The same for tilted copies and for copies without skull.
     phantoms
         How many synthetic heads join the training side, as collection ``phantom``.
     """
@@ -209,24 +183,56 @@ def prepare(
     ):
         (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     held_out = set(split.test)
+    in_plane_mm = float(plans["configurations"][CONFIGURATION]["spacing"][0])
     for number, case in enumerate(cases):
-        if case.name in held_out or (store / f"{case.name}.pkl").exists():
+        if case.name in held_out:
+            continue
+        wanted: dict[str, Callable[[Pair], Pair]] = {case.name: _as_it_is}
+        wanted |= _copies(
+            case, number, seed, in_plane_mm, {OBLIQUE_MARK: oblique, TILTED_MARK: tilted, STRIPPED_MARK: stripped}
+        )
+        missing = {name: make for name, make in wanted.items() if not (store / f"{name}.pkl").exists()}
+        if not missing:
             continue
         pair = read_pair(case)
-        random = np.random.default_rng((seed, number))
-        for copy in range((oblique or {}).get(case.source, 0)):
-            tilt, nod, turn = random.uniform(-25, 25, 3)
-            step = float(random.uniform(3, 6)) if pair.spacing_mm[0] < 2 else pair.spacing_mm[0]
-            tilted = oblique_copy(
-                pair, (0.2 * tilt, nod, turn), step, float(plans["configurations"][CONFIGURATION]["spacing"][0])
-            )
-            save_case(tilted, f"{case.name}{OBLIQUE_MARK}{copy}", store, plans, description, intensity)
-        save_case(pair, case.name, store, plans, description, intensity)
+        for name, make in missing.items():
+            save_case(make(pair), name, store, plans, description, intensity)
         progress(f"prepared {case.name}")
     for name, number in synthetic.items():
         if not (store / f"{name}.pkl").exists():
             save_case(phantom_pair(number), name, store, plans, description, intensity)
             progress(f"prepared {name}")
+
+
+def _as_it_is(pair: Pair) -> Pair:
+    return pair
+
+
+def _copies(
+    case: Case, number: int, seed: int, in_plane_mm: float, counts: Mapping[str, Mapping[str, int] | None]
+) -> dict[str, Callable[[Pair], Pair]]:
+    """Names of the copies of a case, and how each is made; what is drawn depends on the name's place alone."""
+    makers: dict[str, Callable[[Pair], Pair]] = {}
+    random = np.random.default_rng((seed, number))
+    for copy in range((counts[OBLIQUE_MARK] or {}).get(case.source, 0)):
+        tilt, nod, turn = (float(angle) for angle in random.uniform(-25, 25, 3))
+        share = float(random.uniform(0, 1)) if case.spacing_mm is None else 0.0
+        makers[f"{case.name}{OBLIQUE_MARK}{copy}"] = _oblique((0.2 * tilt, nod, turn), share, in_plane_mm)
+    for mark, make in ((TILTED_MARK, tilted_copy), (STRIPPED_MARK, stripped_copy)):
+        for copy in range((counts[mark] or {}).get(case.source, 0)):
+            name = f"{case.name}{mark}{copy}"
+            makers[name] = partial(
+                make, random=np.random.default_rng((seed, number, len(mark), copy)), in_plane_mm=in_plane_mm
+            )
+    return makers
+
+
+def _oblique(angles_deg: tuple[float, float, float], share: float, in_plane_mm: float) -> Callable[[Pair], Pair]:
+    def make(pair: Pair) -> Pair:
+        step = 3 + 3 * share if pair.spacing_mm[0] < 2 else pair.spacing_mm[0]
+        return oblique_copy(pair, angles_deg, step, in_plane_mm)
+
+    return make
 
 
 def save_case(

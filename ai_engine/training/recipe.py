@@ -59,8 +59,10 @@ class Recipe:
     mirror_axes: tuple[int, ...] = (1,)
     postprocessing: Mapping[str, Any] = field(default_factory=dict)
     threshold: Mapping[str, Any] = field(default_factory=lambda: {"rule": "argmax"})
-    last_stage: TrainingSettings | None = None
-    """A shorter stage after the first, with settings of its own; its validation patients are those of the first."""
+    tilted: Mapping[str, int] = field(default_factory=dict)
+    stripped: Mapping[str, int] = field(default_factory=dict)
+    later_stages: tuple[TrainingSettings, ...] = ()
+    """Stages after the first, with settings of their own; who is learnt from stays as the first left it."""
     spacing_in_plane_mm: tuple[float, float] = (0.3, 1.5)
     slice_step_mm: tuple[float, float] = (0.8, 8.0)
 
@@ -77,6 +79,8 @@ BRAIN_FLAIR = Recipe(
     validation_share=0.09,
     split_seed=2026,
     oblique={"lgg-flair": 1, "brats": 4},
+    tilted={"lgg-flair": 2, "brats": 9},
+    stripped={"lgg-flair": 1},
     phantoms=40,
     settings=TrainingSettings(
         minutes=104.0,
@@ -89,21 +93,49 @@ BRAIN_FLAIR = Recipe(
             PHANTOM_SOURCE: 0.08,
         },
     ),
-    last_stage=TrainingSettings(
-        minutes=9.5,
-        learning_rate=1.5e-4,
-        encoder_rate=6e-5,
-        ema_decay=0.995,
-        warm_up_iterations=1,
-        merge_validation_at=0.0,
-        augmentation=Augmentation(core=0.35),
-        sampling={
-            "lgg-flair": 0.56,
-            "lgg-flair-oblique": 0.20,
-            "brats": 0.04,
-            "brats-oblique": 0.12,
-            PHANTOM_SOURCE: 0.08,
-        },
+    later_stages=(
+        TrainingSettings(
+            minutes=9.5,
+            learning_rate=1.5e-4,
+            encoder_rate=6e-5,
+            ema_decay=0.995,
+            warm_up_iterations=1,
+            merge_validation_at=0.0,
+            augmentation=Augmentation(core=0.35),
+            sampling={
+                "lgg-flair": 0.56,
+                "lgg-flair-oblique": 0.20,
+                "brats": 0.04,
+                "brats-oblique": 0.12,
+                PHANTOM_SOURCE: 0.08,
+            },
+        ),
+        TrainingSettings(
+            minutes=25.0,
+            learning_rate=4e-4,
+            encoder_rate=1.6e-4,
+            warm_up_iterations=1,
+            merge_validation_at=0.0,
+            checkpoint_every_s=150.0,
+            augmentation=Augmentation(
+                turn_deg=20.0,
+                far_turn=0.2,
+                core=0.35,
+                core_range=(0.15, 0.9),
+                object_contrast=0.4,
+                object_range=(0.45, 1.3),
+            ),
+            sampling={
+                "lgg-flair": 0.34,
+                "lgg-flair-oblique": 0.08,
+                "lgg-flair-tilted": 0.18,
+                "lgg-flair-stripped": 0.10,
+                "brats": 0.06,
+                "brats-oblique": 0.06,
+                "brats-tilted": 0.12,
+                PHANTOM_SOURCE: 0.06,
+            },
+        ),
     ),
     training_data=(
         "48 of 58 patients of a public FLAIR copy of TCGA-LGG (Buda 2019; five hospitals, lower grade glioma), 7 of 9 "
@@ -141,6 +173,8 @@ def prepare_recipe(recipe: Recipe, data: Path, work: Path, say: Say) -> tuple[li
         dataset_description(recipe.role, recipe.label, len(cases)),
         intensity=recipe.intensity,
         oblique=recipe.oblique,
+        tilted=recipe.tilted,
+        stripped=recipe.stripped,
         phantoms=recipe.phantoms,
         progress=say,
     )
@@ -171,28 +205,23 @@ def train_recipe(
     sources = {case.name: case.source for case in cases}
     sources |= {phantom_name(number): PHANTOM_SOURCE for number in range(recipe.phantoms)}
     settings = recipe.settings if minutes is None else replace(recipe.settings, minutes=minutes)
-    known = {source for case in cases for source in (case.source, f"{case.source}-oblique")}
+    stages = (settings, *recipe.later_stages)
+    known = {case.source for case in cases}
     if not known & set(settings.sampling):
-        settings = replace(settings, sampling={})
+        stages = tuple(replace(stage, sampling={}) for stage in stages)
     trainer = FlairTrainer(work, recipe.dataset_name, settings, sources=sources, pretrained=pretrained, say=say)
     if resume and trainer.resume():
         say(f"resumed at iteration {trainer.iteration}")
-    if trainer.stage == 0:
+    for stage in range(trainer.stage, len(stages)):
+        if stage:
+            trainer = FlairTrainer(work, recipe.dataset_name, stages[stage], sources=sources, say=say)
+            trainer.resume()
+        if trainer.stage < stage:
+            trainer.begin_stage(stage)
+            say(f"stage {stage + 1} of {len(stages)} begins")
         trainer.run(max_iterations=max_iterations)
-    if recipe.last_stage is None or (trainer.progress < 1 and trainer.stage == 0):
-        return trainer
-    return _last_stage(recipe.last_stage, trainer, say)
-
-
-def _last_stage(settings: TrainingSettings, first: FlairTrainer, say: Say) -> FlairTrainer:
-    trainer = FlairTrainer(
-        first.work, str(first.plans["dataset_name"]), settings, sources=first.sources, pretrained=None, say=say
-    )
-    trainer.resume()
-    if trainer.stage == 0:
-        trainer.begin_stage(1)
-        say("the last stage begins")
-    trainer.run()
+        if trainer.progress < 1:
+            break
     return trainer
 
 

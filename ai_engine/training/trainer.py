@@ -3,7 +3,8 @@
 Differences from ``nnUNetTrainer``, each because training happens on a processor and within hours:
 
 - bf16 autocast on the CPU and channels-last memory (measured together: half the seconds per iteration of fp32);
-- the length is minutes, not epochs; the learning rate follows the share of time used (warm-up, then a cosine);
+- the length is minutes of processor time (per thread), not epochs, so that a training which is paused or shares its
+  processor is not cut short; the learning rate follows the share of time used (warm-up, then a cosine);
 - AdamW, a lower rate for the pretrained encoder;
 - augmentation of the whole batch by :mod:`ai_engine.training.augment`;
 - an exponential average of the weights is what is validated and shipped: there is no choice of a "best" epoch;
@@ -30,7 +31,8 @@ from torch import Tensor
 
 from ai_engine.runners.efficientnet_unet import MULTIPLE, EfficientNetV2UNet, load_imagenet
 from ai_engine.training.augment import Augmentation, augment
-from ai_engine.training.prepare import CONFIGURATION, OBLIQUE_MARK, PLANS_NAME, dataset_folder
+from ai_engine.training.copies import base_name, kind_of_copy
+from ai_engine.training.prepare import CONFIGURATION, PLANS_NAME, dataset_folder
 
 STATE_FILE = "state.pt"
 BEFORE_MERGE_FILE = "state-before-merge.pt"
@@ -61,9 +63,9 @@ class TrainingSettings:
 
 
 def kind_of(name: str, sources: Mapping[str, str]) -> str:
-    """Name the sampling group of a preprocessed case: its collection, or ``<collection>-oblique``."""
-    base = name.split(OBLIQUE_MARK)[0]
-    return sources.get(base, "other") + ("-oblique" if OBLIQUE_MARK in name else "")
+    """Name the sampling group of a preprocessed case: its collection, or ``<collection>-oblique`` and the like."""
+    source, kind = sources.get(base_name(name), "other"), kind_of_copy(name)
+    return f"{source}-{kind}" if kind else source
 
 
 def sampling_probabilities(names: list[str], sources: Mapping[str, str], shares: Mapping[str, float]) -> np.ndarray:
@@ -169,7 +171,7 @@ class FlairTrainer:
     def _names(self, side: str) -> list[str]:
         wanted = set(self.split[side])
         found = sorted(path.stem for path in self.store.glob("*.pkl"))
-        return [name for name in found if name.split(OBLIQUE_MARK)[0] in wanted]
+        return [name for name in found if base_name(name) in wanted]
 
     def _training_names(self) -> list[str]:
         names = self._names("train")
@@ -240,10 +242,10 @@ class FlairTrainer:
         return network
 
     def validate(self) -> dict[str, float]:
-        """Dice of every validation case that is not an oblique copy, with the averaged weights."""
+        """Dice of every validation case that is not a copy, with the averaged weights."""
         from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-        names = [name for name in self._names("validation") if OBLIQUE_MARK not in name]
+        names = [name for name in self._names("validation") if not kind_of_copy(name)]
         if not names:
             return {}
         network = self.averaged_network()
@@ -325,11 +327,11 @@ class FlairTrainer:
             if not self._merged and self.progress >= settings.merge_validation_at:
                 loader = self._merge()
             losses = []
-            begin = time.monotonic()
+            begin = time.process_time()
             for _ in range(settings.iterations_per_epoch):
                 losses.append(self._step(next(loader)))
-                now = time.monotonic()
-                self.used_s += now - begin
+                now = time.process_time()
+                self.used_s += (now - begin) / max(1, settings.threads)
                 begin = now
                 if self.progress >= 1 or (stop_at is not None and self.iteration >= stop_at):
                     break

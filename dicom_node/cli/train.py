@@ -85,7 +85,7 @@ def nnunet(
         oblique={"own": 1},
         phantoms=0,
         settings=settings,
-        last_stage=None,
+        later_stages=(),
         postprocessing={},
         training_data="Data of the user's own; not described.",
         licence="as the user's data",
