@@ -215,6 +215,11 @@ def run_row(connection: Connection, run_id: int) -> RowMapping:
     return row(connection, runs, run_id)
 
 
+def set_cache_hit(connection: Connection, run_id: int) -> None:
+    """Say that what this run says was said before, about the same arrays."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(cache_hit=True))
+
+
 def open_attempts(connection: Connection, run_id: int | None = None) -> list[RowMapping]:
     """Attempts without an end (of one run): at the start of a worker, those that died with the one before."""
     query = select(attempts).where(attempts.c.ended_at.is_(None))

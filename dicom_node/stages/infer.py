@@ -15,8 +15,11 @@ from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.stages.context import FINDINGS, MASK, ChildDied, Tools, pack_mask
+from dicom_node.stages.prediction_cache import is_hit, pixels_digest
 from dicom_node.stages.read import case_inputs
 from dicom_node.stages.trial import shadow_trials
+from dicom_node.stages.twins import note_twins
+from dicom_node.stages.withdraw import withdraw
 from dicom_node.words import RunState
 
 log = structlog.get_logger()
@@ -46,8 +49,7 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
         reach("K10")
         mask, findings = tools.models.predict(case["model"], inputs)
     except Refused as refused:
-        refuse(tools, attempt, refused)
-        return []
+        return refuse(tools, attempt, refused)
     except ChildDied as death:
         return _after_death(tools, attempt, str(death), case["priority"])
     if findings.model.digest_sha256 != run["model_digest"]:
@@ -55,6 +57,7 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
         return []
     packed, said = pack_mask(mask), canonical_json(findings.to_json()).encode()
     tools.keep_bytes(packed, said)
+    pictures = {role: pixels_digest(volume) for role, volume in inputs.items()}
     with tools.database.write() as connection:
         kept = tools.keep(connection, attempt, MASK, packed) and tools.keep(connection, attempt, FINDINGS, said)
         runs.end_attempt(connection, attempt, "done" if kept else "stale")
@@ -67,7 +70,11 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
             run_id=run_id,
             seconds={key: round(value, 3) for key, value in findings.timings_s},
             regions={region.key: region.voxels for region in findings.regions},
+            from_cache=is_hit(findings),
         )
+        if is_hit(findings):
+            runs.set_cache_hit(connection, run_id)
+        note_twins(connection, pictures, run["identity"]["attributes"], case["study_uid"])
         follow += shadow_trials(connection, run_id, case["model"])
     return follow
 
@@ -88,14 +95,20 @@ def start(tools: Tools, run_id: int, stage: str) -> tuple[Attempt, dict[str, Any
     return attempt, case
 
 
-def refuse(tools: Tools, attempt: Attempt, refused: Refused) -> None:
-    """End the run as refused: permanent, named, and never shown as a finding (I6)."""
+def refuse(tools: Tools, attempt: Attempt, refused: Refused) -> list[Put]:
+    """End the run as refused: permanent, named, and never shown as a finding (I6).
+
+    What it was to replace is of images that are refused by now: it is taken back outside; the jobs that see to it.
+    """
+    follow: list[Put] = []
     with tools.database.write() as connection:
         if runs.is_current(connection, attempt):
             study = runs.row(connection, run_table, attempt.run_id)["study_uid"]
             runs.move(connection, "run", attempt.run_id, RunState.REFUSED, refusal=refused.refusal.to_json())
             note(connection, "run.refused", study, run_id=attempt.run_id, refusal=refused.refusal.to_json())
+            follow = withdraw(tools, connection, attempt.run_id, refused.refusal.to_json())
         runs.end_attempt(connection, attempt, "refused", refused.refusal.code.value)
+    return follow
 
 
 def fail(tools: Tools, attempt: Attempt, reason: str) -> None:
