@@ -141,6 +141,8 @@ class EngineSection(Section):
     memory_limit_mb: int = Field(6000, ge=500)
     warm_memory_mb: int = Field(2500, ge=500)
     """Memory for models that stay loaded; one model is loaded even when it alone needs more."""
+    cache_mb: int = Field(1000, ge=0)
+    """Disk for answers that models gave before, so that the same arrays are not computed twice; 0 switches it off."""
 
 
 class WorkSection(Section):
@@ -165,6 +167,48 @@ class WebSection(Section):
     """Further names under which the node may be called (Host header), besides loopback; stops DNS rebinding."""
     viewer_folder: Path | None = None
     """OHIF's static files; None: no viewer is served."""
+
+
+class ApiAlias(Section):
+    """A name in a prediction URL that stands for a model."""
+
+    model: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(@[0-9A-Za-z][0-9A-Za-z.-]{0,62})?$")
+    default_role: str = Field("", pattern=r"^([a-z][a-z0-9_]{0,62})?$")
+    """The role of a lone file whose role neither the caller nor its name tells."""
+
+
+def _first_aliases() -> dict[str, ApiAlias]:
+    return {
+        "nnUNet": ApiAlias(model="brain-tumour", default_role="t1c"),
+        "tensorflow": ApiAlias(model="brain-tumour-tf", default_role="t1c"),
+    }
+
+
+class ApiSection(Section):
+    """Predictions by HTTP."""
+
+    aliases: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")], ApiAlias] = Field(
+        default_factory=_first_aliases
+    )
+    max_upload_mb: int = Field(2000, ge=1)
+    """Of one request, all files together, as sent."""
+    max_unpacked_mb: int = Field(2000, ge=1)
+    """Of one file or archive, after unpacking."""
+    max_megavoxels: float = Field(135.0, gt=0)
+    """Of one volume: 512 x 512 x 512 by default."""
+    max_waiting: int = Field(1000, ge=1)
+    """Unfinished requests of all callers; above it new ones are answered 429."""
+    max_waiting_per_key: int = Field(200, ge=1)
+    requests_per_minute: int = Field(1200, ge=1)
+    """Of one key, and of one address: every call counts."""
+    images_per_minute: int = Field(120, ge=1)
+    """Of one key, and of one address: a batch counts as many as it holds."""
+    wait_s: float = Field(900.0, gt=0)
+    """How long a call that waits for its result is held; then it is told where the result will be."""
+    keep_uploads_h: float = Field(1.0, ge=0)
+    """Uploads are deleted this long after the end of their request."""
+    keep_results_h: float = Field(168.0, gt=0)
+    """Results are deleted this long after the end of their request."""
 
 
 class ReportSection(Section):
@@ -194,6 +238,7 @@ class Settings(BaseSettings):
     engine: EngineSection = EngineSection()
     work: WorkSection = WorkSection()
     web: WebSection = WebSection()
+    api: ApiSection = ApiSection()
     destinations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")], Destination] = Field(
         default_factory=dict
     )
