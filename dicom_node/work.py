@@ -15,7 +15,7 @@ import structlog
 
 from dicom_node import durable
 from dicom_node.durable import Put, Worker
-from dicom_node.record import deliveries, now, registry, runs, studies
+from dicom_node.record import deliveries, now, registry, runs, studies, withdrawals
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
 from dicom_node.registry import all_versions
@@ -152,8 +152,11 @@ def _give_up(tools: Tools) -> None:
                     "peer": f"no destination {name!r} is configured any more: bring it back and release, or reject"
                 }
                 deliveries.set_all(connection, run_id, OPEN, DeliveryState.HELD, name, reason=reason)
+                withdrawals.hold_notice(connection, run_id, name, reason)
                 note(connection, "delivery.held", study_uid, run_id=run_id, destination=name, reason=reason)
                 continue
+            if withdrawals.is_withdrawn(connection, run_id):
+                continue  # what is taken back waits for no other destination
             names = {str(row["destination"]) for row in deliveries.of_run(connection, run_id)}
             gone = [n for n in waits_for(tools.settings, name, names) if deliveries.is_given_up(connection, run_id, n)]
             if gone:

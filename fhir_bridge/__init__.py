@@ -9,7 +9,7 @@ Ground floor only: no database, no DICOM files, no settings.
 
 from __future__ import annotations
 
-from fhir_bridge.bundle import bundle, resolve
+from fhir_bridge.bundle import bundle, is_of_run, resolve
 from fhir_bridge.client import FhirClient
 from fhir_bridge.identity import check_publishable
 from fhir_bridge.store import MemoryReportStore, ReportStore, StoredResource, count_in, select_from
@@ -45,6 +45,7 @@ __all__ = [
     "bundle",
     "check_publishable",
     "count_in",
+    "is_of_run",
     "references",
     "resolve",
     "select_from",

@@ -16,7 +16,7 @@ from fhir_bridge import resources
 from fhir_bridge.guard import tagged
 from fhir_bridge.observations import observation, observation_value, stale, statements
 from fhir_bridge.resources import Resource
-from fhir_bridge.words import Known, Links, ReportInput
+from fhir_bridge.words import RUN_SYSTEM, Known, Links, ReportInput
 
 _URN = "urn:uuid:"
 
@@ -99,6 +99,13 @@ def resolve(transaction: Mapping[str, Any], previous: Iterable[Mapping[str, Any]
         if old["resourceType"] == "Observation" and old["id"] not in present and _is_of(old, report):
             resolved.append(tagged(stale({key: value for key, value in old.items() if key != "meta"})))
     return resolved
+
+
+def is_of_run(resource: Mapping[str, Any], run_key: str) -> bool:
+    """Whether a resource is the DiagnosticReport of this very run."""
+    return resource["resourceType"] == "DiagnosticReport" and any(
+        item.get("system") == RUN_SYSTEM and item.get("value") == run_key for item in resource.get("identifier", [])
+    )
 
 
 def _is_of(observation: Mapping[str, Any], report: Mapping[str, Any]) -> bool:

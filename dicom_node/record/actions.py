@@ -15,8 +15,9 @@ from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
 from dicom_node.record.runs import move
 from dicom_node.record.studies import decide_again
-from dicom_node.record.tables import cases, deliveries, runs, series, studies
+from dicom_node.record.tables import artefacts, cases, deliveries, runs, series, studies
 from dicom_node.record.timeline import note
+from dicom_node.record.withdrawals import NOTICE, is_withdrawn
 from dicom_node.refusals import RefusalCode
 from dicom_node.words import CaseState, DeliveryState, RunState
 
@@ -44,7 +45,7 @@ def release(connection: Connection, item: str, actor: str, reason: str) -> list[
         study_uid = _pass_case(connection, key)
     elif kind == "delivery":
         row = _delivery(connection, key, DeliveryState.HELD)
-        _is_in_force(row, item)
+        _is_in_force(connection, row, item)
         move(connection, "delivery", int(key), DeliveryState.PENDING, reason=None, first_tried_at=None)
         number = _tell(connection, "held.released", actor, reason, item, row["study_uid"])
         return [_deliver(row, number)]
@@ -55,7 +56,7 @@ def release(connection: Connection, item: str, actor: str, reason: str) -> list[
 
 
 def reject(connection: Connection, item: str, actor: str, reason: str) -> list[Job]:
-    """Decide that a held item goes no further; what is stored stays stored.
+    """Decide that a held item goes no further; what is stored stays stored, what was published of it is taken back.
 
     Raises
     ------
@@ -74,11 +75,14 @@ def reject(connection: Connection, item: str, actor: str, reason: str) -> list[J
     elif kind == "delivery":
         row = _delivery(connection, key, DeliveryState.HELD)
         study_uid = row["study_uid"]
-        delivery_queries.set_all(connection, row["run_id"], NOT_SENT, DeliveryState.CANCELLED, row["destination"])
+        _no_further(connection, row)
     else:
         raise UnknownItem(f"{item}: a run is never held; `ai-node jobs cancel` stops one")
     number = _tell(connection, "held.rejected", actor, reason, item, study_uid)
-    return _decide(connection, study_uid, number) if kind == "series" else []
+    if kind == "delivery":
+        return [_deliver(row, number)] if is_withdrawn(connection, row["run_id"]) else []
+    # what was published of it and stands no longer is taken back by whoever decides on the study
+    return _decide(connection, study_uid, number)
 
 
 def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Job]:
@@ -100,12 +104,15 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
         number = _tell(connection, "job.retried", actor, reason, item, row["study_uid"])
         return [("model", "infer", f"infer/{row['id']}/retry-{number}", (row["id"],))]
     found = _delivery(connection, key, DeliveryState.FAILED, DeliveryState.CANCELLED, DeliveryState.PENDING)
-    _is_in_force(found, item)
-    _is_wanted(connection, found["study_uid"], item)
-    # the objects of a result go together: what was taken back with this one is open again with it
-    again = {DeliveryState.FAILED, DeliveryState.CANCELLED}
-    whole = (connection, found["run_id"], again, DeliveryState.PENDING, found["destination"])
-    delivery_queries.set_all(*whole, reason=None, first_tried_at=None)
+    _is_in_force(connection, found, item)
+    if found["kind"] == NOTICE:
+        move(connection, "delivery", found["id"], DeliveryState.PENDING, reason=None, first_tried_at=None)
+    else:
+        _is_wanted(connection, found["study_uid"], item)
+        # the objects of a result go together: what was taken back with this one is open again with it
+        again = {DeliveryState.FAILED, DeliveryState.CANCELLED}
+        whole = (connection, found["run_id"], again, DeliveryState.PENDING, found["destination"])
+        delivery_queries.set_all(*whole, reason=None, first_tried_at=None)
     number = _tell(connection, "job.retried", actor, reason, item, found["study_uid"])
     return [_deliver(found, number)]
 
@@ -128,11 +135,21 @@ def cancel(connection: Connection, item: str, actor: str, reason: str) -> list[J
         study_uid = row["study_uid"]
     else:
         found = _delivery(connection, key, *NOT_SENT)
-        # a result is complete or absent: what would follow this object goes no further either
-        delivery_queries.set_all(connection, found["run_id"], NOT_SENT, DeliveryState.CANCELLED, found["destination"])
+        _no_further(connection, found)
         study_uid = found["study_uid"]
-    _tell(connection, "job.cancelled", actor, reason, item, study_uid)
-    return []
+    number = _tell(connection, "job.cancelled", actor, reason, item, study_uid)
+    return [_deliver(found, number)] if kind == "delivery" and is_withdrawn(connection, found["run_id"]) else []
+
+
+def _no_further(connection: Connection, row: dict[str, Any]) -> None:
+    """A delivery goes no further; nor does what would follow it, because a result is complete or absent.
+
+    Of a withdrawn run only this one: what else of it is to be taken back, is.
+    """
+    if is_withdrawn(connection, row["run_id"]):
+        move(connection, "delivery", row["id"], DeliveryState.CANCELLED)
+        return
+    delivery_queries.set_all(connection, row["run_id"], NOT_SENT, DeliveryState.CANCELLED, row["destination"])
 
 
 def _split(item: str) -> tuple[str, str]:
@@ -158,8 +175,14 @@ def _is_wanted(connection: Connection, study_uid: str, item: str) -> None:
         raise UnknownItem(f"{item}: its study was rejected; nothing of it is started again")
 
 
-def _is_in_force(row: dict[str, Any], item: str) -> None:
-    """Nothing of a superseded or cancelled run is sent by hand: a newer result stands, or none was wanted."""
+def _is_in_force(connection: Connection, row: dict[str, Any], item: str) -> None:
+    """Nothing of a superseded or cancelled run is sent by hand: a newer result stands, or none was wanted.
+
+    But for what withdraws it, and for an object that waits to be looked for before that.
+    """
+    taken_back = is_withdrawn(connection, row["run_id"])
+    if taken_back and (row["kind"] == NOTICE or row["state"] == DeliveryState.HELD.value):
+        return
     if row["run_state"] != RunState.BUILT.value:
         raise UnknownItem(f"{item}: its run is {row['run_state']}; nothing of it is sent any more")
 
@@ -220,8 +243,9 @@ def _stop_all(connection: Connection, study_uid: str) -> None:
 
 def _delivery(connection: Connection, key: str, *states: DeliveryState) -> dict[str, Any]:
     query = (
-        select(deliveries, runs.c.study_uid, runs.c.state.label("run_state"))
+        select(deliveries, runs.c.study_uid, runs.c.state.label("run_state"), artefacts.c.kind)
         .join(runs, runs.c.id == deliveries.c.run_id)
+        .join(artefacts, artefacts.c.id == deliveries.c.artefact_id)
         .where(deliveries.c.id == _number(key), deliveries.c.state.in_([s.value for s in states]))
     )
     row = connection.execute(query).mappings().first()

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, or_, select, update
 
 from dicom_node.record.database import now
 from dicom_node.record.runs import move
 from dicom_node.record.tables import artefacts, deliveries, runs, studies
+from dicom_node.record.withdrawals import NOTICE, is_withdrawn
 from dicom_node.words import DeliveryState
 
 OPEN = (DeliveryState.PENDING.value, DeliveryState.SENDING.value)
@@ -102,6 +103,16 @@ def was_published(connection: Connection, run_id: int) -> bool:
     return found is not None
 
 
+def objects_out(connection: Connection, run_id: int) -> set[str]:
+    """SOP Instance UIDs of the run's objects that some destination has, or is still to get."""
+    wanted = {DeliveryState.CONFIRMED.value, *OPEN}
+    return {
+        str(row["sop_instance_uid"])
+        for row in of_run(connection, run_id)
+        if row["sop_instance_uid"] and row["state"] in wanted
+    }
+
+
 def cancel_open(connection: Connection, run_id: int) -> None:
     """Take back what was never tried."""
     for found in connection.execute(
@@ -121,8 +132,10 @@ def end_try(connection: Connection, delivery_id: int, new: DeliveryState, **fiel
 def open_pairs(connection: Connection) -> list[tuple[int, str]]:
     """(run, destination) pairs whose next object can be sent, oldest first.
 
-    Left out: cancelled runs, studies that are held or rejected, and pairs whose next object waits for a person.
+    Left out: cancelled runs, studies that are held or rejected, and pairs whose next object waits for a person.  What
+    is withdrawn is taken back from a rejected study too.
     """
+    withdrawn = set(connection.execute(select(artefacts.c.run_id).where(artefacts.c.kind == NOTICE)).scalars())
     query = (
         select(deliveries.c.run_id, deliveries.c.destination, deliveries.c.state)
         .join(runs, runs.c.id == deliveries.c.run_id)
@@ -131,12 +144,14 @@ def open_pairs(connection: Connection) -> list[tuple[int, str]]:
             deliveries.c.state != DeliveryState.CONFIRMED.value,
             runs.c.cancel.is_(False),
             studies.c.held.is_(None),
-            studies.c.cancelled.is_(False),
+            or_(studies.c.cancelled.is_(False), runs.c.id.in_(withdrawn)),
         )
         .order_by(deliveries.c.run_id, deliveries.c.destination, deliveries.c.position)
     )
     next_state: dict[tuple[int, str], str] = {}
     for found in connection.execute(query):
+        if found.run_id in withdrawn and found.state == DeliveryState.CANCELLED.value:
+            continue  # what was never there is not taken back
         next_state.setdefault((int(found.run_id), str(found.destination)), str(found.state))
     return [pair for pair, state in next_state.items() if state in OPEN]
 
@@ -144,7 +159,9 @@ def open_pairs(connection: Connection) -> list[tuple[int, str]]:
 def is_open(connection: Connection, run_id: int, destination: str) -> bool:
     """Whether the next object of the run for this destination is on its way: neither confirmed nor with a person."""
     rows = of_run(connection, run_id, destination)
-    left = [str(found["state"]) for found in rows if found["state"] != DeliveryState.CONFIRMED.value]
+    over = {DeliveryState.CONFIRMED.value}
+    over |= {DeliveryState.CANCELLED.value} if is_withdrawn(connection, run_id) else set()
+    left = [str(found["state"]) for found in rows if found["state"] not in over]
     return bool(left) and left[0] in OPEN
 
 
@@ -166,9 +183,13 @@ def set_all(
     destination: str | None = None,
     **fields: Any,
 ) -> int:
-    """Move every delivery of a run (to one destination) that is in one of the `old` states; how many there were."""
+    """Move every object of a run (to one destination) that is in one of the `old` states; how many there were.
+
+    The notice that withdraws a run is none of its objects: what is decided about them leaves it alone.
+    """
     wanted = {state.value for state in old}
-    found = [row for row in of_run(connection, run_id, destination) if row["state"] in wanted]
+    rows = of_run(connection, run_id, destination)
+    found = [row for row in rows if row["state"] in wanted and row["kind"] != NOTICE]
     for row in found:
         move(connection, "delivery", int(row["id"]), new, **fields)
     return len(found)

@@ -90,7 +90,10 @@ def set_assembled(connection: Connection, revision_ids: list[int]) -> None:
 
 
 def unassembled_revisions(connection: Connection) -> list[RowMapping]:
-    """Closed revisions that no case decision has seen: the reconciler asks for each whether a job is alive."""
+    """Closed revisions that no case decision has seen: the reconciler asks for each whether a job is alive.
+
+    Those of a rejected study too: what was published of it is still to be taken back.
+    """
     query = (
         select(revisions)
         .join(studies, studies.c.uid == revisions.c.study_uid)
@@ -98,7 +101,6 @@ def unassembled_revisions(connection: Connection) -> list[RowMapping]:
             revisions.c.state == RevisionState.COMPLETE.value,
             revisions.c.assembled.is_(False),
             studies.c.held.is_(None),
-            studies.c.cancelled.is_(False),
         )
         .order_by(revisions.c.id)
     )

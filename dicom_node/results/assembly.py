@@ -85,8 +85,9 @@ def build_rejection(
     producer: Producer,
     *,
     data_root: Path | None = None,
+    because: str = "",
 ) -> ResultObject:
-    """The key object selection by which a new run rejects the objects of the result set it supersedes.
+    """The key object selection that rejects a result set: one that a new run supersedes, or one that is withdrawn.
 
     Parameters
     ----------
@@ -96,6 +97,8 @@ def build_rejection(
         ``{"kind", "sop_class_uid", "sop_instance_uid", "series_uid"}`` per old object.
     source
         Any image of the study, for the patient and study attributes.
+    because
+        Of a withdrawn result set: why nothing takes its place, in a sentence.
 
     Raises
     ------
@@ -104,7 +107,7 @@ def build_rejection(
     """
     with quietly():
         sources = read_study(identity, source, data_root)
-        return build_ko(Job(identity, producer, Findings(model), sources), predecessor)
+        return build_ko(Job(identity, producer, Findings(model), sources), predecessor, because)
 
 
 def _belong_together(volume: Volume, mask: npt.NDArray[np.uint8], findings: Findings) -> None:

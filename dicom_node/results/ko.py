@@ -1,4 +1,4 @@
-"""Rejecting a superseded result set (Key Object Selection, PS3.3 A.35.4; PS3.16 TID 2010).
+"""Rejecting a result set that was superseded or withdrawn (Key Object Selection, PS3.3 A.35.4; PS3.16 TID 2010).
 
 A late slice makes a new revision whose results replace the old ones.  The old objects are never deleted; a document
 titled (113001, DCM, Rejected for Quality Reasons) names every one of them, so that lists do not show two results.
@@ -26,13 +26,15 @@ _DEVICE = Code("121007", "DCM", "Device")
 _IMAGE_KINDS = (ObjectKind.SEG.value, ObjectKind.SC.value)
 
 
-def build_ko(job: Job, predecessor: Sequence[Mapping[str, Any]]) -> ResultObject:
+def build_ko(job: Job, predecessor: Sequence[Mapping[str, Any]], because: str = "") -> ResultObject:
     """The key object selection that rejects every object of an older result set.
 
     Parameters
     ----------
     predecessor
         ``{"kind", "sop_class_uid", "sop_instance_uid", "series_uid"}`` per object, as in `RunIdentity.predecessor`.
+    because
+        Why nothing takes the place of the objects, in a sentence; empty where a newer result does.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def build_ko(job: Job, predecessor: Sequence[Mapping[str, Any]]) -> ResultObject
     document.ConceptNameCodeSequence = [code_item(REJECTED)]
     document.ContinuityOfContent = "SEPARATE"
     document.ContentTemplateSequence = [_template("2010")]
-    document.ContentSequence = [*_observer(job), _description(job), *(_reference(old) for old in rejected)]
+    document.ContentSequence = [*_observer(job), _description(job, because), *(_reference(old) for old in rejected)]
     by_series = [(str(old["series_uid"]), [_item(old)]) for old in rejected]
     document.CurrentRequestedProcedureEvidenceSequence = [study_references(job.identity.study_uid, by_series)]
     stamp(document, job, ObjectKind.KO, "KO")
@@ -96,8 +98,11 @@ def _observer(job: Job) -> list[Dataset]:
     return [kind, uid, name]
 
 
-def _description(job: Job) -> Dataset:
+def _description(job: Job, because: str) -> Dataset:
     item = _content("CONTAINS", "TEXT", _DESCRIPTION)
+    if because:
+        item.TextValue = f"These software results are withdrawn. {because}"
+        return item
     item.TextValue = (
         "These software results are superseded: more images of the series arrived after they were made. "
         f"The current result is revision {job.identity.revision_number}."

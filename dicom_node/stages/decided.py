@@ -13,15 +13,17 @@ from typing import Any
 from sqlalchemy import Connection
 
 from dicom_node.durable import Put
-from dicom_node.record import deliveries, digest, runs, studies
+from dicom_node.record import deliveries, digest, runs, studies, withdrawals
 from dicom_node.record.revisions import load_revision
+from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refusal
 from dicom_node.routing import CaseSpec, Decision, Verb
 from dicom_node.routing.route import PRIORITY_NUMBER
 from dicom_node.stages.context import ModelDescription, Tools
 from dicom_node.stages.deliver import withdraw_reports
-from dicom_node.words import CaseState, DeliveryState, Grade, Instance, ObjectKind, RunIdentity, RunState
+from dicom_node.stages.withdraw import OBJECTS, take_back
+from dicom_node.words import CaseState, DeliveryState, Grade, Instance, RunIdentity, RunState
 
 WRITER_SCHEMA = "1"
 """Version of what `results` writes; a change of the objects' form is a change of the run key."""
@@ -122,9 +124,9 @@ def _supersede(
         deliveries.cancel_open(connection, run_id)
         older: dict[str, Any] | None = found["identity"]["predecessor"]
         return run_id, older  # what the forgotten run would have replaced is still to be replaced
-    withdraw_reports(tools, connection, run_id, in_flight=False)
+    withdraw_reports(tools, connection, run_id)
     deliveries.set_all(connection, run_id, {DeliveryState.HELD, DeliveryState.FAILED}, DeliveryState.CANCELLED)
-    kinds = {kind.value for kind in (ObjectKind.SEG, ObjectKind.PDF, ObjectKind.SC, ObjectKind.SR)}
+    kinds = {kind.value for kind in OBJECTS}
     objects = [
         {key: row[key] for key in ("kind", "sop_class_uid", "sop_instance_uid", "series_uid")}
         for row in runs.artefacts_of(connection, run_id)
@@ -221,14 +223,16 @@ def run_key_of(
     )
 
 
-def say_no(tools: Tools, connection: Connection, study_uid: str, decision: Decision, refusal: Refusal | None) -> None:
-    """Write a refused or held case, once per reason, and take a result out of force that no longer stands."""
+def say_no(
+    tools: Tools, connection: Connection, study_uid: str, decision: Decision, refusal: Refusal | None
+) -> list[Put]:
+    """Write a refused or held case, once per reason; what a refusal takes back, here and outside."""
     if refusal is None:
         raise ValueError("a decision that refuses or holds says why")
     held = decision.verb is Verb.HOLD
     told = refusal.to_json()
     key = digest([study_uid, decision.result_family, decision.verb.value, told, decision.supersedes])
-    _, is_new = runs.add_case(
+    case_id, is_new = runs.add_case(
         connection,
         study_uid=study_uid,
         route=decision.route or "",
@@ -245,8 +249,16 @@ def say_no(tools: Tools, connection: Connection, study_uid: str, decision: Decis
         supersedes_case=decision.supersedes,
         case_key=key,
     )
-    if is_new and decision.supersedes is not None:
-        _supersede(tools, connection, study_uid, decision.result_family)
     if is_new:
         event = "case.held" if held else "case.refused"
         note(connection, event, study_uid, family=decision.result_family, refusal=told, reasons=list(decision.reasons))
+    if runs.row(connection, cases, case_id)["state"] != CaseState.REFUSED.value:
+        return []
+    if held:  # and somebody has rejected what was held: the result before it stands no longer
+        older = runs.current_run(connection, study_uid, decision.result_family)
+        if older is not None and int(older["case_id"]) < case_id:
+            withdrawals.set_supersedes(connection, case_id, int(older["case_id"]))
+            return take_back(tools, connection, study_uid, decision.result_family, told)
+        return []
+    is_due = is_new and decision.supersedes is not None
+    return take_back(tools, connection, study_uid, decision.result_family, told) if is_due else []

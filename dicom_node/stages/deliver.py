@@ -3,7 +3,8 @@
 A destination that is down holds only its own queue; inference is never repeated for it (I26).  Every try is counted
 before it is made.  Peers that are down or slow are tried again with back-off; what needs a person is *held*; a fault of
 ours ends the delivery as *failed*, visibly.  What is left to send of a superseded run goes before its successor's
-objects, because the successor's rejection names it; its report goes nowhere any more (I19).
+objects, because the successor's rejection names it; its report goes nowhere any more (I19).  Of a withdrawn run only
+what may have arrived is brought to an end, and then the notice of its withdrawal.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from dicom_node import delivery, files
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
-from dicom_node.record import deliveries, now, runs, studies
+from dicom_node.record import deliveries, now, runs, studies, withdrawals
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
@@ -29,12 +30,16 @@ from dicom_node.settings import CStoreDestination, FolderDestination, SettingsRe
 from dicom_node.stages.context import Tools
 from dicom_node.stages.destinations import OWN_ENDPOINT, is_report, waits_for
 from dicom_node.stages.report import publish_own, publish_to_server
+from dicom_node.stages.withdraw import rejection
 from dicom_node.words import DeliveryState, RunState
 
 log = structlog.get_logger()
 
 _jitter = random.SystemRandom()
 OPEN = (DeliveryState.PENDING.value, DeliveryState.SENDING.value)
+CANCELLED = DeliveryState.CANCELLED.value
+NOTHING_THERE = "nothing"
+"""What was seen of a withdrawn result at a destination that never held any of it."""
 
 
 def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
@@ -44,16 +49,19 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
         case = runs.row(connection, cases, run["case_id"])
         study = studies.study_row(connection, run["study_uid"])
         rows = deliveries.of_run(connection, run_id, name)
-        stopped = run["cancel"] or study["held"] or study["cancelled"]
+        withdrawn = withdrawals.is_withdrawn(connection, run_id)
+        stopped = run["cancel"] or study["held"] or (study["cancelled"] and not withdrawn)
         if stopped or not is_due(tools, connection, run_id, name):
             return []
     if run["state"] == RunState.SUPERSEDED.value and is_report(tools.settings, name):
         with tools.database.write() as connection:
-            withdraw_reports(tools, connection, run_id, in_flight=True)
-        return _next(tools, run_id, name, case["priority"])
+            withdraw_reports(tools, connection, run_id, in_flight=name)
+            rows = deliveries.of_run(connection, run_id, name)
+        if not withdrawn:
+            return _next(tools, run_id, name, case["priority"])
     for row in rows:
         if row["state"] not in OPEN:
-            if row["state"] == DeliveryState.CONFIRMED.value:
+            if row["state"] == DeliveryState.CONFIRMED.value or (withdrawn and row["state"] == CANCELLED):
                 continue
             return []  # held, failed or cancelled: nothing after it may go before a person has decided
         with tools.database.write() as connection:
@@ -66,6 +74,10 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
         except PeerTrouble as trouble:
             return _later(tools, row, run["study_uid"], name, trouble, attempt, tries, case["priority"])
         except Refused as refused:
+            if withdrawn and row["kind"] != withdrawals.NOTICE:
+                # looked for once more, and not there: nothing to take back, and no more to be sent
+                _stop(tools, row, run["study_uid"], name, DeliveryState.CANCELLED, refused.refusal.to_json())
+                continue
             _stop(tools, row, run["study_uid"], name, DeliveryState.HELD, refused.refusal.to_json())
             return _next(tools, run_id, name, case["priority"])
         except OperationalError:  # of the record itself: the row stays open, and the reconciler comes back to it
@@ -105,32 +117,40 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
 def is_due(tools: Tools, connection: Connection, run_id: int, name: str) -> bool:
     """Whether every destination that this one waits for has confirmed everything, and what the run replaces is out."""
     names = {str(row["destination"]) for row in deliveries.of_run(connection, run_id)}
-    needs = waits_for(tools.settings, name, names)
+    # what is taken back waits for nobody
+    needs = set() if withdrawals.is_withdrawn(connection, run_id) else waits_for(tools.settings, name, names)
     if not all(deliveries.is_confirmed(connection, run_id, other) for other in needs):
         return False
     older = runs.run_row(connection, run_id)["predecessor_run"]
     return older is None or not deliveries.is_open(connection, int(older), name)
 
 
-def withdraw_reports(tools: Tools, connection: Connection, run_id: int, *, in_flight: bool) -> None:
+def withdraw_reports(tools: Tools, connection: Connection, run_id: int, *, in_flight: str = "") -> None:
     """Take back what a superseded run has not told anybody yet: no report of it may follow its successor's.
 
-    `in_flight`: also those in state *sending*; only for whoever holds the destination's queue.
+    `in_flight`: the destination whose queue the caller holds; there also what is in state *sending*.
     """
     names = {str(row["destination"]) for row in deliveries.of_run(connection, run_id)}
-    waiting = {DeliveryState.PENDING, DeliveryState.HELD, DeliveryState.FAILED}
-    waiting |= {DeliveryState.SENDING} if in_flight else set()
     for name in sorted(n for n in names if is_report(tools.settings, n)):
+        waiting = {DeliveryState.PENDING, DeliveryState.HELD, DeliveryState.FAILED}
+        waiting |= {DeliveryState.SENDING} if name == in_flight else set()
         deliveries.set_all(connection, run_id, waiting, DeliveryState.CANCELLED, name)
 
 
 def _send(tools: Tools, run_id: int, name: str, row: Any, *, tries: int) -> dict[str, Any]:
+    is_notice = row["kind"] == withdrawals.NOTICE
     if is_report(tools.settings, name):
         if name == OWN_ENDPOINT:
-            return publish_own(tools, run_id)
-        return publish_to_server(tools, run_id, name)
-    data = files.load(tools.artefact_folder, row["path"], row["sha256"])
-    outgoing = delivery.OutgoingObject.read(data, row["sha256"])
+            return publish_own(tools, run_id, withdrawn=is_notice)
+        return publish_to_server(tools, run_id, name, withdrawn=is_notice)
+    if is_notice:
+        made = rejection(tools, run_id, name)
+        if made is None:
+            return {"seen": NOTHING_THERE}
+        data, sha256 = made
+    else:
+        data, sha256 = files.load(tools.artefact_folder, row["path"], row["sha256"]), str(row["sha256"])
+    outgoing = delivery.OutgoingObject.read(data, sha256)
     confirmed = delivery.send(outgoing, target(tools, name), attempt=tries)
     reach("K14")
     return {

@@ -22,13 +22,14 @@ from dicom_node.stages.context import FINDINGS, Tools, identity_of
 from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.stages.producer import producer
 from dicom_node.stages.publication import default_issuer, holds
+from dicom_node.stages.withdraw import reason
 from dicom_node.words import ObjectKind
 
 PDF_PAGE = "pdf-page"
 
 
-def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.ReportInput:
-    """Everything the report of one run says.
+def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool = False) -> fhir_bridge.ReportInput:
+    """Everything the report of one run says; of one that is withdrawn, that it is, and why.
 
     Raises
     ------
@@ -41,12 +42,14 @@ def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.Rep
         said = tools.load(connection, run_id, FINDINGS)
         pdf = tools.load(connection, run_id, PDF_PAGE)
         kept = runs.artefacts_of(connection, run_id)
+        because = reason(tools, connection, run_id) if withdrawn else ""
     if said is None or pdf is None:
         raise LookupError(f"run {run_id} has no findings or no page, and yet its report is to be sent")
     attributes: dict[str, Any] = dict(run["identity"]["attributes"])
     if not attributes.get("IssuerOfPatientID"):
         attributes["IssuerOfPatientID"] = default_issuer(tools, attributes) or ""
-    _check_gate(tools, attributes, run["study_uid"], case, destination)
+    if not withdrawn:  # what was told once can always be taken back
+        _check_gate(tools, attributes, run["study_uid"], case, destination)
     findings = findings_from_json(json.loads(said))
     identity = identity_of(run)
     settings = tools.settings
@@ -81,6 +84,7 @@ def report_input(tools: Tools, run_id: int, destination: str) -> fhir_bridge.Rep
             for region in findings.regions
         },
         device_uid=producer(tools).device_uid(findings.model.name, findings.model.version),
+        withdrawn=because,
     )
 
 
@@ -95,23 +99,28 @@ def _check_gate(tools: Tools, attributes: dict[str, Any], study_uid: str, case: 
         raise Refused(RefusalCode.PATIENT_UNIDENTIFIED, "a patient whose record may receive the report", hold.reason)
 
 
-def publish_own(tools: Tools, run_id: int) -> dict[str, Any]:
-    """Put the report into the node's own read-only endpoint; the same report twice changes nothing."""
-    report = report_input(tools, run_id, OWN_ENDPOINT)
+def publish_own(tools: Tools, run_id: int, *, withdrawn: bool = False) -> dict[str, Any]:
+    """Put the report into the node's own read-only endpoint; the same report twice changes nothing.
+
+    Withdrawn: as `entered-in-error`, where the endpoint shows the report of this very run.
+    """
+    report = report_input(tools, run_id, OWN_ENDPOINT, withdrawn=withdrawn)
     with tools.database.write() as connection:
         study = report.run.study_uid
         previous = [row["resource"] for row in reports.of_study(connection, study)]
+        if withdrawn and not any(fhir_bridge.is_of_run(old, report.run.run_key) for old in previous):
+            return {"seen": "nothing", "resources": 0, "changed": 0}
         resources = fhir_bridge.resolve(fhir_bridge.bundle(report), previous)
         changed = reports.put_resources(connection, run_id, study, resources)
     return {"seen": "content", "resources": len(resources), "changed": changed}
 
 
-def publish_to_server(tools: Tools, run_id: int, name: str) -> dict[str, Any]:
-    """Publish the report to a FHIR server and say what it was seen to hold."""
+def publish_to_server(tools: Tools, run_id: int, name: str, *, withdrawn: bool = False) -> dict[str, Any]:
+    """Publish the report to a FHIR server, or take it back there, and say what it was seen to hold."""
     destination = tools.settings.destinations[name]
     if not isinstance(destination, FhirDestination):
         raise TypeError(f"destination {name!r} is no FHIR server")
-    report = report_input(tools, run_id, name)
+    report = report_input(tools, run_id, name, withdrawn=withdrawn)
     with fhir_bridge.FhirClient(
         destination.url,
         token_file=destination.token_file,

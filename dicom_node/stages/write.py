@@ -51,9 +51,9 @@ def write(tools: Tools, run_id: int) -> list[Put]:
         if refused.refusal.code == "result-check-failed":
             fail(tools, attempt, f"result check: expected {refused.refusal.expected}, found {refused.refusal.found}")
         else:
-            refuse(tools, attempt, refused)
+            return refuse(tools, attempt, refused)
         return []
-    rejection = _rejection(tools, identity, volume, findings)
+    rejection = _rejection(tools, run_id, identity, volume, findings)
     built = (*result.objects, *([rejection] if rejection is not None else []))
     tools.keep_bytes(*(item.data for item in built), result.pdf, result.overlay_png)
     reach("K11")
@@ -119,11 +119,18 @@ def inputs(tools: Tools, run_id: int, case: Mapping[str, Any]) -> tuple[Volume, 
     return reference, unpack_mask(packed), findings_from_json(json.loads(said)), identity
 
 
-def _rejection(tools: Tools, identity: RunIdentity, volume: Volume, findings: Findings) -> ResultObject | None:
-    """The key object selection that rejects the superseded result set, when there is one."""
+def _rejection(
+    tools: Tools, run_id: int, identity: RunIdentity, volume: Volume, findings: Findings
+) -> ResultObject | None:
+    """The key object selection that rejects the superseded result set, as far as an archive has it or will have it."""
     if identity.predecessor is None:
         return None
-    old = identity.predecessor["objects"]
+    with tools.database.read() as connection:
+        older = runs.run_row(connection, run_id)["predecessor_run"]
+        out = set() if older is None else deliveries.objects_out(connection, int(older))
+    old = [item for item in identity.predecessor["objects"] if item["sop_instance_uid"] in out]
+    if not old:
+        return None
     return build_rejection(identity, old, volume.slices[0], findings.model, producer(tools))
 
 
