@@ -17,6 +17,7 @@ from dicom_node.volume.geometry import SeriesGeometry, series_geometry
 from dicom_node.volume.header import content_digest, read_header
 from dicom_node.volume.limits import Limits
 from dicom_node.volume.nifti import read_nifti, write_nifti
+from dicom_node.volume.nifti_guard import read_nifti_guarded
 
 __all__ = [
     "CacheDamaged",
@@ -29,6 +30,7 @@ __all__ = [
     "load_volume",
     "read_header",
     "read_nifti",
+    "read_nifti_guarded",
     "save_volume",
     "series_geometry",
     "write_nifti",

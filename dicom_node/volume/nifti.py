@@ -11,8 +11,9 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -61,9 +62,26 @@ def read_nifti(
         nifti-datatype-unsupported, nifti-values-invalid, nifti-units-missing, nifti-orientation-missing,
         nifti-orientation-conflict, nifti-not-orthogonal, gzip-damaged, too-large, image-blank.
     """
-    data = _file_bytes(Path(path), limits)
+    with open(path, "rb") as file:
+        read = parse_nifti(file_bytes(file, limits), spacing_mm)
+    return as_volume(read, str(path))
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiImage:
+    """What a file says: (S, R, C) float32 = (k, j, i), affine in LPS millimetres, and notes for readers."""
+
+    array: npt.NDArray[np.float32]
+    affine: Affine
+    notes: tuple[str, ...]
+
+
+def parse_nifti(data: bytes, spacing_mm: Sequence[float] | None, max_voxels: int = 2**40) -> NiftiImage:
+    """Judge the header of an uncompressed file, then its values; refusals as `read_nifti`."""
     header = Header.parse(data)
     shape = header.shape()
+    if math.prod(shape) > max_voxels:
+        raise Refused(RefusalCode.TOO_LARGE, f"at most {max_voxels} voxels", f"{math.prod(shape)} voxels")
     dtype = header.dtype()
     offset = header.data_offset(len(data), shape, dtype)
     spacing, notes = header.spacing(spacing_mm)
@@ -72,31 +90,36 @@ def read_nifti(
     array = header.scaled(values).reshape(shape[::-1])
     if array.min() == array.max():
         raise Refused(RefusalCode.IMAGE_BLANK, "an image that shows something", "one value everywhere")
+    return NiftiImage(array, affine, notes)
+
+
+def as_volume(image: NiftiImage, path: str) -> Volume:
+    """A NIfTI image as the rest of the node knows volumes."""
     return Volume(
-        array=array,
+        array=image.array,
         valid=None,
-        affine=affine,
-        slices=tuple(SliceSource("", "", str(path), number) for number in range(1, shape[2] + 1)),
+        affine=image.affine,
+        slices=tuple(SliceSource("", "", path, number) for number in range(1, image.array.shape[0] + 1)),
         study_uid="",
         series_uid="",
         frame_of_reference_uid="",
         modality="",
         attributes={},
-        notes=notes,
+        notes=image.notes,
     )
 
 
 # -- bytes -----------------------------------------------------------------------------------------------------------
 
 
-def _file_bytes(path: Path, limits: Limits) -> bytes:
-    size = path.stat().st_size
+def file_bytes(file: BinaryIO, limits: Limits) -> bytes:
+    """The uncompressed bytes of an open file, bounded before they are read."""
+    size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise Refused(RefusalCode.INPUT_EMPTY, "a NIfTI file", "an empty file")
     if size > limits.max_nifti_bytes:
         raise Refused(RefusalCode.TOO_LARGE, f"at most {limits.max_nifti_bytes} bytes", f"{size} bytes")
-    with open(path, "rb") as file:
-        data = file.read(limits.max_nifti_bytes + 1)
+    data = file.read(limits.max_nifti_bytes + 1)
     if data[:2] == b"\x1f\x8b":
         return _inflated(data, limits.max_nifti_bytes)
     return data
