@@ -78,8 +78,10 @@ class RefusalCode(StrEnum):
     NIFTI_ORIENTATION_CONFLICT = "nifti-orientation-conflict"
     NIFTI_NOT_ORTHOGONAL = "nifti-not-orthogonal"
     GZIP_DAMAGED = "gzip-damaged"
+    IMAGE_IS_LABEL_MAP = "image-is-label-map"
     INPUT_EMPTY = "input-empty"
     VALIDATION = "validation"
+    IDEMPOTENCY_CONFLICT = "idempotency-conflict"
     MODEL_UNTRUSTED = "model-untrusted"
     MODEL_HASH_MISMATCH = "model-hash-mismatch"
     BACKEND_MISSING = "backend-missing"
@@ -182,8 +184,16 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.NIFTI_ORIENTATION_CONFLICT: ("sform and qform disagree.", "Make them agree, or drop one."),
     _C.NIFTI_NOT_ORTHOGONAL: ("The NIfTI grid is not at right angles.", "Resample to an orthogonal grid."),
     _C.GZIP_DAMAGED: ("The gzip stream is damaged.", "Compress the file again."),
+    _C.IMAGE_IS_LABEL_MAP: (
+        "This file is a label map, not an image: whole numbers, and few of them.",
+        "Send the image that the labels were drawn on.",
+    ),
     _C.INPUT_EMPTY: ("There is nothing to read.", "Give at least one image."),
     _C.VALIDATION: ("The request is not valid.", "See the message for the field."),
+    _C.IDEMPOTENCY_CONFLICT: (
+        "This Idempotency-Key was used for another request.",
+        "Take a new key for a new request; repeat the old one byte by byte.",
+    ),
     _C.MODEL_UNTRUSTED: ("The model package holds files its manifest does not name.", "Import the model again."),
     _C.MODEL_HASH_MISMATCH: ("A file of the model package is not the one its manifest names.", "Import it again."),
     _C.BACKEND_MISSING: (
@@ -263,8 +273,12 @@ class Refused(Exception):
 
 
 class PeerTrouble(Exception):
-    """The world is wrong: a peer is down, slow or answered strangely.  Temporary; retried with a bound."""
+    """The world is wrong: a peer is down, slow or answered strangely.  Temporary; retried with a bound.
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    `is_down`: the peer as a whole is in trouble; False where it works and only this one thing does not go.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, is_down: bool = True) -> None:
         self.retry_after_s = retry_after_s
+        self.is_down = is_down
         super().__init__(message)
