@@ -112,11 +112,14 @@ studies = Table(
     Column("cancelled", Boolean, nullable=False, default=False),
     Column("submitter", String(64)),
     Column("turn", Integer),
+    Column("reader", String(64)),
+    Column("reader_deaths", Integer, nullable=False, default=0, server_default="0"),
 )
 """`identity`: patient and study attributes by keyword, from the first instance.  `public_id` is opaque, for logs and
 pages.  `quiet_at`: when the quiet period was declared over, emptied by new arrivals; `quiet_number` counts these
 declarations, `quiet_put_at` says that the last one was put to the road.  `submitter`, `turn`: who brought its first
-closed series, and its place among what others brought (`record.turns`)."""
+closed series, and its place among what others brought (`record.turns`).  `reader`: the worker that reads and decides on
+it at this moment; `reader_deaths`: how many died of it in a row."""
 
 series = Table(
     "series",

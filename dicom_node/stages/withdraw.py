@@ -44,7 +44,7 @@ def take_back(tools: Tools, connection: Connection, study_uid: str, family: str,
     found = runs.current_run(connection, study_uid, family) or runs.unreplaced_run(connection, study_uid, family)
     if found is None:
         return []
-    if found["state"] != RunState.SUPERSEDED.value:
+    if found["state"] not in (RunState.SUPERSEDED.value, RunState.CANCELLED.value):
         runs.move(connection, "run", int(found["id"]), RunState.SUPERSEDED)
         published = deliveries.was_published(connection, int(found["id"]))
         note(connection, "run.superseded", study_uid, run_id=int(found["id"]), published=published)

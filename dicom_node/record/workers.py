@@ -1,0 +1,70 @@
+"""The worker as the record knows it: that it lives, that it was told to stop, and which studies it reads.
+
+A death is told from an orderly stop by what stands here, so that only deaths count against a run or a study (I11).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, RowMapping, insert, select, update
+
+from dicom_node.record.database import now
+from dicom_node.record.tables import site, studies
+
+STOPPING = "worker_stopping"
+"""Key in `site`: the last worker that was told to stop."""
+
+SEEN = "worker_seen_at"
+"""Key in `site`: when the worker last said that it lives."""
+
+
+def note_stopping(connection: Connection, worker: str) -> None:
+    """This worker was told to stop: what it leaves unfinished is no death."""
+    _put(connection, STOPPING, worker)
+
+
+def was_stopped(connection: Connection, worker: str) -> bool:
+    """Whether a worker that is gone was told to go."""
+    return _get(connection, STOPPING) == worker
+
+
+def beat(connection: Connection) -> None:
+    """The worker lives."""
+    _put(connection, SEEN, now())
+
+
+def seen_at(connection: Connection) -> str | None:
+    """When the worker last said that it lives; None when there was none yet."""
+    return _get(connection, SEEN)
+
+
+def begin_reading(connection: Connection, study_uid: str, worker: str) -> None:
+    """Say who reads a study, before the reading begins."""
+    connection.execute(update(studies).where(studies.c.uid == study_uid).values(reader=worker))
+
+
+def end_reading(connection: Connection, study_uid: str) -> None:
+    """The study was read, and its reader lives."""
+    connection.execute(update(studies).where(studies.c.uid == study_uid).values(reader=None, reader_deaths=0))
+
+
+def unread(connection: Connection, worker: str) -> list[RowMapping]:
+    """Studies whose reader is another worker than this one: it is gone."""
+    query = select(studies).where(studies.c.reader.is_not(None), studies.c.reader != worker)
+    return list(connection.execute(query.order_by(studies.c.uid)).mappings())
+
+
+def bury_reader(connection: Connection, study_uid: str, *, died: bool) -> int:
+    """Nobody reads the study any more; how many workers died of it in a row."""
+    deaths = studies.c.reader_deaths + (1 if died else 0)
+    connection.execute(update(studies).where(studies.c.uid == study_uid).values(reader=None, reader_deaths=deaths))
+    return int(connection.execute(select(studies.c.reader_deaths).where(studies.c.uid == study_uid)).scalar_one())
+
+
+def _put(connection: Connection, key: str, value: str) -> None:
+    connection.execute(site.delete().where(site.c.key == key))
+    connection.execute(insert(site).values(key=key, value=value))
+
+
+def _get(connection: Connection, key: str) -> str | None:
+    found = connection.execute(select(site.c.value).where(site.c.key == key)).scalar_one_or_none()
+    return None if found is None else str(found)
