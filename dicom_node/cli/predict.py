@@ -90,8 +90,8 @@ def predict(
 def _one(host: Any, package: Any, case: Sequence[Any], declared: Any, target: Path, chosen: Any) -> dict[str, Any]:
     from ai_engine import predict as engine_predict
     from ai_engine.prediction import InputVolume
-    from dicom_node.stages.inputs import read_case
     from dicom_node.files import write_durably
+    from dicom_node.stages.inputs import read_case
     from dicom_node.volume import write_nifti
 
     with tempfile.TemporaryDirectory(prefix="ai-node-") as scratch:
@@ -99,7 +99,11 @@ def _one(host: Any, package: Any, case: Sequence[Any], declared: Any, target: Pa
         # in the package's order, whatever the caller's: the mask lies on the grid of the first input
         volumes = {
             role: InputVolume(v.array, v.affine, v.valid, v.modality if read.kind == "dicom" else "")
-            for role, v in ((entry.role, read.volumes[entry.role]) for entry in package.description.inputs)
+            for role, v in (
+                (entry.role, read.volumes[entry.role])
+                for entry in package.description.inputs
+                if entry.role in read.volumes
+            )
         }
         reference = read.volumes[package.description.inputs[0].role]
         facts = engine_predict.InputFacts(read.kind, (*read.notes, *reference.notes))

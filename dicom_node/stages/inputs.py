@@ -1,23 +1,38 @@
-"""What a person or a program hands over, turned into the inputs of a model, by role: paths in, volumes out."""
+"""What a person or a program hands over, turned into the inputs of a model, by role: paths in, volumes out.
+
+Used by ``ai-node predict`` and by requests over HTTP alike, so that the same files give the same volumes.
+"""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from ai_engine.packages.schema import Description
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.routing.attributes import ROLE_ALIASES
 from dicom_node.routing.facts import facts
 from dicom_node.routing.roles import assign_roles
-from dicom_node.volume import build_volume, read_header, read_nifti
+from dicom_node.volume import Limits, build_volume, read_header, read_nifti
 from dicom_node.volume.archive import unpack
 from dicom_node.words import Volume
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 MAX_FILES = 20_000
+MAX_LABELS = 8
+"""An image of so few different whole numbers is a label map."""
+
+_NIFTI_SIZES = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+_SAMPLE_VOXELS = 200_000
+
+ReadNifti = Callable[..., Volume]
+"""`read_nifti`, or `read_nifti_guarded` for files of strangers."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,8 @@ class Named:
 
     path: Path
     role: str
+    kind: str = ""
+    """What its content is, as `kind_of` says; empty: its name tells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +63,61 @@ def parse_argument(text: str) -> Named:
     return Named(Path(text), "")
 
 
+def kind_of(path: Path) -> str:
+    """What a file's own bytes say that it is: ``zip``, ``dicom``, ``nifti``, or ``""`` for none of them."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head[:2] == b"\x1f\x8b":
+        inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            inside = inflater.decompress(head, 512)
+        except zlib.error:
+            return "nifti"  # nothing else is read from gzip: the reader of NIfTI says what is wrong with it
+        return "nifti" if len(inside) < 4 or _is_nifti_head(inside) else ""
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "zip"
+    if head[128:132] == b"DICM":
+        return "dicom"
+    return "nifti" if _is_nifti_head(head) else ""
+
+
+def _is_nifti_head(head: bytes) -> bool:
+    return head[:4] in _NIFTI_SIZES or head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
+
+
+def role_sets(description: Description) -> tuple[tuple[str, ...], ...]:
+    """The sets of roles that a package takes, best first; each in the order of the network's channels."""
+    known = tuple(entry.role for entry in description.inputs)
+    declared: Sequence[Sequence[str]] = getattr(description, "role_sets", ()) or (known,)
+    return tuple(tuple(role for role in known if role in names) for names in declared)
+
+
+def fitting_set(description: Description, given: Sequence[str]) -> tuple[str, ...]:
+    """The best set of roles that what is given fills.
+
+    Raises
+    ------
+    Refused
+        ``roles-unfilled``, naming for each set what is missing.
+    """
+    for names in role_sets(description):
+        if set(names) <= set(given):
+            return names
+    missing = [
+        f"{' and '.join(role for role in names if role not in given)} (for {' + '.join(names)})"
+        for names in role_sets(description)
+    ]
+    raise Refused(RefusalCode.ROLES_UNFILLED, f"also {', or '.join(missing)}", ", ".join(sorted(given)) or "no role")
+
+
 def cases_of(arguments: Sequence[Named], description: Description) -> list[list[Named]]:
     """Which arguments make one case: all ``role=path`` together; otherwise each path is a case of its own.
 
     Raises
     ------
     Refused
-        ``validation`` when both forms are mixed or a role is not the model's.
+        ``validation`` when both forms are mixed or a role is named twice; ``roles-unfilled`` when the roles are none
+        of the model's sets.
     """
     named = [a for a in arguments if a.role]
     if not named:
@@ -61,18 +126,29 @@ def cases_of(arguments: Sequence[Named], description: Description) -> list[list[
         raise Refused(RefusalCode.VALIDATION, "role=path for every input, or for none", "a mixture")
     known = [entry.role for entry in description.inputs]
     roles = [a.role for a in named]
-    if sorted(roles) != sorted(known):
-        raise Refused(RefusalCode.ROLES_UNFILLED, f"each of {', '.join(known)} once", ", ".join(roles))
+    strangers = sorted(set(roles) - set(known))
+    if strangers or len(set(roles)) != len(roles):
+        raise Refused(RefusalCode.ROLES_UNFILLED, f"each of {', '.join(known)} at most once", ", ".join(roles))
+    fitting_set(description, roles)
     return [named]
 
 
 def read_case(
-    arguments: Sequence[Named], description: Description, spacing_mm: Sequence[float] | None, scratch: Path
+    arguments: Sequence[Named],
+    description: Description,
+    spacing_mm: Sequence[float] | None,
+    scratch: Path,
+    *,
+    limits: Limits = Limits(),
+    nifti_reader: ReadNifti = read_nifti,
 ) -> CaseInput:
-    """Read the volumes of one case.
+    """Read the volumes of one case, as many as fill the best set of roles.
 
     Parameters
     ----------
+    arguments
+        NIfTI: one file per role.  DICOM: files, folders or zips; several of one role are one series, and several
+        without a role are one study.
     scratch
         An empty folder for what comes out of an archive; must live as long as the volumes are used.
 
@@ -81,66 +157,124 @@ def read_case(
     Refused
         If an input is not what it should be, or no series fills a role.
     """
-    known = [entry.role for entry in description.inputs]
-    nifti = [_is_nifti(a.path) for a in arguments]
+    nifti = [_is_nifti(a) for a in arguments]
     if any(nifti) and not all(nifti):
         raise Refused(RefusalCode.VALIDATION, "NIfTI for every role, or DICOM for every role", "a mixture")
     if nifti[0]:
-        if len(arguments) != len(known):
-            raise Refused(RefusalCode.ROLES_UNFILLED, f"role=path for {', '.join(known)}", f"{len(arguments)} file(s)")
-        volumes = {a.role or known[0]: read_nifti(a.path, spacing_mm=spacing_mm) for a in arguments}
-        told = () if spacing_mm is None else (f"spacing {_mm(spacing_mm)} mm was declared by the caller, not measured",)
-        return CaseInput("nifti", volumes, told)
+        return _from_nifti(arguments, description, spacing_mm, nifti_reader)
     if spacing_mm is not None:
-        raise Refused(RefusalCode.VALIDATION, "--spacing-mm for NIfTI only", "DICOM, which carries its spacing")
-    if arguments[0].role:
-        return CaseInput(
-            "dicom", {a.role: build_volume(_files(a.path, scratch / str(n))) for n, a in enumerate(arguments)}
-        )
-    return _from_study(_files(arguments[0].path, scratch), description)
+        raise Refused(RefusalCode.VALIDATION, "a declared spacing for NIfTI only", "DICOM, which carries its spacing")
+    by_role: dict[str, list[Path]] = {}
+    for number, argument in enumerate(arguments):
+        by_role.setdefault(argument.role, []).extend(_files(argument, scratch / str(number)))
+    if "" not in by_role:
+        chosen = fitting_set(description, list(by_role))
+        return CaseInput("dicom", {role: build_volume(by_role[role], limits=limits) for role in chosen})
+    if len(by_role) > 1:
+        raise Refused(RefusalCode.VALIDATION, "a role for every input, or for none", "a mixture")
+    return _from_study(by_role[""], description, limits)
 
 
-def _from_study(files: Sequence[Path], description: Description) -> CaseInput:
+def _from_nifti(
+    arguments: Sequence[Named], description: Description, spacing_mm: Sequence[float] | None, reader: ReadNifti
+) -> CaseInput:
+    roles = [a.role for a in arguments]
+    if roles == [""]:
+        (only,) = min(role_sets(description), key=len)[:1]
+        roles = [only]
+    if len(set(roles)) != len(roles):
+        raise Refused(RefusalCode.VALIDATION, "one NIfTI file for each role", "several for one")
+    chosen = fitting_set(description, roles)
+    by_role = dict(zip(roles, arguments, strict=True))
+    volumes = {role: reader(by_role[role].path, spacing_mm=spacing_mm) for role in chosen}
+    for volume in volumes.values():
+        refuse_label_map(volume.array)
+    told = () if spacing_mm is None else (f"spacing {_mm(spacing_mm)} mm was declared by the caller, not measured",)
+    return CaseInput("nifti", volumes, told)
+
+
+def refuse_label_map(array: npt.NDArray[np.float32]) -> None:
+    """Refuse what is no picture but somebody's answer: whole numbers, at most `MAX_LABELS` different ones.
+
+    Raises
+    ------
+    Refused
+        ``image-is-label-map``.
+    """
+    flat = array.reshape(-1)
+    sample = np.unique(flat[:: max(1, flat.size // _SAMPLE_VOXELS)])
+    if len(sample) > MAX_LABELS or not bool(np.all(sample == np.round(sample))):
+        return
+    found = set(sample.tolist())
+    for slab in array:
+        found |= set(np.unique(slab).tolist())
+        if len(found) > MAX_LABELS:
+            return
+    if all(value == round(value) for value in found):
+        raise Refused(RefusalCode.IMAGE_IS_LABEL_MAP, f"more than {MAX_LABELS} grey values", f"{len(found)} labels")
+
+
+def _from_study(files: Sequence[Path], description: Description, limits: Limits) -> CaseInput:
     series: dict[str, list[Path]] = {}
     headers: dict[str, list[dict[str, object]]] = {}
-    skipped = 0
+    refusals: list[Refused] = []
     for file in files:
         try:
             header = read_header(file)
-        except Refused:
-            skipped += 1
+        except Refused as refused:
+            refusals.append(refused)
             continue
         uid = str(header["SeriesInstanceUID"])
         series.setdefault(uid, []).append(file)
         headers.setdefault(uid, []).append(header)
     if not series:
+        if len({refused.refusal.code for refused in refusals}) == 1:
+            raise refusals[0]
         raise Refused(RefusalCode.NOT_DICOM, "DICOM images, or a NIfTI file", "neither")
-    notes = [f"{skipped} files were no readable DICOM objects"] if skipped else []
-    wanted = [entry.role for entry in description.inputs]
-    if len(series) == 1 and len(wanted) == 1:
-        return CaseInput("dicom", {wanted[0]: build_volume(next(iter(series.values())))}, tuple(notes))
+    notes = [f"{len(refusals)} files were no readable DICOM objects"] if refusals else []
+    _one_patient(header for found in headers.values() for header in found)
+    wanted = role_sets(description)
+    if len(series) == 1 and any(len(names) == 1 for names in wanted) and len(description.inputs) == 1:
+        return CaseInput(
+            "dicom", {wanted[0][0]: build_volume(next(iter(series.values())), limits=limits)}, tuple(notes)
+        )
     known = [facts(found) for found in headers.values()]
     if len({f.study_uid for f in known}) > 1:
         raise Refused(RefusalCode.SERIES_MIXED, "one study per input", "several")
     roles = assign_roles(known, None)
+    sure = {f.series_uid: roles[f.series_uid].role for f in known if not roles[f.series_uid].ambiguous_with}
+    try:
+        chosen = fitting_set(description, sorted(set(sure.values())))
+    except Refused:
+        every = {role for names in wanted for role in names}
+        open_to = [u for u, guess in roles.items() if every & {guess.role, *guess.ambiguous_with} and u not in sure]
+        code = RefusalCode.ROLES_AMBIGUOUS if open_to else RefusalCode.ROLES_UNFILLED
+        expected = ", or ".join(" and ".join(names) for names in wanted)
+        raise Refused(code, f"series for {expected}", ", ".join(sorted({g.role for g in roles.values()}))) from None
     volumes = {}
-    for role in wanted:
-        fitting = [f for f in known if roles[f.series_uid].role == role and not roles[f.series_uid].ambiguous_with]
-        if not fitting:
-            open_to = [u for u, guess in roles.items() if role in (guess.role, *guess.ambiguous_with)]
-            code = RefusalCode.ROLES_AMBIGUOUS if open_to else RefusalCode.ROLES_UNFILLED
-            raise Refused(code, f"a {role} series", ", ".join(sorted({g.role for g in roles.values()})))
+    for role in chosen:
+        fitting = [f for f in known if sure.get(f.series_uid) == role]
         fitting.sort(key=lambda f: (float(f.attributes.get("SeriesNumber") or 1e9), f.series_uid))
         if len(fitting) > 1:
             notes.append(f"{len(fitting)} series can be {role}; the one with the lowest series number was read")
-        volumes[role] = build_volume(series[fitting[0].series_uid])
+        volumes[role] = build_volume(series[fitting[0].series_uid], limits=limits)
     return CaseInput("dicom", volumes, tuple(notes))
 
 
-def _files(path: Path, scratch: Path) -> list[Path]:
+def _one_patient(headers: Iterable[Mapping[str, object]]) -> None:
+    """One patient per upload (hardening 4.8)."""
+    who = {
+        tuple(str(header.get(keyword) or "") for keyword in ("PatientID", "IssuerOfPatientID")) for header in headers
+    }
+    if len(who) > 1:
+        raise Refused(RefusalCode.PATIENT_CONFLICT, "one patient per input", "several")
+
+
+def _files(argument: Named, scratch: Path) -> list[Path]:
+    path = argument.path
     if path.is_dir():
         found = [f for f in sorted(path.rglob("*")) if f.is_file() and not f.is_symlink() and f.name != "DICOMDIR"]
-    elif zipfile.is_zipfile(path):
+    elif argument.kind == "zip" or (not argument.kind and zipfile.is_zipfile(path)):
         scratch.mkdir(parents=True, exist_ok=True)
         found = unpack(path, scratch)
     else:
@@ -152,8 +286,10 @@ def _files(path: Path, scratch: Path) -> list[Path]:
     return [f.absolute() for f in found]
 
 
-def _is_nifti(path: Path) -> bool:
-    return path.name.lower().endswith(NIFTI_ENDINGS)
+def _is_nifti(argument: Named) -> bool:
+    if argument.kind:
+        return argument.kind == "nifti"
+    return argument.path.name.lower().endswith(NIFTI_ENDINGS)
 
 
 def _mm(spacing_mm: Sequence[float]) -> str:
