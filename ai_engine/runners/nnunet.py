@@ -19,7 +19,8 @@ from ai_engine.backends import Network, NetworkOptions, Quantised, open_network
 from ai_engine.faults import ModelFault
 from ai_engine.packages import ModelPackage
 from ai_engine.runners.networks import build_network, load_weights
-from ai_engine.runners.scores import OpenedNetworks, RunnerOptions, Scores, box_plan, classify, softmax
+from ai_engine.runners.resampling import same_resampling
+from ai_engine.runners.scores import OpenedNetworks, RunnerOptions, Scores, box_plan, classify, half, largest, softmax
 from ai_engine.runners.tiles import Plan, sliding_window_logits
 
 Floats = npt.NDArray[np.float32]
@@ -54,7 +55,7 @@ class NnunetRunner:
         plans, dataset = package.json("plans.json"), package.json("dataset.json")
         check_plans(plans, description.inference.configuration)
         self._plans = PlansManager(plans)
-        self._configuration = _without_mask_resampling(
+        self._configuration = _for_inference(
             self._plans.get_configuration(description.inference.configuration).configuration
         )
         self._dataset = dataset
@@ -139,15 +140,13 @@ class NnunetRunner:
         box = tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])
         back = self._plans.transpose_backward
 
-        def place(values: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
-            whole = np.zeros(properties["shape_before_cropping"], dtype=dtype)
+        def place(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            whole = np.zeros(properties["shape_before_cropping"], dtype=values.dtype)
             whole[box] = values
             return np.ascontiguousarray(whole.transpose(back))
 
-        probability = {
-            label: place(scores[channel], np.float16) for label, channel in label_channels(self._labels).items()
-        }
-        return place(small, np.uint8), probability
+        probability = {label: place(half(scores[channel])) for label, channel in label_channels(self._labels).items()}
+        return place(small), probability
 
     def _probabilities(self, logits: npt.NDArray[Any]) -> Floats:
         if self._labels.has_regions:
@@ -157,14 +156,17 @@ class NnunetRunner:
     def _classify(self, logits: npt.NDArray[Any], scores: Floats) -> npt.NDArray[np.uint8]:
         if self._threshold.rule == "foreground":
             return classify(scores, self._threshold)
-        return np.asarray(self._labels.convert_logits_to_segmentation(logits), dtype=np.uint8)
+        if self._labels.has_regions:
+            return np.asarray(self._labels.convert_logits_to_segmentation(logits), dtype=np.uint8)
+        return largest(logits)
 
 
-def _without_mask_resampling(configuration: dict[str, Any]) -> Any:
-    """nnU-Net's configuration, except that the training mask is not resampled: there is none here.
+def _for_inference(configuration: dict[str, Any]) -> Any:
+    """nnU-Net's configuration with two savings that change nothing.
 
-    nnU-Net resamples the mask of nonzero voxels along with every picture, and here nobody would look at it: 0.5 of
-    2.6 CPU seconds for 155 slices (measured).
+    The training mask is not resampled: nnU-Net does that with every picture, and here there is none to look at (0.5 of
+    2.6 CPU seconds for 155 slices).  Pictures and probabilities are resampled by `same_resampling` (2.4 and 0.8 CPU
+    seconds become 0.2 and 0.1).
     """
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
@@ -172,6 +174,17 @@ def _without_mask_resampling(configuration: dict[str, Any]) -> Any:
         @property
         def resampling_fn_seg(self) -> Any:
             return lambda mask, *_: mask
+
+        @property
+        def resampling_fn_data(self) -> Any:
+            return self._same("resampling_fn_data", super().resampling_fn_data)
+
+        @property
+        def resampling_fn_probabilities(self) -> Any:
+            return self._same("resampling_fn_probabilities", super().resampling_fn_probabilities)
+
+        def _same(self, key: str, theirs: Any) -> Any:
+            return same_resampling(self.configuration[key], self.configuration[f"{key}_kwargs"], theirs)
 
     return ForInference(configuration)
 
