@@ -42,7 +42,7 @@ def card_text(
         last = steps[-1]
         parts.append(f"{last['iteration']} iterations in {last['used_s'] / 60:.0f} minutes.")
     parts.append("## What was measured")
-    parts.append(_measured(evaluation) if evaluation else "Nothing yet. Run `ai-node evaluate` and export again.")
+    parts.append(_measured(evaluation) if evaluation else "Nothing yet. Run `ai-node train check` and export again.")
     parts.append("## Limits")
     parts.append("\n".join(f"- {limit}" for limit in recipe.limits))
     return "\n\n".join(parts) + "\n"

@@ -1,15 +1,98 @@
-"""`ai-node evaluate`: measure a model package on labelled cases, as it would run in the product."""
+"""`ai-node evaluate`: measure a model on labelled cases, as it would run in the product; and `ai-node train check`."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import typer
 
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
 
 
 def evaluate(
+    dataset: Path = typer.Argument(..., exists=True, help="nnU-Net folder, tree of BraTS cases, or CSV."),
+    model: str = typer.Option(..., "--model", help="NAME or NAME@VERSION, or a package's folder."),
+    out_folder: Path = typer.Option(Path("evaluation"), "--out", help="Where evaluation.html and .json go."),
+    labels: str = typer.Option("", "--labels", help="What label values mean: 1=necrosis,2=oedema,4=enhancing."),
+    roles: str = typer.Option("", "--roles", help="Hand over only these sequences, e.g. t1c."),
+    spacing_mm: str = typer.Option("", "--spacing-mm", help="X,Y,Z for NIfTI that does not state its units."),
+    no_mirroring: bool = typer.Option(False, "--no-mirroring", help="Switch the package's mirroring off."),
+    step: float | None = typer.Option(None, "--step", min=0.1, max=1.0, help="Tile step, as a share of the tile."),
+    precision: str = typer.Option("package", "--precision", help="package, f32, bf16 or int8."),
+    card: bool = typer.Option(False, "--card", help="Write the figures into the package's CARD.md and seal it again."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Dice, IoU, sensitivity, specificity, HD95, surface Dice and volume error per case and region, with intervals.
+
+    Label values are matched by what their names mean, never by number. Ends with 1 when the model has collapsed to one
+    class. A CSV has the columns case,role,path,label and optionally patient.
+
+    Example: ai-node evaluate data/brats --model brain-tumour --out evaluation
+    """
+    from ai_engine.engine import Engine
+    from ai_engine.evaluation.datasets import DatasetError, open_dataset
+    from ai_engine.evaluation.page import card_section, page, put_into_card
+    from ai_engine.evaluation.study import evaluate_dataset
+    from ai_engine.packages import find_package, load_package, seal_package
+    from ai_engine.prediction import EngineSettings
+
+    chosen = settings()
+    with answering(as_json=as_json):
+        folder = Path(model) if (Path(model) / "model.yaml").is_file() else find_package(chosen.engine.models, model)
+        run_as = EngineSettings(
+            device=chosen.engine.device,
+            precision=precision,  # type: ignore[arg-type]
+            threads=chosen.engine.threads,
+            step=step,
+            mirroring=False if no_mirroring else None,
+        )
+        engine = Engine(load_package(folder), run_as)
+        try:
+            study = evaluate_dataset(
+                engine,
+                open_dataset(dataset, _names(labels)),
+                lambda line: err.print(line, markup=False, soft_wrap=True),
+                pictures=out_folder / "cases",
+                spacing_mm=_spacing(spacing_mm),
+                roles=[role.strip() for role in roles.split(",") if role.strip()] or None,
+            )
+        except DatasetError as trouble:
+            stop(Exit.USAGE, str(trouble))
+    out_folder.mkdir(parents=True, exist_ok=True)
+    told = study.to_json()
+    (out_folder / "evaluation.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (out_folder / "evaluation.html").write_text(page(study), encoding="utf-8")
+    section = card_section(study)
+    if card:
+        text = (folder / "CARD.md").read_text(encoding="utf-8") if (folder / "CARD.md").exists() else ""
+        (folder / "CARD.md").write_text(put_into_card(text, section), encoding="utf-8")
+        err.print(f"the card is written; the package's digest is now {seal_package(folder)}", markup=False)
+    emit(told) if as_json else out.print(section, markup=False, soft_wrap=True)
+    if study.collapsed:
+        stop(Exit.FAULT, "collapsed: nearly all that the model predicts is one class, while the truth has several")
+
+
+def _names(text: str) -> dict[int, str] | None:
+    """``1=necrosis,2=oedema`` as a mapping."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    try:
+        return {int(value): name.strip() for value, _, name in pairs} or None
+    except ValueError:
+        stop(Exit.USAGE, f"--labels: VALUE=NAME with commas between expected, found {text!r}")
+
+
+def _spacing(text: str) -> tuple[float, float, float] | None:
+    if not text:
+        return None
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        stop(Exit.USAGE, f"--spacing-mm: X,Y,Z expected, found {text!r}")
+    return x, y, z
+
+
+def check_flair(
     package: Path = typer.Argument(..., exists=True, file_okay=False, help="Folder of one package version."),
     data: Path = typer.Option(..., "--data", exists=True, file_okay=False, help="Folder with the labelled cases."),
     out_folder: Path = typer.Option(..., "--out", help="Where evaluation.json and the pictures go."),
@@ -23,7 +106,7 @@ def evaluate(
 ) -> None:
     """Print Dice per patient, the mean with its interval and the worst cases; write evaluation.json and pictures.
 
-    Example: ai-node evaluate models/brain-flair/1.0.0 --data data/brain --out evaluation --steps 3,5,7
+    Example: ai-node train check models/brain-flair/1.0.0 --data data/brain --out evaluation --steps 3,5,7
     """
     from ai_engine.evaluation.command import EvaluationRequest, run_evaluation
     from ai_engine.training.cases import TrainingDataError

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from dicom_node.cli.common import Exit, err, out, stop
+from dicom_node.cli.evaluate import check_flair
 
 if TYPE_CHECKING:
     from ai_engine.training.recipe import Recipe
@@ -145,3 +146,6 @@ def _train(
     except (TrainingDataError, FileExistsError) as trouble:
         stop(Exit.USAGE, str(trouble))
     out.print(str(folder), markup=False)
+
+
+app.command("check")(check_flair)
