@@ -57,7 +57,7 @@ class Engine:
         Parameters
         ----------
         inputs
-            Role to volume; exactly the roles of the package, all on one grid.
+            Role to volume; exactly one of the package's role sets, all on one grid.
 
         Raises
         ------
@@ -90,22 +90,32 @@ class Engine:
         findings = Findings(
             model=self.identity,
             regions=regions,
-            notes=self.package.description.limits,
+            notes=(*self.package.description.limits, *self._left_out(inputs)),
             timings_s=tuple(timings.items()),
         )
         return Prediction(mask, first.affine, findings, timings, scores.passes)
 
+    def _left_out(self, inputs: Mapping[str, InputVolume]) -> tuple[str, ...]:
+        """What a reader must know when the case did not fill every channel."""
+        absent = [entry.role for entry in self.package.description.inputs if entry.role not in inputs]
+        if not absent:
+            return ()
+        return (f"Made without {', '.join(absent)}, which the model allows; its card gives the figures for that.",)
+
     def _check(self, inputs: Mapping[str, InputVolume]) -> tuple[InputVolume, Turn]:
         description = self.package.description
-        wanted = [entry.role for entry in description.inputs]
-        if set(inputs) != set(wanted):
+        known = {entry.role for entry in description.inputs}
+        wanted = next((roles for roles in description.accepted_roles if set(roles) == set(inputs)), None)
+        if wanted is None:
             raise Refused(
                 RefusalCode.ROLES_UNFILLED,
-                expected=", ".join(wanted),
-                found=", ".join(sorted(set(inputs) & set(wanted))) or "none of them",
+                expected=" or ".join(", ".join(roles) for roles in description.accepted_roles),
+                found=", ".join(sorted(set(inputs) & known)) or "none of them",
             )
         first = inputs[wanted[0]]
-        turns = [check_input(inputs[entry.role], entry, description) for entry in description.inputs]
+        turns = [
+            check_input(inputs[entry.role], entry, description) for entry in description.inputs if entry.role in inputs
+        ]
         for role in wanted[1:]:
             other = inputs[role]
             if other.array.shape != first.array.shape or not other.affine.close_to(first.affine, GRID_TOLERANCE_MM):
@@ -121,9 +131,12 @@ class Engine:
     ) -> tuple[npt.NDArray[np.float32], tuple[float, float, float]]:
         from ai_engine.runners.intensity import STANDARDISATIONS
 
-        channels = []
+        channels: list[npt.NDArray[np.float32]] = []
         for entry in self.package.description.inputs:
-            volume = inputs[entry.role]
+            volume = inputs.get(entry.role)
+            if volume is None:  # left out by contract: the network knows this channel as zero everywhere
+                channels.append(np.zeros_like(channels[0]))
+                continue
             values = rearrange(_without_padding(volume, entry.intensity), turn.axes, turn.flips)
             channels.append(STANDARDISATIONS[entry.intensity](np.ascontiguousarray(values, dtype=np.float32)))
         affine = inputs[self.package.description.inputs[0].role].affine

@@ -142,7 +142,7 @@ def check_switch(
 
 def roles_of(description: Description) -> tuple[frozenset[str], ...]:
     """The sets of roles that a package reads."""
-    return (frozenset(entry.role for entry in description.inputs),)
+    return tuple(frozenset(roles) for roles in description.accepted_roles)
 
 
 def meanings(description: Description) -> Mapping[str, tuple[str, str]]:

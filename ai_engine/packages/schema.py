@@ -217,6 +217,8 @@ class Metric(_Strict):
     ci95: tuple[float, float] | None = None
     n: Annotated[int, Field(ge=1)]
     region: str = ""
+    roles: tuple[Annotated[str, Field(pattern=KEY)], ...] = ()
+    """The role set it was measured with; empty: all inputs."""
     data: Annotated[str, Field(min_length=1)]
 
 
@@ -251,6 +253,10 @@ class Description(_Strict):
     """Largest angle between the volume's axes and `axes`; more is orientation-unsupported."""
     inputs: Annotated[tuple[Input, ...], Field(min_length=1)]
     """In the order of the network's channels."""
+    role_sets: tuple[Annotated[tuple[Annotated[str, Field(pattern=KEY)], ...], Field(min_length=1)], ...] = ()
+    """Which inputs may come together, best set first; empty: all of `inputs`, always.  A network lists a set without
+    some input only if it was trained and measured with that channel left out (zero everywhere): leaving out by contract
+    is not faking.  Every set holds the first input, on whose grid the result lies."""
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]
     composites: tuple[Composite, ...] = ()
     measurements: tuple[MeasurementName, ...] = (MeasurementName.VOLUME,)
@@ -274,6 +280,7 @@ class Description(_Strict):
         if (self.runner == "keras") != (self.preparation is not None):
             raise ValueError("preparation: goes with runner keras, and only with it")
         _all_different("inputs", [entry.role for entry in self.inputs])
+        self._check_role_sets()
         _all_different("labels", [str(entry.label) for entry in self.labels])
         _all_different("keys", [entry.key for entry in (*self.labels, *self.composites)])
         _all_different("measurements", [str(name) for name in self.measurements])
@@ -286,6 +293,24 @@ class Description(_Strict):
         if sorted({"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}[letter] for letter in self.axes) != [0, 1, 2]:
             raise ValueError("axes: one of L/R, one of A/P and one of S/I, in the order slice, row, column")
         return self
+
+    def _check_role_sets(self) -> None:
+        roles = [entry.role for entry in self.inputs]
+        _all_different("role_sets", ["+".join(sorted(wanted)) for wanted in self.role_sets])
+        for wanted in self.role_sets:
+            _all_different("role_sets", list(wanted))
+            if not set(wanted) <= set(roles) or roles[0] not in wanted:
+                raise ValueError(f"role_sets: each is made of inputs and holds {roles[0]}, the first of them")
+        measured = [*self.accepted_roles, ()]
+        strange = [metric for metric in self.metrics if tuple(r for r in roles if r in metric.roles) not in measured]
+        if strange or any(not set(metric.roles) <= set(roles) for metric in self.metrics):
+            raise ValueError("metrics: roles names a set that is not one of role_sets")
+
+    @property
+    def accepted_roles(self) -> tuple[tuple[str, ...], ...]:
+        """The sets of roles that a case may fill, best first, each in the order of `inputs`."""
+        order = [entry.role for entry in self.inputs]
+        return tuple(tuple(role for role in order if role in wanted) for wanted in self.role_sets or (order,))
 
     @property
     def reference(self) -> str:
