@@ -14,7 +14,7 @@ from torch import nn
 
 from ai_engine.faults import ModelFault
 
-NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet", "EfficientNetV2UNet")
+NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet", "EfficientNetV2UNet", "HalfResolutionUNet")
 """Last part of ``network_class_name``; where the class really comes from is decided in `_network_class`."""
 
 _MODULES: Mapping[str, type[nn.Module]] = {
@@ -35,16 +35,25 @@ _MODULES: Mapping[str, type[nn.Module]] = {
     )
 }
 
-_PREFIXES = ("torch.nn.", "dynamic_network_architectures.architectures.", "ai_engine.runners.efficientnet_unet.")
+_PREFIXES = (
+    "torch.nn.",
+    "dynamic_network_architectures.architectures.",
+    "ai_engine.runners.efficientnet_unet.",
+    "ai_engine.runners.half_resolution.",
+)
 
 
-def build_network(architecture: Mapping[str, Any], input_channels: int, classes: int) -> nn.Module:
-    """Build the network of an nnU-Net plan, without deep supervision, in evaluation mode, weights untouched.
+def build_network(
+    architecture: Mapping[str, Any], input_channels: int, classes: int, *, deep_supervision: bool = False
+) -> nn.Module:
+    """Build the network of an nnU-Net plan, in evaluation mode, weights untouched.
 
     Parameters
     ----------
     architecture
         ``configurations.<name>.architecture`` of ``plans.json``.
+    deep_supervision
+        For training: the network answers with several resolutions.
 
     Raises
     ------
@@ -58,7 +67,9 @@ def build_network(architecture: Mapping[str, Any], input_channels: int, classes:
         if arguments.get(name) is not None:
             arguments[name] = _module_class(str(arguments[name]))
     try:
-        network = kind(input_channels=input_channels, num_classes=classes, deep_supervision=False, **arguments)
+        network = kind(
+            input_channels=input_channels, num_classes=classes, deep_supervision=deep_supervision, **arguments
+        )
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         raise ModelFault(f"plans.json: the arguments of {kind.__name__} do not fit: {str(error)[:200]}") from error
     return network.eval()
@@ -70,6 +81,10 @@ def _network_class(name: str) -> type[nn.Module]:
         from ai_engine.runners.efficientnet_unet import EfficientNetV2UNet
 
         return EfficientNetV2UNet
+    if last == "HalfResolutionUNet":
+        from ai_engine.runners.half_resolution import HalfResolutionUNet
+
+        return HalfResolutionUNet
     if last in ("PlainConvUNet", "ResidualEncoderUNet"):
         from dynamic_network_architectures.architectures import unet
 
