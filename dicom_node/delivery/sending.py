@@ -8,9 +8,24 @@ from collections.abc import Callable
 from dicom_node.delivery import dimse
 from dicom_node.delivery.checks import DicomWebEyes, Eyes, Look, Presence
 from dicom_node.delivery.dicomweb import DicomWeb
-from dicom_node.delivery.folder import send_to_folder
+from dicom_node.delivery.folder import look_at_folder, send_to_folder
+from dicom_node.delivery.ftp import FtpPlace
+from dicom_node.delivery.http import look_by_http, send_by_http
 from dicom_node.delivery.outcomes import Outcome
-from dicom_node.delivery.types import Confirmation, CStoreTarget, FolderTarget, OutgoingObject, StowTarget, Target
+from dicom_node.delivery.placing import TurnedDown, bring, turned_down
+from dicom_node.delivery.sftp import SftpPlace
+from dicom_node.delivery.types import (
+    Confirmation,
+    CStoreTarget,
+    FileTarget,
+    FolderTarget,
+    FtpTarget,
+    HttpTarget,
+    OutgoingFile,
+    OutgoingObject,
+    StowTarget,
+    Target,
+)
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 
 CLAIMS_BEFORE_HELD = 3
@@ -20,8 +35,8 @@ Transmit = Callable[[OutgoingObject], tuple[Outcome, str, float | None]]
 """Sends once; gives the class of the answer, the answer in numbers, and the seconds it asks us to wait."""
 
 
-def send(outgoing: OutgoingObject, target: Target, *, attempt: int = 1) -> Confirmation:
-    """Bring one object to one destination, and see that it is there.
+def send(outgoing: OutgoingObject | OutgoingFile, target: Target, *, attempt: int = 1) -> Confirmation:
+    """Bring one object, or one file, to one destination, and see that it is there.
 
     Idempotent: an object that is there already, because an earlier attempt arrived and its answer was lost, is
     confirmed without being sent again; nothing at the destination is ever overwritten.
@@ -29,7 +44,8 @@ def send(outgoing: OutgoingObject, target: Target, *, attempt: int = 1) -> Confi
     Parameters
     ----------
     outgoing
-        The stored bytes, sent as they are.
+        The stored bytes, sent as they are.  Archives take DICOM objects; file destinations take files, and an object
+        as the file that `OutgoingObject.as_file` names.
     target
         Where to.
     attempt
@@ -50,8 +66,10 @@ def send(outgoing: OutgoingObject, target: Target, *, attempt: int = 1) -> Confi
         To be held for a person: `patient-changed` (nothing was sent if it was seen before sending),
         `delivery-conflict`, `delivery-incomplete`; `not-authorised` or `validation` for an address that is not allowed.
     """
-    if isinstance(target, FolderTarget):
-        return send_to_folder(outgoing, target)
+    if isinstance(target, FileTarget):
+        return _send_file(outgoing if isinstance(outgoing, OutgoingFile) else outgoing.as_file(), target, attempt)
+    if isinstance(outgoing, OutgoingFile):
+        raise TypeError("an archive takes DICOM objects, not files")
     if isinstance(target, StowTarget):
         with DicomWeb(target) as web:
             return _bring(outgoing, DicomWebEyes(web), _by_stow(web), target.settle_s, attempt)
@@ -59,6 +77,42 @@ def send(outgoing: OutgoingObject, target: Target, *, attempt: int = 1) -> Confi
         with DicomWeb(target.verify) as web:
             return _bring(outgoing, DicomWebEyes(web), _by_c_store(target), target.settle_s, attempt)
     return _bring(outgoing, dimse.FindEyes(target), _by_c_store(target), target.settle_s, attempt)
+
+
+def reach(target: FileTarget) -> str:
+    """Go to a file destination and come back without sending anything: address, certificate or host key, credentials.
+
+    Returns
+    -------
+    str
+        What was found, in words.
+
+    Raises
+    ------
+    PeerTrouble, Refused
+        As `send`.
+    """
+    if isinstance(target, FolderTarget):
+        return look_at_folder(target)
+    if isinstance(target, HttpTarget):
+        return look_by_http(target)
+    try:
+        with FtpPlace(target) if isinstance(target, FtpTarget) else SftpPlace(target) as place:
+            return place.look()
+    except TurnedDown as no:
+        raise PeerTrouble(f"the destination turned us away: {no}") from None
+
+
+def _send_file(outgoing: OutgoingFile, target: FileTarget, attempt: int) -> Confirmation:
+    if isinstance(target, FolderTarget):
+        return send_to_folder(outgoing, target)
+    if isinstance(target, HttpTarget):
+        return send_by_http(outgoing, target, attempt)
+    try:
+        with FtpPlace(target) if isinstance(target, FtpTarget) else SftpPlace(target) as place:
+            return bring(outgoing, place, attempt)
+    except TurnedDown as no:  # already at the door: the folder is not there, say
+        raise turned_down(no, attempt) from None
 
 
 def _bring(
@@ -75,7 +129,11 @@ def _bring(
         return _confirmed(outgoing, after, was_already_there=False, answer=answer)
     if outcome is Outcome.PERMANENT or (outcome is Outcome.CLAIMED and attempt >= CLAIMS_BEFORE_HELD):
         raise Refused(RefusalCode.DELIVERY_INCOMPLETE, "the object at the destination", answer)
-    raise PeerTrouble(f"the destination answered {answer} and does not have the object", retry_after_s=wait_s)
+    raise PeerTrouble(
+        f"the destination answered {answer} and does not have the object",
+        retry_after_s=wait_s,
+        is_down=outcome is not Outcome.CLAIMED,
+    )
 
 
 def _look_patiently(outgoing: OutgoingObject, eyes: Eyes, settle_s: tuple[float, ...]) -> Look:

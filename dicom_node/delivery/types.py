@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -39,6 +41,11 @@ class OutgoingObject:
     def dataset(self) -> bytes:
         """The encoded data set without preamble and file meta information."""
         return self.data[self.dataset_offset :]
+
+    def as_file(self) -> OutgoingFile:
+        """The object as a file, named by a hash of its UID, because a UID is an identifier and names travel."""
+        name = f"{hashlib.sha256(self.sop_instance_uid.encode()).hexdigest()[:32]}.dcm"
+        return OutgoingFile(name, self.sha256, self.data)
 
     @classmethod
     def read(cls, data: bytes, sha256: str | None = None) -> OutgoingObject:
@@ -146,13 +153,113 @@ class CStoreTarget:
 
 
 @dataclass(frozen=True)
+class OutgoingFile:
+    """One file whose bytes are fixed for ever, and the name under which a file destination keeps it.
+
+    `name` is relative, its parts separated by ``/``, ASCII, and opaque (invariant I4): file names travel, and end in
+    logs and listings.
+    """
+
+    name: str
+    sha256: str
+    data: bytes = field(repr=False)
+
+    @classmethod
+    def named(cls, name: str, data: bytes, sha256: str | None = None) -> OutgoingFile:
+        """Take stored bytes as they are.
+
+        Raises
+        ------
+        ValueError
+            If the bytes are not those the digest was made from, or the name could leave its folder.
+        """
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and sha256 != found:
+            raise ValueError("stored file does not match its digest; expected the bytes that were built")
+        if not _NAME.fullmatch(name) or ".." in name or len(name) > 200:
+            raise ValueError("a file name of letters, digits, _ . - and /, no part beginning with a dot")
+        return cls(name, found, data)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders above the file, outermost first."""
+        parts = self.name.split("/")[:-1]
+        return tuple("/".join(parts[: i + 1]) for i in range(len(parts)))
+
+    @property
+    def part(self) -> str:
+        """Name beside it while it is not whole, derived from name and bytes: only the same file goes on in it."""
+        folder, slash, _ = self.name.rpartition("/")
+        return f"{folder}{slash}.{hashlib.sha256(f'{self.name} {self.sha256}'.encode()).hexdigest()[:24]}.part"
+
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+
+
+@dataclass(frozen=True)
 class FolderTarget:
-    """A folder that an archive, or a test, watches."""
+    """A folder, that an archive, or a test, watches."""
 
     path: Path
 
 
-Target = StowTarget | CStoreTarget | FolderTarget
+@dataclass(frozen=True)
+class HttpTarget:
+    """A web server that takes files (RFC 9110 PUT or POST), or a WebDAV folder (RFC 4918)."""
+
+    url: str
+    """A file is PUT to this URL plus ``/`` plus its name; POST goes to this URL itself."""
+    method: Literal["PUT", "POST"] = "PUT"
+    webdav: bool = False
+    """Write under another name, read back, then MOVE without overwriting."""
+    reads_back: bool = True
+    """False: the server gives nothing back, and its word is all there is."""
+    username: str = ""
+    secret: Callable[[], str] | None = field(default=None, repr=False)
+    """Reads the password, or the bearer token, when it is needed; a second time when the server answers 401."""
+    is_bearer: bool = False
+    insecure_ok_because: str = ""
+    timeout_s: float = 60.0
+    total_timeout_s: float = 600.0
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class FtpTarget:
+    """An FTP server (RFC 959, REST and SIZE of RFC 3659), over TLS (RFC 4217) unless there is a reason not to."""
+
+    host: str
+    port: int
+    username: str
+    secret: Callable[[], str] | None = field(default=None, repr=False)
+    folder: str = ""
+    is_tls: bool = True
+    insecure_ok_because: str = ""
+    """Written reason; needed where `is_tls` is False, wherever the server stands."""
+    timeout_s: float = 60.0
+    total_timeout_s: float = 600.0
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class SftpTarget:
+    """An SSH server with SFTP (version 3), known by its pinned host keys."""
+
+    host: str
+    port: int
+    username: str
+    host_keys: tuple[str, ...]
+    """Public keys as ``type base64``; any other key ends the connection before anything is said."""
+    secret: Callable[[], str] | None = field(default=None, repr=False)
+    private_key: Callable[[], str] | None = field(default=None, repr=False)
+    passphrase: Callable[[], str] | None = field(default=None, repr=False)
+    folder: str = ""
+    timeout_s: float = 60.0
+    total_timeout_s: float = 600.0
+
+
+FileTarget = FolderTarget | HttpTarget | FtpTarget | SftpTarget
+Target = StowTarget | CStoreTarget | FileTarget
 
 
 class Seen(StrEnum):
@@ -162,6 +269,8 @@ class Seen(StrEnum):
     """Retrieved, and equal to what was sent."""
     LISTED = "listed"
     """Found by its UIDs in the right study and series; the archive offers no way to read it back."""
+    TOLD = "told"
+    """Not seen: the destination said that it has it, and shows nothing.  Only where the configuration lets it."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +278,7 @@ class Confirmation:
     """The destination was seen to have the object."""
 
     sop_instance_uid: str = field(repr=False)
+    """Empty for a file that is no DICOM object."""
     sha256: str
     seen: Seen
     was_already_there: bool
