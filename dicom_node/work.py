@@ -1,7 +1,8 @@
 """Work: the process that runs the road.  It owns the engine, the warm models and the reconciler.
 
-At its start it counts the attempts that died with the worker before it; at 20 deaths of the worker while one run was
-active that run has failed (design section 4).  Every few minutes the *reconciler* submits again, under a new suffix,
+At its start it counts the attempts, and the readings, that died with the worker before it; at 20 deaths of the worker
+while one run was active that run has failed, and a study of which 20 died while they read it is held (design section
+4).  A worker that was told to stop has not died.  Every few minutes the *reconciler* submits again, under a new suffix,
 what has no final state and no live job, and says so on the timeline: the engine's own books are never the only ones.
 """
 
@@ -9,22 +10,24 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
 
 from dicom_node import durable
 from dicom_node.durable import Put, Worker
-from dicom_node.record import deliveries, now, registry, runs, studies, withdrawals
+from dicom_node.record import deliveries, now, registry, runs, studies, withdrawals, workers
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
 from dicom_node.registry import all_versions
-from dicom_node.road import jobs, queues
+from dicom_node.road import jobs, mourn, queues
 from dicom_node.routing.book import load_routes
 from dicom_node.settings import Settings
 from dicom_node.stages.context import Tools
 from dicom_node.stages.deliver import is_due
 from dicom_node.stages.destinations import is_configured, waits_for
+from dicom_node.stages.prediction_care import bury_requests, throw_away, unfinished_puts
 from dicom_node.stages.read import trim_cache
 from dicom_node.stages.trial import trial_put
 from dicom_node.words import DeliveryState, RunState
@@ -32,6 +35,8 @@ from dicom_node.words import DeliveryState, RunState
 log = structlog.get_logger()
 
 PURGE_AFTER_S = 7 * 24 * 3600.0
+BEAT_S = 10.0
+"""So often the worker says that it lives."""
 OPEN = (DeliveryState.PENDING, DeliveryState.SENDING)
 
 
@@ -51,18 +56,33 @@ def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
         client = durable.connect(settings.engine_url)
         reconcile(tools, client, is_start=True)
         log.info("work.started")
-        while not stop.wait(settings.work.reconcile_s):
+        due = time.monotonic() + settings.work.reconcile_s
+        while not stop.wait(min(BEAT_S, settings.work.reconcile_s)):
             try:
-                reconcile(tools, client, is_start=False)
-                client.purge(PURGE_AFTER_S)
-                trim_cache(tools)
+                with tools.database.write() as connection:
+                    workers.beat(connection)
+                if time.monotonic() >= due:
+                    due = time.monotonic() + settings.work.reconcile_s
+                    reconcile(tools, client, is_start=False)
+                    client.purge(PURGE_AFTER_S)
+                    trim_cache(tools)
+                    throw_away(tools)
             except Exception:  # the loop's boundary: a reconciler that fails once must come again
                 log.exception("work.reconcile-failed")
         client.close()
     finally:
+        if stop.is_set():
+            say_stopping(tools)
         worker.stop()
         tools.models.close()
         log.info("work.stopped")
+
+
+def say_stopping(tools: Tools) -> None:
+    """From here on nothing that ends unfinished is a fault or a death: it is taken up at the next start."""
+    tools.stopping.set()
+    with tools.database.write() as connection:
+        workers.note_stopping(connection, tools.worker)
 
 
 def warm_up(tools: Tools) -> None:
@@ -79,13 +99,24 @@ def warm_up(tools: Tools) -> None:
 
 
 def bury_the_dead(tools: Tools) -> None:
-    """Close the attempts that died with the last worker, and count those deaths against their runs."""
+    """Close what the last worker left unfinished; where it died, count that against its runs and studies."""
     limit = tools.settings.work.max_worker_deaths
     with tools.database.write() as connection:
+        workers.beat(connection)
+        for study in workers.unread(connection, tools.worker):
+            died = not workers.was_stopped(connection, study["reader"])
+            deaths = int(study["reader_deaths"]) + (1 if died else 0)
+            workers.bury_reader(connection, study["uid"], deaths)
+            if died:
+                note(connection, "study.reader-died", study["uid"], deaths=deaths)
+                mourn(tools, connection, study["uid"], deaths)
         for row in runs.open_attempts(connection):
             if row["worker"] == tools.worker:
                 continue  # begun by this very process: the engine takes its jobs up as soon as it is started
             attempt = runs.Attempt(int(row["run_id"]), int(row["number"]))
+            if workers.was_stopped(connection, row["worker"]):
+                runs.end_attempt(connection, attempt, "worker-stopped")
+                continue
             runs.end_attempt(connection, attempt, "worker-died")
             run = runs.run_row(connection, attempt.run_id)
             if run["state"] != RunState.RUNNING.value:
@@ -95,6 +126,7 @@ def bury_the_dead(tools: Tools) -> None:
                 reason = f"the worker ended {deaths} times while this run was active; given up after {limit}"
                 runs.move(connection, "run", attempt.run_id, RunState.FAILED, error=reason)
                 note(connection, "run.failed", run["study_uid"], run_id=attempt.run_id, reason=reason)
+    bury_requests(tools)
 
 
 def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
@@ -133,13 +165,17 @@ def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
             if not is_live(f"read/{revision['id']}") and not is_live(f"quiet/{revision['study_uid']}"):
                 put = Put("cpu", "read", f"read/{revision['id']}/{suffix}", ("revision", revision["id"]))
                 wanted.append((revision["study_uid"], put, "revision"))
+    requests = unfinished_puts(tools, is_live, suffix)
+    for put in requests:
+        engine.put(put)
     for study_uid, put, what in wanted:
         engine.put(put)
         with tools.database.write() as connection:
             note(connection, "work.submitted-again", study_uid, what=what, at_start=is_start)
-    if wanted:
-        log.warning("work.submitted-again", count=len(wanted))
-    return len(wanted)
+    count = len(wanted) + len(requests)
+    if count:
+        log.warning("work.submitted-again", count=count)
+    return count
 
 
 def _give_up(tools: Tools) -> None:

@@ -194,7 +194,8 @@ def _unhold(connection: Connection, kind: str, public_id: str, mark: str | None)
     if row is None or not row["held"] or row["held"].get("rejected"):
         raise UnknownItem(f"{kind}-{public_id}: not held; `ai-node held list` shows what is")
     left = None if mark is None else {**row["held"], mark: True}
-    connection.execute(update(table).where(table.c.public_id == public_id).values(held=left))
+    again = {"reader_deaths": 0} if kind == "study" else {}
+    connection.execute(update(table).where(table.c.public_id == public_id).values(held=left, **again))
     return str(row["uid"] if kind == "study" else row["study_uid"])
 
 

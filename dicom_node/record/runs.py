@@ -141,7 +141,7 @@ def begin_attempt(connection: Connection, run_id: int, stage: str, worker: str) 
 
 
 def end_attempt(connection: Connection, attempt: Attempt, outcome: str, detail: str = "") -> None:
-    """Close an attempt; `outcome` is done, refused, failed, child-died, worker-died or stale."""
+    """Close an attempt; `outcome` is done, refused, failed, child-died, worker-died, worker-stopped or stale."""
     connection.execute(
         update(attempts)
         .where(attempts.c.run_id == attempt.run_id, attempts.c.number == attempt.number, attempts.c.ended_at.is_(None))

@@ -37,9 +37,14 @@ def seen_at(connection: Connection) -> str | None:
     return _get(connection, SEEN)
 
 
-def begin_reading(connection: Connection, study_uid: str, worker: str) -> None:
-    """Say who reads a study, before the reading begins."""
-    connection.execute(update(studies).where(studies.c.uid == study_uid).values(reader=worker))
+def begin_reading(connection: Connection, study_uid: str, worker: str) -> int:
+    """Say who reads a study, before the reading begins; how many workers died of it in a row."""
+    query = select(studies.c.reader, studies.c.reader_deaths).where(studies.c.uid == study_uid)
+    before = connection.execute(query).one()
+    is_gone = before.reader is not None and before.reader != worker
+    deaths = int(before.reader_deaths) + (1 if is_gone and not was_stopped(connection, before.reader) else 0)
+    connection.execute(update(studies).where(studies.c.uid == study_uid).values(reader=worker, reader_deaths=deaths))
+    return deaths
 
 
 def end_reading(connection: Connection, study_uid: str) -> None:
@@ -53,11 +58,9 @@ def unread(connection: Connection, worker: str) -> list[RowMapping]:
     return list(connection.execute(query.order_by(studies.c.uid)).mappings())
 
 
-def bury_reader(connection: Connection, study_uid: str, *, died: bool) -> int:
-    """Nobody reads the study any more; how many workers died of it in a row."""
-    deaths = studies.c.reader_deaths + (1 if died else 0)
+def bury_reader(connection: Connection, study_uid: str, deaths: int) -> None:
+    """Nobody reads the study any more, and so many workers died of it in a row."""
     connection.execute(update(studies).where(studies.c.uid == study_uid).values(reader=None, reader_deaths=deaths))
-    return int(connection.execute(select(studies.c.reader_deaths).where(studies.c.uid == study_uid)).scalar_one())
 
 
 def _put(connection: Connection, key: str, value: str) -> None:

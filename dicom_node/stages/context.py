@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ class Tools:
     node_instance: str
     version: str
     worker: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(4)}")
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set once the worker was told to stop: what fails from then on is no fault and no death."""
 
     @property
     def artefact_folder(self) -> Path:

@@ -126,6 +126,9 @@ def fail(tools: Tools, attempt: Attempt, reason: str) -> None:
 def _after_death(tools: Tools, attempt: Attempt, reason: str, priority: int) -> list[Put]:
     limit = tools.settings.work.max_deaths
     with tools.database.write() as connection:
+        if tools.stopping.is_set():  # its process ended because this one does
+            runs.end_attempt(connection, attempt, "worker-stopped")
+            return []
         deaths = runs.count_death(connection, attempt.run_id, "child_deaths")
         study = runs.row(connection, run_table, attempt.run_id)["study_uid"]
         note(connection, "run.child-died", study, run_id=attempt.run_id, deaths=deaths, reason=reason)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
 
 from dicom_node.durable import MemoryEngine, Put
-from dicom_node.record import runs, tables
+from dicom_node.record import actions, runs, tables, workers
+from dicom_node.stages.context import ChildDied
 from dicom_node.words import RunState
-from dicom_node.work import bury_the_dead, reconcile
+from dicom_node.work import bury_the_dead, reconcile, say_stopping
+from tests.support import slices
 from tests.support.node import Node
+from tests.support.quick import FLAIR, Quick
 from tests.support.rows import add_row, add_run
 
 pytestmark = pytest.mark.component
@@ -116,3 +121,104 @@ def test_a_delivery_is_sent_or_waits_for_a_person(node: Node, destination: str, 
     else:
         assert submitted == 0 and "gone" in str(row["reason"])
         assert len(node.events("delivery.held")) == 1
+
+
+# reading
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[Quick]:
+    """An installation whose model answers at once."""
+    made = Quick(tmp_path / "quick")
+    yield made
+    made.close()
+
+
+def arrive(quick: Quick, tmp_path: Path) -> slices.SeriesFiles:
+    files = slices.series(tmp_path / "flair", 6, **FLAIR)
+    quick.receive(files.files)
+    quick.close_series(files.series_uid)
+    return files
+
+
+def die_reading(quick: Quick, study_uid: str, worker: str) -> None:
+    with quick.database.write() as connection:
+        workers.begin_reading(connection, study_uid, worker)
+
+
+def test_a_study_that_kills_whoever_reads_it_ends_with_a_person(quick: Quick, tmp_path: Path) -> None:
+    study_uid = arrive(quick, tmp_path).study_uid
+    limit = quick.settings.work.max_worker_deaths
+    for number in range(limit - 1):
+        die_reading(quick, study_uid, f"dead-{number}")
+        bury_the_dead(quick.tools)
+        bury_the_dead(quick.tools)
+    assert quick.held() == []
+    die_reading(quick, study_uid, "the-last")
+    bury_the_dead(quick.tools)
+    assert [item.split("-")[0] for item in quick.held()] == ["study"] and quick.state() == "held"
+    assert f"{limit} times" in quick.rows(tables.studies)[0]["held"]["message"]
+    assert len(quick.events("study.reader-died")) == limit
+    quick.engine.run()
+    assert quick.rows(tables.runs) == [] and quick.model.asked == [], "it is not read again"
+    quick.act(actions.release, quick.held()[0])
+    assert quick.states(tables.runs) == ["built"] and quick.rows(tables.studies)[0]["reader_deaths"] == 0
+
+
+def test_deaths_are_counted_although_nobody_lives_to_bury_them(quick: Quick, tmp_path: Path) -> None:
+    """The engine takes a job up as soon as it is started: the next reader counts the one before."""
+    study_uid = arrive(quick, tmp_path).study_uid
+    for number in range(quick.settings.work.max_worker_deaths):
+        die_reading(quick, study_uid, f"dead-{number}")
+    quick.engine.run()
+    assert [item.split("-")[0] for item in quick.held()] == ["study"] and quick.rows(tables.runs) == []
+
+
+def test_a_study_that_was_read_has_no_deaths_any_more(quick: Quick, tmp_path: Path) -> None:
+    study_uid = arrive(quick, tmp_path).study_uid
+    die_reading(quick, study_uid, "dead")
+    bury_the_dead(quick.tools)
+    assert quick.rows(tables.studies)[0]["reader_deaths"] == 1
+    quick.engine.run()
+    study = quick.rows(tables.studies)[0]
+    assert (study["reader"], study["reader_deaths"]) == (None, 0) and quick.states(tables.runs) == ["built"]
+
+
+def test_a_worker_that_was_told_to_stop_has_not_died(quick: Quick, tmp_path: Path) -> None:
+    from dicom_node.stages.infer import start as start_run
+
+    study_uid = arrive(quick, tmp_path).study_uid
+    quick.engine.jobs["read"](*quick.engine._heap[0][3].args)
+    stopped = replace(quick.tools, worker="stopped", stopping=type(quick.tools.stopping)())
+    assert start_run(stopped, 1, "infer") is not None
+    die_reading(quick, study_uid, "stopped")
+    say_stopping(stopped)
+    bury_the_dead(quick.tools)
+    run, study = quick.rows(tables.runs)[0], quick.rows(tables.studies)[0]
+    assert (run["state"], run["worker_deaths"], study["reader_deaths"]) == ("running", 0, 0)
+    assert [row["outcome"] for row in quick.rows(tables.attempts)] == ["worker-stopped"]
+    assert quick.events("study.reader-died") == []
+    quick.reconcile()
+    assert quick.states(tables.runs) == ["built"]
+
+
+@pytest.mark.parametrize("fault", [ChildDied("child-died"), OSError("the pipe is closed")])
+def test_a_model_that_ends_with_its_worker_counts_for_nothing(
+    quick: Quick, tmp_path: Path, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrive(quick, tmp_path)
+
+    def told_to_stop(*_: Any) -> Any:
+        say_stopping(quick.tools)
+        raise fault
+
+    monkeypatch.setattr(quick.model, "predict", told_to_stop)
+    quick.engine.run()
+    run = quick.rows(tables.runs)[0]
+    assert (run["state"], run["child_deaths"], run["worker_deaths"]) == ("running", 0, 0)
+    assert [row["outcome"] for row in quick.rows(tables.attempts)] == ["worker-stopped"]
+    monkeypatch.undo()
+    quick.tools.stopping.clear()
+    quick.forget_jobs()
+    quick.reconcile()
+    assert quick.states(tables.runs) == ["built"]
