@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,23 @@ def build(
     """
     say = words(language)
     _belong_together(volume, mask, findings)
-    with quietly():
+    banner = f"{say['unreviewed']} · {say['banner']}. {say['not_clinical']}"
+    # pictures need no segmentation object, and most of their time is compression, which lets the other thread run
+    with quietly(), ThreadPoolExecutor(1, thread_name_prefix="pictures") as drawing:
         sources = read_sources(identity, volume, further_sources, data_root)
         job = Job(identity, producer, findings, sources, language)
+        page = drawing.submit(build_page, job, volume, mask)
+        overlay = drawing.submit(montage, volume, mask, findings.regions, banner, say["slice"])
         seg = build_seg(job, volume, mask)
-        page = build_page(job, volume, mask)
-        pdf = build_encapsulated(job, page, seg)
         report = build_sr(job, volume, mask, seg, ())
-    banner = f"{say['unreviewed']} · {say['banner']}. {say['not_clinical']}"
-    return ResultSet(
-        run_key=identity.run_key,
-        study_uid=identity.study_uid,
-        objects=tuple(o for o in (seg, pdf, report) if o is not None),
-        pdf=page,
-        overlay_png=montage(volume, mask, findings.regions, banner, say["slice"]),
-    )
+        pdf = build_encapsulated(job, page.result(), seg)
+        return ResultSet(
+            run_key=identity.run_key,
+            study_uid=identity.study_uid,
+            objects=tuple(o for o in (seg, pdf, report) if o is not None),
+            pdf=page.result(),
+            overlay_png=overlay.result(),
+        )
 
 
 def build_rejection(

@@ -1,8 +1,8 @@
 """From the stored files of one series to one exact volume.
 
 Headers are scanned and judged first (identity, one stack, geometry, pixel formats), so that nothing is decoded of a
-series that will be refused.  Then one guarded child decodes every slice, and each is brought to modality values with
-its own rescale.  Nothing is guessed, filled in or interpolated.
+series that will be refused.  Then one guarded child, which has started meanwhile and knows nothing yet, decodes every
+slice, and each is brought to modality values with its own rescale.  Nothing is guessed, filled in or interpolated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.volume.decode import EncodedFrame, decode_frames
+from dicom_node.volume.decode import Child, EncodedFrame, decode_frames
 from dicom_node.volume.digest import content_digest
 from dicom_node.volume.frames import CT_IMAGE, ENHANCED_CT, frame_count
 from dicom_node.volume.geometry import SeriesGeometry, StackedFrame, series_geometry
@@ -57,6 +57,11 @@ def build_volume(files: Sequence[Path | str], *, limits: Limits = Limits()) -> V
     """
     if len(files) > limits.max_files:
         raise Refused(RefusalCode.TOO_LARGE, f"at most {limits.max_files} files", str(len(files)))
+    with Child(limits) as waiting:  # an interpreter takes as long to start as the headers take to be judged
+        return _build(files, limits, waiting)
+
+
+def _build(files: Sequence[Path | str], limits: Limits, waiting: Child) -> Volume:
     objects = [read_object(path, limits=limits) for path in files]
     notes: list[str] = []
     objects = _without_copies(objects, files, limits, notes)
@@ -69,7 +74,7 @@ def build_volume(files: Sequence[Path | str], *, limits: Limits = Limits()) -> V
     if isinstance(geometry, Refused):
         raise geometry
     stack = _Stack(objects, geometry, limits)
-    stack.decode()
+    stack.decode(waiting)
     notes.extend(geometry.notes)
     notes.extend(stack.notes)
     return stack.volume(tuple(notes))
@@ -151,9 +156,9 @@ class _Stack:
 
     # -- decoding ------------------------------------------------------------------------------------------------
 
-    def decode(self) -> None:
+    def decode(self, waiting: Child) -> None:
         """Decode every slice; further images at one place must be equal to the one that is kept."""
-        decode_frames(self._encoded, self._take, limits=self._limits)
+        decode_frames(self._encoded, self._take, limits=self._limits, waiting=waiting)
         if self._unequal:
             raise Refused(
                 RefusalCode.SLICES_DUPLICATED,

@@ -122,11 +122,13 @@ def decode_frames(
     *,
     limits: Limits = Limits(),
     command: Sequence[str] = CHILD_COMMAND,
+    waiting: Child | None = None,
 ) -> None:
     """Decode frames in one guarded child and hand each to `sink` with its place in `frames`.
 
     `sink` may see a place twice: a series whose child a signal ended is decoded again from its start.  `command` is the
-    program of the child, which tests replace by a hostile one.
+    program of the child, which tests replace by a hostile one.  `waiting` is a child that was started ahead and has not
+    been told anything yet; whoever started it ends it.
 
     Raises
     ------
@@ -136,7 +138,9 @@ def decode_frames(
     """
     for attempt in range(1, CHILD_ATTEMPTS + 1):
         try:
-            with Child(limits, command) as child:
+            with contextlib.ExitStack() as ends:
+                child = waiting or ends.enter_context(Child(limits, command))
+                waiting = None
                 child.start([frame.spec for frame in frames])
                 for index, frame in enumerate(frames):
                     sink(index, child.decode(frame))
@@ -186,17 +190,14 @@ class Child:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-        if kind is not None:
-            self._process.kill()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # nothing is left for it to do: an interpreter that tidies up would only be waited for
+        self._process.kill()
+        self._process.wait()
         self._folder.cleanup()
 
     def start(self, frames: Sequence[FrameSpec]) -> None:
-        """Tell the child what will come, and wait until it has given up its powers."""
+        """Tell the child what will come, and wait until it has given up its powers; its time begins now."""
+        self._deadline = time.monotonic() + self._limits.child_wall_s
         request = {
             "memory_bytes": self._limits.child_memory_bytes,
             "cpu_s": self._limits.child_cpu_s,
