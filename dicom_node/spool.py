@@ -32,7 +32,7 @@ class Part:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = folder / f".{secrets.token_hex(12)}.part"
-        self._file = open(self._path, "xb", buffering=1 << 20, opener=_private)  # closed by `close` or `discard`
+        self._file = open(self._path, "xb", buffering=1 << 20, opener=_private)  # noqa: SIM115  closed by `close`
         self._digest = hashlib.sha256()
         self.size_bytes = 0
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.packages.schema import Description
+from ai_engine.prediction import InputVolume
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.routing.attributes import ROLE_ALIASES
 from dicom_node.routing.facts import facts
@@ -55,6 +56,11 @@ class CaseInput:
     notes: tuple[str, ...] = ()
 
 
+def as_input(volume: Volume) -> InputVolume:
+    """What a model is handed of a volume."""
+    return InputVolume(volume.array, volume.affine, volume.valid, volume.modality)
+
+
 def parse_argument(text: str) -> Named:
     """``role=path`` or ``path``."""
     role, separator, path = text.partition("=")
@@ -85,13 +91,6 @@ def _is_nifti_head(head: bytes) -> bool:
     return head[:4] in _NIFTI_SIZES or head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
 
 
-def role_sets(description: Description) -> tuple[tuple[str, ...], ...]:
-    """The sets of roles that a package takes, best first; each in the order of the network's channels."""
-    known = tuple(entry.role for entry in description.inputs)
-    declared: Sequence[Sequence[str]] = getattr(description, "role_sets", ()) or (known,)
-    return tuple(tuple(role for role in known if role in names) for names in declared)
-
-
 def fitting_set(description: Description, given: Sequence[str]) -> tuple[str, ...]:
     """The best set of roles that what is given fills.
 
@@ -100,12 +99,12 @@ def fitting_set(description: Description, given: Sequence[str]) -> tuple[str, ..
     Refused
         ``roles-unfilled``, naming for each set what is missing.
     """
-    for names in role_sets(description):
+    for names in description.accepted_roles:
         if set(names) <= set(given):
             return names
     missing = [
         f"{' and '.join(role for role in names if role not in given)} (for {' + '.join(names)})"
-        for names in role_sets(description)
+        for names in description.accepted_roles
     ]
     raise Refused(RefusalCode.ROLES_UNFILLED, f"also {', or '.join(missing)}", ", ".join(sorted(given)) or "no role")
 
@@ -166,7 +165,7 @@ def read_case(
         raise Refused(RefusalCode.VALIDATION, "a declared spacing for NIfTI only", "DICOM, which carries its spacing")
     by_role: dict[str, list[Path]] = {}
     for number, argument in enumerate(arguments):
-        by_role.setdefault(argument.role, []).extend(_files(argument, scratch / str(number)))
+        by_role.setdefault(argument.role, []).extend(_files(argument, scratch / str(number), limits))
     if "" not in by_role:
         chosen = fitting_set(description, list(by_role))
         return CaseInput("dicom", {role: build_volume(by_role[role], limits=limits) for role in chosen})
@@ -180,7 +179,7 @@ def _from_nifti(
 ) -> CaseInput:
     roles = [a.role for a in arguments]
     if roles == [""]:
-        (only,) = min(role_sets(description), key=len)[:1]
+        (only,) = min(description.accepted_roles, key=len)[:1]
         roles = [only]
     if len(set(roles)) != len(roles):
         raise Refused(RefusalCode.VALIDATION, "one NIfTI file for each role", "several for one")
@@ -233,7 +232,7 @@ def _from_study(files: Sequence[Path], description: Description, limits: Limits)
         raise Refused(RefusalCode.NOT_DICOM, "DICOM images, or a NIfTI file", "neither")
     notes = [f"{len(refusals)} files were no readable DICOM objects"] if refusals else []
     _one_patient(header for found in headers.values() for header in found)
-    wanted = role_sets(description)
+    wanted = description.accepted_roles
     if len(series) == 1 and any(len(names) == 1 for names in wanted) and len(description.inputs) == 1:
         return CaseInput(
             "dicom", {wanted[0][0]: build_volume(next(iter(series.values())), limits=limits)}, tuple(notes)
@@ -270,13 +269,13 @@ def _one_patient(headers: Iterable[Mapping[str, object]]) -> None:
         raise Refused(RefusalCode.PATIENT_CONFLICT, "one patient per input", "several")
 
 
-def _files(argument: Named, scratch: Path) -> list[Path]:
+def _files(argument: Named, scratch: Path, limits: Limits) -> list[Path]:
     path = argument.path
     if path.is_dir():
         found = [f for f in sorted(path.rglob("*")) if f.is_file() and not f.is_symlink() and f.name != "DICOMDIR"]
     elif argument.kind == "zip" or (not argument.kind and zipfile.is_zipfile(path)):
         scratch.mkdir(parents=True, exist_ok=True)
-        found = unpack(path, scratch)
+        found = unpack(path, scratch, max_total_bytes=limits.max_archive_bytes)
     else:
         found = [path]
     if len(found) > MAX_FILES:

@@ -109,9 +109,12 @@ def is_hit(findings: Findings) -> bool:
 
 
 def cache_key(model_digest: str, settings_digest: str, inputs: Mapping[str, InputVolume]) -> str:
-    """The name of an answer: inputs by role in the order in which they are given, model and settings."""
-    told = [[role, input_digest(volume)] for role, volume in inputs.items()]
-    return digest({"form": FORM, "model": model_digest, "settings": settings_digest, "inputs": told})
+    """The name of an answer: inputs by role, the one on whose grid the mask lies, model and settings."""
+    told = {role: input_digest(volume) for role, volume in inputs.items()}
+    reference = next(iter(inputs), "")
+    return digest(
+        {"form": FORM, "model": model_digest, "settings": settings_digest, "inputs": told, "reference": reference}
+    )
 
 
 def input_digest(volume: InputVolume) -> str:

@@ -22,7 +22,7 @@ _NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"BZ
 _SKIPPED = frozenset({"dicomdir", "thumbs.db", ".ds_store"})
 
 
-def unpack(archive: Path, folder: Path) -> list[Path]:
+def unpack(archive: Path, folder: Path, *, max_total_bytes: int = MAX_TOTAL_BYTES) -> list[Path]:
     """Write the plain files of an archive into an empty folder under names of ours; their paths.
 
     Raises
@@ -41,7 +41,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
                 if _is_skipped(entry.filename):
                     continue
                 target = folder / f"{number:05d}"
-                total += _write(opened, entry, target, MAX_TOTAL_BYTES - total, archive.stat().st_size)
+                total += _write(opened, entry, target, max_total_bytes - total, archive.stat().st_size)
                 written.append(target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise Refused(RefusalCode.ARCHIVE_DAMAGED, "a readable zip archive", type(error).__name__) from error

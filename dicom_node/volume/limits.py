@@ -39,3 +39,5 @@ class Limits:
     """Below this no spacing can be read from positions."""
     max_nifti_bytes: int = 2 * GIBIBYTE
     """Uncompressed."""
+    max_archive_bytes: int = 4_000_000_000
+    """Of all files of one archive, counted while they are unpacked."""

@@ -92,7 +92,7 @@ def _image(pipe: _Pipe, max_voxels: int) -> NiftiImage:
     if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > max_voxels:
         raise _unanswered("a reader that claims an impossible image")
     array = np.empty(shape, dtype=np.float32)
-    pipe.fill(memoryview(array).cast("B"))
+    pipe.fill(array.data.cast("B"))
     affine = Affine(np.asarray(head["affine"], dtype=np.float64))
     return NiftiImage(array, affine, tuple(str(note) for note in head["notes"]))
 

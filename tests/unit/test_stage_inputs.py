@@ -15,7 +15,9 @@ from tests.support import slices
 
 pytestmark = pytest.mark.unit
 
-TWO: Any = SimpleNamespace(inputs=(SimpleNamespace(role="t1c"), SimpleNamespace(role="flair")))
+TWO: Any = SimpleNamespace(
+    inputs=(SimpleNamespace(role="t1c"), SimpleNamespace(role="flair")), accepted_roles=(("t1c", "flair"),)
+)
 
 
 def zipped(folder: Path, name: str) -> tuple[Path, str]:

@@ -1,0 +1,68 @@
+"""What the worker does for requests at its start and every few minutes: count deaths, take up, and throw away.
+
+Uploads are deleted `api.keep_uploads_h` after the end of their request, everything else `api.keep_results_h` after it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from dicom_node.durable import Put
+from dicom_node.record import now, predictions, workers
+from dicom_node.stages.context import Tools
+from dicom_node.stages.predict import folder_of, spool_of, stage_put
+
+log = structlog.get_logger()
+
+GRACE_S = 3600.0
+"""An upload younger than this may belong to a request that is on its way to the record."""
+
+
+def bury_requests(tools: Tools) -> None:
+    """Count the deaths of earlier workers against the requests that they were at work on; at too many, end these."""
+    limit = tools.settings.work.max_worker_deaths
+    with tools.database.write() as connection:
+        for row in predictions.unfinished(connection):
+            if row["worker"] in (None, tools.worker):
+                continue
+            if workers.was_stopped(connection, row["worker"]):
+                predictions.release(connection, row["id"])
+                continue
+            deaths = predictions.count_death(connection, row["id"], "worker_deaths")
+            predictions.release(connection, row["id"])
+            predictions.note(connection, row["id"], "prediction.worker-died", deaths=deaths)
+            if deaths >= limit:
+                reason = f"the worker ended {deaths} times while this request was active; given up after {limit}"
+                predictions.give_up(connection, row["id"], reason)
+                predictions.note(connection, row["id"], "prediction.failed", reason=reason)
+
+
+def unfinished_puts(tools: Tools, is_live: Callable[[str], bool], suffix: str) -> list[Put]:
+    """Jobs for the requests that have no final state and no live job."""
+    with tools.database.read() as connection:
+        rows = predictions.unfinished(connection)
+    return [stage_put(row, f"/{suffix}") for row in rows if not is_live(f"predict/{row['id']}")]
+
+
+def throw_away(tools: Tools) -> int:
+    """Delete what has been kept long enough; how many requests were forgotten."""
+    api = tools.settings.api
+    moment = datetime.fromisoformat(now())
+    line = (moment - timedelta(hours=api.keep_results_h)).isoformat(timespec="microseconds")
+    with tools.database.read() as connection:
+        old = predictions.finished_before(connection, line)
+    for row in old:
+        shutil.rmtree(folder_of(tools, row), ignore_errors=True)
+        with tools.database.write() as connection:
+            predictions.forget(connection, row["id"])
+    kept_since = (moment - timedelta(hours=api.keep_uploads_h)).isoformat(timespec="microseconds")
+    with tools.database.read() as connection:
+        in_use = predictions.uploads_in_use(connection, kept_since)
+    swept = spool_of(tools).sweep(in_use, GRACE_S)
+    if old or swept:
+        log.info("predictions.thrown-away", count=len(old), files=swept)
+    return len(old)
