@@ -12,7 +12,7 @@ from __future__ import annotations
 from fhir_bridge.bundle import bundle, is_of_run, resolve
 from fhir_bridge.client import FhirClient
 from fhir_bridge.identity import check_publishable
-from fhir_bridge.store import MemoryReportStore, ReportStore, StoredResource, count_in, select_from
+from fhir_bridge.store import MemoryReportStore, ReportStore, StoredResource, count_in, select_from, tokens_of
 from fhir_bridge.transport import UnsafeAddress
 from fhir_bridge.words import (
     Confirmation,
@@ -49,4 +49,5 @@ __all__ = [
     "references",
     "resolve",
     "select_from",
+    "tokens_of",
 ]

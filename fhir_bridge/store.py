@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fhir_bridge.bundle import resolve
 
@@ -40,8 +40,7 @@ class StoredResource:
         return {**head, **{key: value for key, value in self.resource.items() if key not in head}}
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """One searchable value of a resource: a parameter's name, a system and a code or value."""
 
     parameter: str

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from dicom_node.record import Database, DatabaseRefused, arrivals, audit, keys, 
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import LOOPBACK, Settings, read_secret
 from fhir_bridge.server import Access
-from fhir_bridge.store import Query, StoredResource, count_in, select_from
+from fhir_bridge.store import Query, StoredResource, tokens_of
 
 
 class RecordReports:
@@ -27,6 +27,8 @@ class RecordReports:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        with database.write() as connection:
+            reports.index_missing(connection, tokens_of)
 
     def read(self, kind: str, resource_id: str) -> StoredResource | None:
         """The current version of one resource."""
@@ -36,15 +38,28 @@ class RecordReports:
 
     def select(self, query: Query) -> list[StoredResource]:
         """One page of a search."""
-        return select_from(self._all(query.kind), query)
+        after = None if query.after is None else (_written(query.after[0]), query.after[1])
+        with self._database.read() as connection:
+            return [_stored(row) for row in reports.page(connection, _wanted(query), query.limit, after)]
 
     def count(self, query: Query) -> int:
         """How many resources a search finds in all."""
-        return count_in(self._all(query.kind), query)
-
-    def _all(self, kind: str) -> list[StoredResource]:
         with self._database.read() as connection:
-            return [_stored(row) for row in reports.all_latest(connection, kind)]
+            return reports.count(connection, _wanted(query))
+
+
+def _wanted(query: Query) -> reports.Wanted:
+    return reports.Wanted(
+        query.kind,
+        [(clause.parameter, clause.values) for clause in query.clauses],
+        None if query.updated_from is None else _written(query.updated_from),
+        None if query.updated_before is None else _written(query.updated_before),
+    )
+
+
+def _written(moment: datetime) -> str:
+    """A time as the record writes it, so that the order of texts is the order of times."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _stored(row: Mapping[str, Any]) -> StoredResource:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 
 Json = JSON(none_as_null=True)
@@ -324,9 +325,23 @@ reports = Table(
     Column("updated_at", String(32), nullable=False),
     Column("study_uid", String(64), nullable=False, index=True),
     Column("resource", Json, nullable=False),
+    Column("is_current", Boolean, nullable=False, default=True, server_default=true()),
     UniqueConstraint("resource_type", "resource_id", "version"),
+    Index("ix_reports_shown", "resource_type", "is_current", "updated_at", "resource_id"),
 )
 """What the node's own read-only FHIR endpoint shows: every version of every resource of a published report."""
+
+report_tokens = Table(
+    "report_tokens",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("report_id", ForeignKey("reports.id"), nullable=False, index=True),
+    Column("parameter", String(32), nullable=False),
+    Column("system", String(255), nullable=False),
+    Column("value", String(255), nullable=False),
+    Index("ix_report_tokens_value", "parameter", "value"),
+)
+"""By what the current version of a resource can be found: search parameter, system and code or value."""
 
 model_aliases = Table(
     "model_aliases",

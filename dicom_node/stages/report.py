@@ -111,7 +111,7 @@ def publish_own(tools: Tools, run_id: int, *, withdrawn: bool = False) -> dict[s
         if withdrawn and not any(fhir_bridge.is_of_run(old, report.run.run_key) for old in previous):
             return {"seen": "nothing", "resources": 0, "changed": 0}
         resources = fhir_bridge.resolve(fhir_bridge.bundle(report), previous)
-        changed = reports.put_resources(connection, run_id, study, resources)
+        changed = reports.put_resources(connection, run_id, study, resources, fhir_bridge.tokens_of)
     return {"seen": "content", "resources": len(resources), "changed": changed}
 
 

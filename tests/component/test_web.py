@@ -6,7 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from sqlalchemy import select, text
 from dicom_node.cli import web
 from dicom_node.record import Database, arrivals, keys, reports, tables
 from dicom_node.settings import Settings
+from fhir_bridge import ReportStore, tokens_of
+from fhir_bridge.search import parse
+from fhir_bridge.store import count_in, select_from
 from tests.fixtures_packages import make_tiny_package
 from tests.support.node import ROUTES
 from tests.support.rows import add_run
@@ -175,8 +178,8 @@ def published(site: Site) -> Site:
                 "conclusion": title,
                 "identifier": [{"system": "urn:ainode:result", "value": "r1"}],
             }
-            assert reports.put_resources(connection, 1, STUDY, [resource]) == 1
-            assert reports.put_resources(connection, 1, STUDY, [resource]) == 0
+            assert reports.put_resources(connection, 1, STUDY, [resource], tokens_of) == 1
+            assert reports.put_resources(connection, 1, STUDY, [resource], tokens_of) == 0
     return site
 
 
@@ -208,6 +211,75 @@ def test_a_search_shows_current_versions_only_and_is_audited(published: Site) ->
     seen = [row for row in rows if row["action"].endswith("DiagnosticReport")]
     assert seen and all("ehr" in row["actor"] for row in seen)
     assert "report-1" in json.dumps([row["detail"] for row in seen])
+
+
+QUESTIONS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (),
+    (("identifier", "urn:ainode:result|r7"),),
+    (("identifier", "r7"),),
+    (("identifier", "urn:ainode:result|"),),
+    (("identifier", "|r7"),),
+    (("identifier", "urn:ainode:result|r7,urn:ainode:result|r8"),),
+    (("status", "preliminary"), ("patient.identifier", "urn:patients|p1")),
+    (("status", "final"),),
+    (("_id", "report-3,report-5"),),
+    (("category", "imaging"),),
+    (("_lastUpdated", "ge2000-01-01"), ("_lastUpdated", "lt2001-01-01")),
+    (("_lastUpdated", "ge2000-01-01"),),
+)
+
+
+@pytest.mark.parametrize("pairs", QUESTIONS)
+def test_the_search_in_sql_answers_as_the_definition_does(site: Site, pairs: tuple[tuple[str, str], ...]) -> None:
+    """`select_from` and `count_in` say what a search means; here every page of it, in order, and nothing twice."""
+    with site.database.write() as connection:
+        add_run(connection, 1, study_uid=STUDY)
+        for number in range(12):
+            resource = {
+                "resourceType": "DiagnosticReport",
+                "id": f"report-{number}",
+                "status": "preliminary" if number % 3 else "entered-in-error",
+                "category": [{"coding": [{"system": "urn:c", "code": "imaging" if number % 2 else "lab"}]}],
+                "subject": {"identifier": {"system": "urn:patients", "value": f"p{number % 4}"}},
+                "identifier": [{"system": "urn:ainode:result", "value": f"r{number}"}],
+            }
+            reports.put_resources(connection, 1, STUDY, [{**resource, "status": "registered"}], tokens_of)
+            reports.put_resources(connection, 1, STUDY, [resource], tokens_of)
+    with site.database.read() as connection:
+        rows = [row for row in connection.execute(select(tables.reports)).mappings() if row["is_current"]]
+    everything = [web._stored(row) for row in rows]
+    assert len(everything) == 12
+    store: ReportStore = web.RecordReports(site.database)
+    query = replace(parse("DiagnosticReport", [*pairs, ("_count", "5")]).query)
+    expected, found = [], []
+    for pages, select_page in ((expected, lambda q: select_from(everything, q)), (found, store.select)):
+        asked = query
+        while page := select_page(asked):
+            pages += [(one.id, one.version) for one in page]
+            asked = replace(asked, after=(page[-1].last_updated, page[-1].id))
+    assert found == expected and len(set(found)) == len(found)
+    assert store.count(query) == count_in(everything, query) == len(found)
+
+
+def test_a_search_loads_what_it_shows_and_no_more(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.database.write() as connection:
+        add_run(connection, 1, study_uid=STUDY)
+        for number in range(60):
+            resource = {"resourceType": "Device", "id": f"d{number}", "identifier": [{"system": "s", "value": "x"}]}
+            reports.put_resources(connection, 1, STUDY, [resource], tokens_of)
+    loaded: list[str] = []
+    real = web._stored
+    monkeypatch.setattr(web, "_stored", lambda row: loaded.append(row["resource_id"]) or real(row))
+    store = web.RecordReports(site.database)
+    query = parse("Device", [("identifier", "s|x"), ("_count", "3")]).query
+    assert len(store.select(query)) == 3 == len(loaded) and store.count(query) == 60
+
+
+def test_reports_of_an_older_installation_are_found(published: Site) -> None:
+    with published.database.write() as connection:
+        connection.execute(tables.report_tokens.delete())
+    store = web.RecordReports(published.database)
+    assert store.count(parse("DiagnosticReport", [("identifier", "urn:ainode:result|r1")]).query) == 1
 
 
 # -- metrics
