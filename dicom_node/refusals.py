@@ -64,6 +64,8 @@ class RefusalCode(StrEnum):
     MODALITY_UNSUPPORTED = "modality-unsupported"
     PROTOCOL_UNSUPPORTED = "protocol-unsupported"
     OUT_OF_DISTRIBUTION = "out-of-distribution"
+    REGISTRATION_FAILED = "registration-failed"
+    BRAIN_NOT_FOUND = "brain-not-found"
     ROLES_UNFILLED = "roles-unfilled"
     ROLES_AMBIGUOUS = "roles-ambiguous"
     NOT_NIFTI = "not-nifti"
@@ -158,6 +160,14 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.MODALITY_UNSUPPORTED: ("The model does not read this modality.", "See the model's card."),
     _C.PROTOCOL_UNSUPPORTED: ("The model does not read this kind of acquisition.", "See the model's card."),
     _C.OUT_OF_DISTRIBUTION: ("The images are unlike those the model was made for.", "See the model's card."),
+    _C.REGISTRATION_FAILED: (
+        "The sequences of this study could not be laid on each other with confidence.",
+        "See whether all series show the same head, whole; use a model that needs one sequence.",
+    ),
+    _C.BRAIN_NOT_FOUND: (
+        "The brain could not be cut out of the head with confidence.",
+        "Use a model made for native heads, or send a skull-stripped study.",
+    ),
     _C.ROLES_UNFILLED: (
         "No series of the study fills a role that the model needs.",
         "`ai-node routes explain` shows which clause failed.",

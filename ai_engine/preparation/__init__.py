@@ -1,0 +1,1 @@
+"""Prepare native studies for models made for co-registered, skull-stripped brains."""
