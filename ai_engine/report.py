@@ -6,12 +6,13 @@ Codes of measurements and units: standards digest 2.3 (SNOMED CT, DCM, IBSI; UCU
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from ai_engine.findings import Code, Measurement, Region
-from ai_engine.measure import component_count, diameter_3d_mm, mean_and_sd, plane_diameters, volume_ml
+from ai_engine.measure import PlaneDiameters, component_count, diameter_3d_mm, mean_and_sd, plane_diameters, volume_ml
 from ai_engine.packages import Composite, Description, Label, MeasurementName
 from ai_engine.prediction import InputVolume
 
@@ -105,10 +106,11 @@ def measurements_of(inside: Mask, first: InputVolume, description: Description) 
     """The measurements that the package asks for, in its order; the volume always, and first if not listed."""
     wanted = description.measurements
     names = wanted if MeasurementName.VOLUME in wanted else (MeasurementName.VOLUME, *wanted)
+    in_plane = cache(lambda: plane_diameters(inside, first.affine))  # both axes come of one search
     makers: Mapping[MeasurementName, Callable[[], Measurement | None]] = {
         MeasurementName.VOLUME: lambda: _volume(inside, first),
-        MeasurementName.LONG_AXIS: lambda: _axis(inside, first, is_long=True),
-        MeasurementName.SHORT_AXIS: lambda: _axis(inside, first, is_long=False),
+        MeasurementName.LONG_AXIS: lambda: _axis(in_plane(), len(inside), is_long=True),
+        MeasurementName.SHORT_AXIS: lambda: _axis(in_plane(), len(inside), is_long=False),
         MeasurementName.DIAMETER_3D: lambda: Measurement(
             "diameter_3d", DIAMETER_3D, diameter_3d_mm(inside, first.affine), MM
         ),
@@ -123,11 +125,10 @@ def _volume(inside: Mask, first: InputVolume) -> Measurement:
     return Measurement("volume", VOLUME, volume_ml(inside, first.affine), CM3, method=VOXEL_SUM)
 
 
-def _axis(inside: Mask, first: InputVolume, *, is_long: bool) -> Measurement | None:
-    found = plane_diameters(inside, first.affine)
+def _axis(found: PlaneDiameters | None, slices: int, *, is_long: bool) -> Measurement | None:
     if found is None:
         return None
-    note = f"in the acquired slice plane, slice {found.slice_index + 1} of {inside.shape[0]}"
+    note = f"in the acquired slice plane, slice {found.slice_index + 1} of {slices}"
     if is_long:
         return Measurement("long_axis", LONG_AXIS, found.long_mm, MM, note=note)
     return Measurement("short_axis", SHORT_AXIS, found.short_mm, MM, note=note)
