@@ -17,11 +17,12 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ai_engine.backends import NetworkOptions, Precision, Quantised
+from ai_engine.backends import NetworkOptions, Precision, Quantised, chosen_device
 from ai_engine.findings import Findings, ModelIdentity
 from ai_engine.gate import Turn, check_input
 from ai_engine.geometry import rearrange
 from ai_engine.packages import ModelPackage
+from ai_engine.packages.accuracy import refuse_unless_offered
 from ai_engine.packages.store import INT8
 from ai_engine.postprocess import postprocess
 from ai_engine.prediction import EngineSettings, InputVolume, Prediction
@@ -41,11 +42,16 @@ class Engine:
     ------
     ModelFault
         If the package cannot be run: names that are not allowed, weights that do not fit, no such device.
+    Refused
+        ``variant-not-offered`` if the package's accuracy gate does not offer these settings, ``backend-missing`` if
+        they need a program that is not installed.
     """
 
     def __init__(self, package: ModelPackage, settings: EngineSettings | None = None) -> None:
         self.settings = settings or EngineSettings()
         self.package = package
+        on_cuda = chosen_device(self.settings.device) == "cuda"
+        self._gate = refuse_unless_offered(package, self.settings, on_cuda=on_cuda)
         _fix_threads(self.settings.threads)
         self._runner = _runner(package, self.settings)
         self.identity = self._identity()
@@ -94,6 +100,17 @@ class Engine:
             timings_s=tuple(timings.items()),
         )
         return Prediction(mask, first.affine, findings, timings, scores.passes)
+
+    def prepared(self, inputs: Mapping[str, InputVolume]) -> npt.NDArray[np.float32]:
+        """What the network sees of a case, ``(channel, S, R, C)``, before it is cut into windows; for calibration.
+
+        Raises
+        ------
+        Refused
+            As `run`.
+        """
+        _, turn = self._check(inputs)
+        return self._runner.prepared(*self._channels(inputs, turn))
 
     def _left_out(self, inputs: Mapping[str, InputVolume]) -> tuple[str, ...]:
         """What a reader must know when the case did not fill every channel."""
@@ -158,6 +175,7 @@ class Engine:
                 ("batch", str(network.batch)),
                 ("configuration", description.inference.configuration),
                 ("folds", str(len(self._runner.networks))),
+                ("gate", self._gate),
                 ("mirror_axes", ",".join(str(axis) for axis in plan.mirror_axes) or "none"),
                 ("step", f"{plan.step:g}"),
                 ("threads", str(self.settings.threads)),
@@ -175,6 +193,7 @@ def _runner(package: ModelPackage, settings: EngineSettings) -> KerasRunner | Nn
     options = RunnerOptions(
         step=settings.step,
         mirroring=settings.mirroring,
+        mirror_axes=None if settings.mirror_axes is None else tuple(settings.mirror_axes),
         batch=settings.batch,
         folds=settings.folds,
         window=settings.window,

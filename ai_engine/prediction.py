@@ -54,8 +54,12 @@ class EngineSettings:
     """False switches the package's mirroring off."""
     batch: int | None = None
     folds: Literal["all", "first"] = "all"
+    mirror_axes: tuple[int, ...] | None = None
+    """Other axes of the patch to mirror and average than the package's own."""
     window: Literal["patch", "box"] | None = None
     """``box``: one window over everything that is not empty."""
+    measuring: bool = False
+    """Set by the accuracy gate alone: run also what the package does not offer, because it is being measured."""
     cache_folder: str | None = None
     """Where OpenVINO may keep compiled networks for a faster start."""
 

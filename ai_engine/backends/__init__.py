@@ -78,7 +78,7 @@ def open_network(
     ModelFault
         If the wanted device, backend or arithmetic is not there.
     """
-    device = _device(options.device)
+    device = chosen_device(options.device)
     wanted = options.precision_cuda if device == "cuda" else options.precision_cpu
     if wanted == "int8":
         if device == "cuda" or options.backend in ("torch", "tensorflow") or quantised is None:
@@ -90,7 +90,14 @@ def open_network(
     return opener(module, input_shape, device, options)
 
 
-def _device(wanted: Device) -> str:
+def chosen_device(wanted: Device) -> str:
+    """``cpu`` or ``cuda``: what torch would run on here.
+
+    Raises
+    ------
+    ModelFault
+        If CUDA is wanted and there is none.
+    """
     if wanted == "cpu":
         return "cpu"
     import torch

@@ -8,6 +8,7 @@ read from the runtime graph, because a CPU without bf16 may silently run f32 whe
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ QUANTISED_LAYERS = frozenset(
         "Maximum",
         "Minimum",
         "Multiply",
-        "PRelu",
+        "PReLU",
         "Pad",
         "Parameter",
         "ReLU",
@@ -104,17 +105,23 @@ class OpenVinoNetwork:
 def open_openvino(
     module: nn.Module, input_shape: tuple[int, ...], device: str, options: NetworkOptions
 ) -> OpenVinoNetwork:
-    """Convert a torch module by tracing it once, with one tile, and compile it for exactly `input_shape`."""
-    import torch
-
-    with torch.inference_mode():
-        traced = torch.jit.trace(module, torch.zeros((1, *input_shape[1:])), check_trace=False)
-        model = ov.convert_model(traced, input=[list(input_shape)])
+    """Convert a torch module and compile it for exactly `input_shape`."""
+    model = converted(module, input_shape)
     return _compiled(ov.Core(), model, input_shape[0], options, options.precision_cpu)
 
 
+def converted(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
+    """An OpenVINO model of a torch module, traced once with one tile of this size."""
+    import torch
+
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(module, torch.zeros((1, *input_shape[1:])), check_trace=False)
+        return ov.convert_model(traced, input=[list(input_shape)])
+
+
 def open_quantised(quantised: Quantised, input_shape: tuple[int, ...], options: NetworkOptions) -> OpenVinoNetwork:
-    """Compile a network in 8-bit integers for exactly `input_shape`; what is not integer in it stays float32.
+    """Compile a network in 8-bit integers for exactly `input_shape`; what is not integer in it runs in bf16.
 
     Raises
     ------
@@ -128,7 +135,7 @@ def open_quantised(quantised: Quantised, input_shape: tuple[int, ...], options: 
         model.reshape(ov.PartialShape(list(input_shape)))
     except RuntimeError as error:
         raise ModelFault(f"int8.xml does not fit: {str(error)[:200]}") from error
-    return _compiled(core, model, input_shape[0], options, "f32")
+    return _compiled(core, model, input_shape[0], options, "bf16")
 
 
 def check_quantised(xml: bytes) -> None:

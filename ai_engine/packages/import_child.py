@@ -1,9 +1,9 @@
 """The child that opens a foreign checkpoint: ``python -m ai_engine.packages.import_child`` (hardening section 5).
 
-The only place where a pickle is looked at.  torch reads it with ``weights_only`` and numpy's scalar and dtype as the
-only additions; the network is built from the allow-list and the tensors must fit it exactly; what leaves is
-safetensors and one line of JSON.  The process has limits on time, files and core dumps, no secrets in its environment,
-and dies with its parent.
+The only place where a pickle or a Keras file is looked at.  torch reads the pickle with ``weights_only`` and numpy's
+scalar and dtype as the only additions, h5py the Keras file (`ai_engine.packages.keras_file`); the network is built from
+the allow-list and the tensors must fit it exactly; what leaves is safetensors, JSON and one line of JSON.  The process
+has limits on time, files and core dumps, no secrets in its environment, and dies with its parent.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ MAX_FILE_BYTES = 4 * 1024**3
 
 
 def main() -> int:
-    """Arguments: source folder, target folder, fold names (comma), checkpoint name, dtype, parent's process id."""
-    source, target, folds, checkpoint, dtype, parent = sys.argv[1:7]
+    """Arguments: kind, source, target folder, fold names (comma), checkpoint name, dtype, parent's process id.
+
+    For kind ``keras`` the source is a file, and folds and checkpoint are empty.
+    """
+    kind, source, target, folds, checkpoint, dtype, parent = sys.argv[1:8]
     from ai_engine.children import die_with
 
     die_with(int(parent))
@@ -32,11 +35,14 @@ def main() -> int:
     from ai_engine.faults import EngineFault
 
     try:
-        answer = convert(Path(source), Path(target), folds.split(","), checkpoint, dtype)
+        if kind == "keras":
+            answer = convert_keras(Path(source), Path(target), dtype)
+        else:
+            answer = convert(Path(source), Path(target), folds.split(","), checkpoint, dtype)
     except EngineFault as fault:
         answer = {"fault": str(fault)}
     except Exception as error:  # a process boundary: the parent must hear why in one line
-        answer = {"fault": f"the checkpoint could not be read: {type(error).__name__}: {str(error)[:300]}"}
+        answer = {"fault": f"the file could not be read: {type(error).__name__}: {str(error)[:300]}"}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
 
@@ -78,6 +84,40 @@ def convert(source: Path, target: Path, folds: list[str], checkpoint: str, dtype
         "weights": files,
         "parameters": sum(int(parameter.numel()) for parameter in network.parameters()),
         "labels": _label_names(labels, dataset),
+    }
+
+
+def convert_keras(source: Path, target: Path, dtype: str) -> dict[str, Any]:
+    """Turn a Keras ``.h5`` file into ``network.json`` and a safetensors file and say what it knows.
+
+    Raises
+    ------
+    ModelFault
+        If something is not allowed or does not fit.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from ai_engine.packages.keras_file import read_keras_file
+    from ai_engine.packages.store import NETWORK
+    from ai_engine.runners.keras_torch import build_torch, check_shapes
+
+    network, arrays, facts = read_keras_file(source)
+    check_shapes(build_torch(network, arrays), network)
+    kept = {}
+    for name, value in arrays.items():
+        kept[name] = value.astype(np.float16 if dtype == "float16" and value.ndim > 1 else np.float32)
+        if not np.isfinite(kept[name]).all():
+            raise _fault("weights are not finite in float16; import with float32")
+    (target / NETWORK).write_text(network.model_dump_json() + "\n", encoding="utf-8")
+    save_file(kept, target / "weights.safetensors")
+    return {
+        **facts,
+        "weights": ["weights.safetensors"],
+        "parameters": sum(int(value.size) for name, value in arrays.items() if "/moving_" not in name),
+        "multiple": list(network.multiple),
+        "input_channels": network.input_channels,
+        "classes": network.classes,
     }
 
 

@@ -1,4 +1,4 @@
-"""Turning an nnU-Net results folder into a package (design section 6).
+"""Turning an nnU-Net results folder or a Keras ``.h5`` file into a package (design section 6).
 
 The foreign checkpoint is opened in a child (`ai_engine.packages.import_child`); here only JSON, safetensors and sizes
 are looked at.  What a results folder does not know (codes, limits, intended use) is not guessed: the draft leaves it
@@ -121,19 +121,100 @@ def import_nnunet(
         for file in ("plans.json", "dataset.json"):
             shutil.copyfile(results / file, draft / file)
         values = {**_skeleton(name, version, facts, json.loads((draft / "dataset.json").read_bytes()), draft), **extra}
-        (draft / DESCRIPTION).write_text(_HEAD + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        digest, missing = "", ""
-        try:
-            digest = seal_package(draft)
-        except DescriptionError as error:
-            missing = str(error)
-        draft.chmod(0o755)
-        os.rename(draft, target)
+        return _finished(draft, target, values, _HEAD, facts)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def import_keras(
+    file: Path,
+    root: Path,
+    name: str,
+    *,
+    version: str = "1.0.0",
+    dtype: str = "float32",
+    description: Path | None = None,
+) -> Imported:
+    """Convert a whole Keras model (``model.save("x.h5")``, Keras 2 or 3) without running anything from it.
+
+    Parameters
+    ----------
+    file
+        The ``.h5`` file.
+    root, name, version, dtype, description
+        As for `import_nnunet`; the parts that the file does not know include ``preparation`` (how pictures were
+        normalised and cut in training).
+
+    Raises
+    ------
+    ModelFault
+        If the file is no such file or names something that is not allowed.
+    FileExistsError
+        If this version exists already.
+    """
+    target = root / name / version
+    if target.exists():
+        raise FileExistsError(f"{name} {version} is there already; give another --version")
+    extra = parse_tree(description.read_bytes()) if description is not None else {}
+    (root / name).mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=root / name))
+    try:
+        facts = _in_child(["keras", str(file.resolve()), str(draft), "", "", dtype], draft)
+        values = {**_keras_skeleton(name, version, facts), **extra}
+        return _finished(draft, target, values, _KERAS_HEAD, facts)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _finished(draft: Path, target: Path, values: Mapping[str, Any], head: str, facts: Mapping[str, Any]) -> Imported:
+    """Write the description, seal if nothing is missing, and put the folder in its place."""
+    (draft / DESCRIPTION).write_text(head + yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+    digest, missing = "", ""
+    try:
+        digest = seal_package(draft)
+    except DescriptionError as error:
+        missing = str(error)
+    draft.chmod(0o755)
+    os.rename(draft, target)
     return Imported(target, digest, missing, facts)
 
+
+def _keras_skeleton(name: str, version: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    multiple = facts["multiple"]
+    patch = [side if side >= 8 else max(step, 128) for side, step in zip(facts["patch"], multiple, strict=True)]
+    return {
+        "schema_version": 1,
+        "name": name,
+        "version": version,
+        "task": "segmentation",
+        "framework": f"keras, {facts['parameters'] / 1e6:.2f} M parameters",
+        "runner": "keras",
+        "inputs": [{"modality": ["MR"]} for _ in range(facts["input_channels"])],
+        "labels": [_label(value, f"Label {value}") for value in range(1, facts["classes"])],
+        "measurements": ["volume", "long_axis", "short_axis", "diameter_3d"],
+        "preparation": {"patch": patch},
+        "inference": {
+            "configuration": "keras",
+            "step": 0.5,
+            "mirror_axes": [],
+            "precision": {"cpu": "f32", "cuda": "f32"},
+        },
+        "weights": facts["weights"],
+    }
+
+
+KERAS_MUST_BE_GIVEN = (
+    *MUST_BE_GIVEN,
+    "labels[].name, abbreviation",
+    "preparation.normalisation (zscore_nonzero, zscore, minmax, none), spacing_mm, crop: as in training",
+)
+_KERAS_HEAD = (
+    "# Draft from a Keras file. What it could not know must be added by hand:\n"
+    + "".join(f"#   {line}\n" for line in KERAS_MUST_BE_GIVEN)
+    + "# Reference: docs/reference/model-package.md. Then: ai-node models seal FOLDER\n"
+)
 
 _HEAD = (
     "# Draft from an nnU-Net results folder. What it could not know must be added by hand:\n"
@@ -165,7 +246,12 @@ def _folds(results: Path, wanted: Sequence[str], checkpoint: str) -> list[tuple[
 
 
 def _convert(results: Path, draft: Path, found: Sequence[tuple[str, str]], dtype: str) -> Mapping[str, Any]:
-    arguments = [str(results.resolve()), str(draft), ",".join(fold for fold, _ in found), found[0][1], dtype]
+    folds = ",".join(fold for fold, _ in found)
+    return _in_child(["nnunet", str(results.resolve()), str(draft), folds, found[0][1], dtype], draft)
+
+
+def _in_child(arguments: Sequence[str], draft: Path) -> Mapping[str, Any]:
+    """Run the importing child and hear what it has to say."""
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "ai_engine.packages.import_child", *arguments, str(os.getpid())],
@@ -178,7 +264,7 @@ def _convert(results: Path, draft: Path, found: Sequence[tuple[str, str]], dtype
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ModelFault("the checkpoint was not read within half an hour; the import was stopped") from error
+        raise ModelFault("the file was not read within half an hour; the import was stopped") from error
     lines = done.stdout[-1_000_000:].splitlines()
     try:
         facts = json.loads(lines[-1])

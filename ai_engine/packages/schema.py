@@ -204,7 +204,7 @@ class Preparation(_Strict):
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
     """Grid that the network was trained on; None takes every grid as it is."""
     normalisation: Literal["zscore_nonzero", "zscore", "minmax", "none"] = "zscore_nonzero"
-    """Per channel: mean and deviation of what is not zero (zero stays zero), or of all; smallest and largest; nothing."""
+    """Per channel: mean and deviation of what is not zero (zero stays zero), or of all, or 0 to 1, or nothing."""
     crop: Literal["nonzero", "none"] = "nonzero"
     """Cut away what is zero in every channel first."""
 

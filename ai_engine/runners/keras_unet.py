@@ -80,7 +80,7 @@ class KerasRunner:
         patch = self._preparation.patch
         if any(size % step for size, step in zip(patch, self._layers.multiple, strict=True)):
             raise ModelFault(f"model.yaml: preparation.patch must be multiples of {self._layers.multiple}")
-        mirror = () if options.mirroring is False else description.inference.mirror_axes
+        mirror = options.mirrored(description.inference.mirror_axes)
         self.plan = Plan(patch, options.step or description.inference.step, mirror)
         self.window = options.window or description.inference.window
         names = description.weights if options.folds == "all" else description.weights[:1]
@@ -134,6 +134,10 @@ class KerasRunner:
             ("restore", time.monotonic() - answered),
         )
         return Scores(mask, probability, passes, timings)
+
+    def prepared(self, channels: Floats, spacing_mm: tuple[float, float, float]) -> Floats:
+        """What the network sees of a case, ``(channel, S, R, C)``."""
+        return prepare(channels, spacing_mm, self._preparation).data
 
     def _restore(
         self, logits: Floats, prepared: _Prepared

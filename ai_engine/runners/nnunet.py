@@ -62,7 +62,7 @@ class NnunetRunner:
         self._threshold = description.threshold
         self._labels = _label_manager(self._plans, dataset)
         _check_labels(self._labels, dataset, package)
-        mirror = () if options.mirroring is False else description.inference.mirror_axes
+        mirror = options.mirrored(description.inference.mirror_axes)
         patch = tuple(int(size) for size in self._configuration.patch_size)
         if any(axis >= len(patch) for axis in mirror):
             raise ModelFault("mirror_axes names an axis that the patch does not have")
@@ -115,6 +115,10 @@ class NnunetRunner:
             ("restore", restored - answered),
         )
         return Scores(mask, probability, passes, timings)
+
+    def prepared(self, channels: Floats, spacing_mm: tuple[float, float, float]) -> Floats:
+        """What the network sees of a case, ``(channel, S, R, C)``."""
+        return self._prepare(channels, spacing_mm)[0]
 
     def _prepare(self, channels: Floats, spacing_mm: tuple[float, float, float]) -> tuple[Floats, dict[str, Any]]:
         from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor

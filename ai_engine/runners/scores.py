@@ -43,10 +43,18 @@ class RunnerOptions:
     step: float | None = None
     mirroring: bool | None = None
     """False switches mirroring off; True is the package's own axes, as None."""
+    mirror_axes: tuple[int, ...] | None = None
+    """Other axes than the package's own."""
     batch: int | None = None
     folds: str = "all"
     """``all`` averages the folds, ``first`` takes the first only."""
     window: Literal["patch", "box"] | None = None
+
+    def mirrored(self, own: tuple[int, ...]) -> tuple[int, ...]:
+        """The axes that are mirrored, `own` being the package's."""
+        if self.mirroring is False:
+            return ()
+        return tuple(self.mirror_axes) if self.mirror_axes is not None else own
 
 
 class OpenedNetworks:

@@ -1,0 +1,390 @@
+"""The accuracy gate: run a package in several ways on held-out cases, compare, and say which ways may be offered.
+
+Every way runs in a fresh warm child, as in the product, so costs and memory are the product's.  The same machinery is
+the lever test of the performance reference (section 3b): cost and Dice of every lever beside each other.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from ai_engine.evaluation.agreement import agreement
+from ai_engine.evaluation.datasets import Dataset, DatasetError, LabelledCase, read_image, read_label, values_of
+from ai_engine.evaluation.metrics import bootstrap_mean, dice
+from ai_engine.host import HostSettings, ModelHost
+from ai_engine.packages import Composite, Description, Label, load_package
+from ai_engine.packages.accuracy import (
+    REFERENCE,
+    CaseDice,
+    Cost,
+    RegionOutcome,
+    Report,
+    Rule,
+    Variant,
+    Way,
+    judge,
+    measured_files,
+)
+from ai_engine.prediction import EngineSettings, InputVolume
+
+Say = Callable[[str], None]
+Labels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+LEVERS = (
+    "f32",
+    "bf16",
+    "mirrored-bf16",
+    "one-axis-bf16",
+    "step-0.75-bf16",
+    "step-1.0-bf16",
+    "box-f32",
+    "box-bf16",
+    "int8",
+    "tensorflow",
+)
+"""Names of the ways that can be measured, besides the reference."""
+OFFERED = ("f32", "bf16", "int8")
+"""The ways that a gate measures when it is not told which."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One network and the cases that it never learnt from: the package itself, or a fold of the same recipe."""
+
+    folder: Path
+    cases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GateRequest:
+    """What shall be measured.
+
+    Attributes
+    ----------
+    package
+        Folder of the sealed package that the report is for.
+    evidence
+        Networks and their held-out cases; `package` itself with cases it never saw, or folds.
+    regions
+        Keys of labels and composites that count; empty: all that the dataset knows.
+    reference_axes
+        Patch axes that the reference mirrors.
+    """
+
+    package: Path
+    dataset: Dataset
+    evidence: tuple[Evidence, ...]
+    variants: tuple[str, ...] = OFFERED
+    regions: tuple[str, ...] = ()
+    reference_axes: tuple[int, ...] = (0, 1, 2)
+    threads: int = 0
+    rule: Rule = field(default_factory=Rule)
+    reviewed: Mapping[str, str] = field(default_factory=dict)
+    calibration: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A case in memory: inputs, and the truth of every region."""
+
+    name: str
+    inputs: Mapping[str, InputVolume]
+    truth: Mapping[str, Mask]
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(eq=False)
+class _Ran:
+    """What one way answered, by case, and what it cost."""
+
+    way: Way
+    backend: str = ""
+    precision: str = ""
+    masks: dict[str, Labels] = field(default_factory=dict)
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    passes: list[int] = field(default_factory=list)
+    tflop: list[float] = field(default_factory=list)
+    peak_mb: float = 0.0
+
+
+def ways(description: Description, reference_axes: tuple[int, ...], wanted: Sequence[str]) -> dict[str, Way]:
+    """The reference and the wanted levers as ways of running this package.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not in `LEVERS`.
+    """
+    strange = sorted(set(wanted) - set(LEVERS))
+    if strange:
+        raise ValueError(f"variants among {', '.join(LEVERS)} were expected, found {strange[0]}")
+    step = description.inference.step
+    known = {
+        REFERENCE: Way(precision="f32", mirror_axes=reference_axes, step=0.5),
+        "f32": Way(precision="f32", mirror_axes=(), step=step),
+        "bf16": Way(precision="bf16", mirror_axes=(), step=step),
+        "mirrored-bf16": Way(precision="bf16", mirror_axes=reference_axes, step=step),
+        "one-axis-bf16": Way(precision="bf16", mirror_axes=reference_axes[-1:], step=step),
+        "step-0.75-bf16": Way(precision="bf16", mirror_axes=(), step=0.75),
+        "step-1.0-bf16": Way(precision="bf16", mirror_axes=(), step=1.0),
+        "box-f32": Way(precision="f32", mirror_axes=(), step=step, window="box"),
+        "box-bf16": Way(precision="bf16", mirror_axes=(), step=step, window="box"),
+        "int8": Way(precision="int8", mirror_axes=(), step=step),
+        "tensorflow": Way(backend="tensorflow", precision="f32", mirror_axes=(), step=step),
+    }
+    return {name: way for name, way in known.items() if name == REFERENCE or name in wanted}
+
+
+def run_gate(request: GateRequest, say: Say) -> Report:
+    """Measure, judge, report; writes nothing.
+
+    Raises
+    ------
+    DatasetError
+        If a case or sequence is missing or the dataset knows none of the regions.
+    Refused, EngineFault
+        If a network cannot be run or refuses a case.
+    """
+    package = load_package(request.package, weights=False)
+    asked = ways(package.description, request.reference_axes, request.variants)
+    ran = {name: _Ran(way) for name, way in asked.items()}
+    cases: dict[str, _Case] = {}
+    regions = {region.key: region for region in _regions(request, package.description)}
+    for evidence in request.evidence:
+        here = _cases(request, package.description, evidence.cases)
+        cases |= {case.name: case for case in here}
+        for name, run in ran.items():
+            say(f"{name}: {run.way.words()}")
+            _run(run, evidence.folder, here, regions, request.threads, say)
+    variants = [_variant(name, run, ran[REFERENCE], cases, regions, request) for name, run in ran.items()]
+    own = all(evidence.folder.resolve() == request.package.resolve() for evidence in request.evidence)
+    return Report(
+        files=measured_files(package.sha256, package.description),
+        evidence=tuple(
+            f"{_called(evidence, request.package)} on {', '.join(evidence.cases)}" for evidence in request.evidence
+        ),
+        held_out=True,
+        same_weights=own,
+        rule=request.rule,
+        reviewed=dict(request.reviewed),
+        machine=_machine(request.threads),
+        calibration=request.calibration,
+        variants=tuple(variants),
+    )
+
+
+def _called(evidence: Evidence, package: Path) -> str:
+    if evidence.folder.resolve() == package.resolve():
+        return "this package's network"
+    opened = load_package(evidence.folder, weights=False)
+    return f"{opened.reference} (digest {opened.digest_sha256[:12]}, a network of the same recipe)"
+
+
+def _regions(request: GateRequest, description: Description) -> list[Label | Composite]:
+    entries: list[Label | Composite] = [*description.composites, *description.labels]
+    unknown = set(request.regions) - {entry.key for entry in entries}
+    if unknown:
+        raise DatasetError(f"the package has no region {sorted(unknown)[0]}")
+    chosen = [entry for entry in entries if not request.regions or entry.key in request.regions]
+    found = [entry for entry in chosen if values_of(entry, description, request.dataset.names) is not None]
+    if not found:
+        raise DatasetError("the dataset's labels name none of the package's regions")
+    return found
+
+
+def _cases(request: GateRequest, description: Description, names: Sequence[str]) -> list[_Case]:
+    by_name = {case.name: case for case in request.dataset.cases}
+    missing = [name for name in names if name not in by_name]
+    if missing or not names:
+        raise DatasetError(f"no case {missing[0]} in the dataset" if missing else "no case to measure was named")
+    return [_read(by_name[name], request, description) for name in names]
+
+
+def _read(case: LabelledCase, request: GateRequest, description: Description) -> _Case:
+    roles = [entry.role for entry in description.inputs]
+    if set(roles) - set(case.images):
+        raise DatasetError(f"{case.name}: sequences {', '.join(roles)} were expected")
+    inputs = {role: read_image(case.images[role]) for role in roles}
+    first = inputs[roles[0]]
+    labels = read_label(case.label, first, request.dataset.names)
+    truth = {
+        entry.key: np.isin(labels, sorted(values_of(entry, description, request.dataset.names) or ()))
+        for entry in _regions(request, description)
+    }
+    return _Case(case.name, inputs, truth, first.affine.spacing_mm)
+
+
+def settings_of(way: Way, threads: int) -> EngineSettings:
+    """The engine settings that run a package this way, offered or not."""
+    return EngineSettings(
+        device="cpu",
+        backend=way.backend or "auto",
+        precision=way.precision,
+        threads=threads,
+        step=way.step,
+        mirror_axes=way.mirror_axes,
+        window=way.window,
+        measuring=True,
+    )
+
+
+def _run(
+    run: _Ran,
+    folder: Path,
+    cases: Sequence[_Case],
+    regions: Mapping[str, Label | Composite],
+    threads: int,
+    say: Say,
+) -> None:
+    """Run every case in one warm child."""
+    limits = HostSettings(job_timeout_s=7200, memory_limit_mb=16000)
+    per_pass = _tflop_per_pass(folder, run.way)
+    with ModelHost(folder, settings_of(run.way, threads), limits) as host:
+        host.start()
+        for case in cases:
+            child = psutil.Process(host.pid)
+            before, begun = sum(child.cpu_times()[:2]), time.monotonic()
+            prediction = host.predict(case.inputs)
+            run.wall_s.append(time.monotonic() - begun)
+            run.cpu_s.append(sum(child.cpu_times()[:2]) - before)
+            run.passes.append(prediction.passes)
+            if per_pass is not None:
+                run.tflop.append(per_pass * prediction.passes)
+            run.masks[case.name] = prediction.mask
+            told = "  ".join(
+                f"{key} {dice(region_mask(prediction.mask, regions[key]), truth):.3f}"
+                for key, truth in case.truth.items()
+            )
+            cost = f"{run.wall_s[-1]:.1f} s, {run.cpu_s[-1]:.1f} CPU s, {prediction.passes} passes"
+            say(f"  {case.name:<24} {told}  {cost}")
+        run.peak_mb = max(run.peak_mb, _peak_mb(host.pid))
+        run.backend, run.precision = str(host.identity["backend"]), str(host.identity["precision"])
+
+
+def _tflop_per_pass(folder: Path, way: Way) -> float | None:
+    """Arithmetic of one pass; None for a window whose size depends on the case."""
+    if way.window == "box":
+        return None
+    from ai_engine.runners.modules import flop_of, torch_module
+
+    package = load_package(folder)
+    module, window = torch_module(package)
+    count = len(package.description.inputs)
+    return flop_of(module, count, window) * len(package.description.weights) / 1e12
+
+
+def region_mask(mask: Labels, entry: Label | Composite) -> Mask:
+    """Where a mask holds a region."""
+    return np.isin(mask, entry.labels if isinstance(entry, Composite) else (entry.label,))
+
+
+def _variant(
+    name: str,
+    run: _Ran,
+    reference: _Ran,
+    cases: Mapping[str, _Case],
+    regions: Mapping[str, Label | Composite],
+    request: GateRequest,
+) -> Variant:
+    outcomes: dict[str, RegionOutcome] = {}
+    worst: dict[str, str] = {}
+    by_case: dict[str, tuple[dict[str, float], dict[str, float]]] = {case: ({}, {}) for case in cases}
+    for key, entry in regions.items():
+        found = {case: region_mask(run.masks[case], entry) for case in cases}
+        usual = {case: region_mask(reference.masks[case], entry) for case in cases}
+        losses = {}
+        for case, content in cases.items():
+            truth = content.truth[key]
+            own = dice(found[case], truth)
+            losses[case] = dice(usual[case], truth) - own
+            by_case[case][0][key] = round(own, 5)
+            by_case[case][1][key] = round(dice(found[case], usual[case]), 5)
+        worst[key] = max(losses, key=lambda case: losses[case])
+        mean = bootstrap_mean(list(losses.values()))
+        lengths = _lengths(found, usual, cases, key)
+        outcomes[key] = RegionOutcome(
+            dice=round(float(np.mean([by_case[case][0][key] for case in cases])), 5),
+            loss=round(mean.value, 5),
+            loss_ci95=(round(mean.low, 5), round(mean.high, 5)),
+            worst_loss=round(losses[worst[key]], 5),
+            agreement=round(float(np.mean([by_case[case][1][key] for case in cases])), 5),
+            hd95_mm=lengths[0],
+            hd95_change_mm=lengths[1],
+            newly_missed=sum(
+                newly_missed(found[case], usual[case], content.truth[key], content.spacing_mm, request.rule.lesion_ml)
+                for case, content in cases.items()
+            ),
+        )
+    shortest = min(min(case.spacing_mm) for case in cases.values())
+    reasons = () if name == REFERENCE else judge(outcomes, worst, request.rule, shortest, request.reviewed)
+    return Variant(
+        name=name,
+        way=run.way,
+        precision=run.precision,
+        backend=run.backend,
+        passed=not reasons,
+        reasons=reasons,
+        cost=Cost(
+            wall_s=round(float(np.mean(run.wall_s)), 2),
+            cpu_s=round(float(np.mean(run.cpu_s)), 2),
+            passes=float(np.mean(run.passes)),
+            tflop=round(float(np.mean(run.tflop)), 3) if run.tflop else None,
+            peak_mb=round(run.peak_mb),
+        ),
+        regions=outcomes,
+        cases=tuple(CaseDice(case=case, dice=both[0], agreement=both[1]) for case, both in by_case.items()),
+    )
+
+
+def _lengths(
+    found: Mapping[str, Mask], usual: Mapping[str, Mask], cases: Mapping[str, _Case], key: str
+) -> tuple[float | None, float | None]:
+    """Mean HD95 and its change, over the cases in which both have one."""
+    own, change = [], []
+    for name, case in cases.items():
+        here = agreement(found[name], case.truth[key], case.spacing_mm, 1.0).hd95_mm
+        there = agreement(usual[name], case.truth[key], case.spacing_mm, 1.0).hd95_mm
+        if here is not None and there is not None:
+            own.append(here)
+            change.append(here - there)
+    return (round(float(np.mean(own)), 3), round(float(np.mean(change)), 3)) if own else (None, None)
+
+
+def newly_missed(found: Mask, usual: Mask, truth: Mask, spacing_mm: tuple[float, float, float], limit_ml: float) -> int:
+    """Connected parts of the truth above a size that the reference touches and this answer does not."""
+    from scipy import ndimage
+
+    parts, count = ndimage.label(truth, np.ones((3, 3, 3)))
+    if not count:
+        return 0
+    sizes = np.bincount(parts.ravel(), minlength=count + 1) * float(np.prod(spacing_mm)) / 1000
+    large = set(np.flatnonzero(sizes > limit_ml).tolist()) - {0}
+    return len((large & set(np.unique(parts[usual]).tolist())) - set(np.unique(parts[found]).tolist()))
+
+
+def _peak_mb(pid: int | None) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _machine(threads: int) -> str:
+    processor = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    count = threads or os.cpu_count() or 1
+    return f"{processor}, {count} thread(s), load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores at the end"

@@ -1,0 +1,180 @@
+"""``ai-node models gate`` and ``ai-node models import keras``: building packages, measured before they are offered."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ai_engine.faults import EngineFault
+from ai_engine.packages import DescriptionError, find_package, seal_package
+from ai_engine.packages.schema import NAME, VERSION
+from dicom_node.cli import registry
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
+from dicom_node.cli.models import MODELS_OPTION, app, import_app
+
+__all__ = ["app", "registry"]  # importing the latter adds its own commands to the former
+
+
+@app.command()
+def gate(
+    model: str = typer.Argument(..., help="NAME or NAME@VERSION, or a package's folder."),
+    data: Path = typer.Option(..., "--data", exists=True, help="nnU-Net folder, tree of BraTS cases, or CSV."),
+    case: list[str] = typer.Option([], "--case", help="A held-out case that this package never learnt from; repeat."),
+    fold: list[str] = typer.Option([], "--fold", help="FOLDER=CASE,CASE: a fold of the same recipe, with its own."),
+    variant: list[str] = typer.Option([], "--variant", help="A lever to measure; repeat. Default: f32, bf16, int8."),
+    levers: bool = typer.Option(False, "--levers", help="Measure every lever."),
+    region: list[str] = typer.Option([], "--region", help="Key of a label or composite that counts; default all."),
+    int8: bool = typer.Option(False, "--int8", help="Make the 8-bit variant first, from cases that are not held out."),
+    patches: int = typer.Option(64, "--patches", min=50, help="Windows to calibrate the 8-bit variant on."),
+    labels: str = typer.Option("", "--labels", help="What label values mean: 1=necrosis,2=oedema,4=enhancing."),
+    reviewed: list[str] = typer.Option([], "--reviewed", help="CASE=WHAT WAS SEEN, for a case that lost over 0.05."),
+    threads: int = typer.Option(0, "--threads", min=0, help="0: as many as there are processors."),
+    table: Path | None = typer.Option(None, "--table", dir_okay=False, help="Write the table as Markdown, too."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Measure and print; leave the package as it is."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Measure a package's cheaper ways of running against its full procedure, and write gate.json into it.
+
+    Cost and Dice of every way stand side by side. A way that fails (mean Dice loss over 0.005, a case over 0.05 without
+    review, a lesion over 1 ml newly missed, longer HD95) is not offered afterwards.
+
+    Example: ai-node models gate brain-tumour --data data/brats --case Brats18_2013_3_1 --int8 --threads 2
+    """
+    from ai_engine.evaluation.accuracy import LEVERS, OFFERED, Evidence, GateRequest, run_gate
+    from ai_engine.evaluation.datasets import DatasetError, open_dataset
+    from ai_engine.packages.accuracy import as_table, canonical
+    from ai_engine.packages.store import GATE
+    from dicom_node.cli.evaluate import _names
+
+    def say(line: str) -> None:
+        err.print(line, markup=False, soft_wrap=True)
+
+    with answering(as_json=as_json):
+        folder = (
+            Path(model) if (Path(model) / "model.yaml").is_file() else find_package(settings().engine.models, model)
+        )
+        evidence = [Evidence(folder, tuple(case))] if case else []
+        evidence += [Evidence(*_fold(text)) for text in fold]
+        if not evidence:
+            stop(Exit.USAGE, "name held-out cases with --case, or folds with --fold FOLDER=CASE,CASE")
+        try:
+            dataset = open_dataset(data, _names(labels))
+            calibration = ""
+            for entry in evidence if int8 else ():
+                calibration = _quantise(entry.folder, dataset, entry.cases, patches, say)
+            if int8 and folder not in [entry.folder for entry in evidence]:
+                held_out = [name for entry in evidence for name in entry.cases]
+                calibration = _quantise(folder, dataset, held_out, patches, say)
+            wanted = LEVERS if levers else tuple(variant) or OFFERED
+            request = GateRequest(
+                package=folder,
+                dataset=dataset,
+                evidence=tuple(evidence),
+                variants=_possible(folder, wanted, say),
+                regions=tuple(region),
+                threads=threads,
+                reviewed=dict(_pair(text) for text in reviewed),
+                calibration=calibration,
+            )
+            report = run_gate(request, say)
+        except (DatasetError, ValueError, EngineFault) as trouble:
+            stop(Exit.USAGE, str(trouble))
+    told = as_table(report)
+    if table is not None:
+        table.write_text(told, encoding="utf-8")
+    digest = ""
+    if not dry_run:
+        (folder / GATE).write_bytes(canonical(report))
+        digest = seal_package(folder)
+        say(f"gate.json is written; the package's digest is now {digest}")
+    if as_json:
+        emit({"digest": digest, "gate": report.model_dump(mode="json")})
+        return
+    out.print(told, markup=False, soft_wrap=True)
+    for measured in report.variants:
+        for reason in measured.reasons:
+            out.print(f"{measured.name}: {reason}", markup=False, soft_wrap=True)
+
+
+def _fold(text: str) -> tuple[Path, tuple[str, ...]]:
+    folder, cases = _pair(text)
+    if not (Path(folder) / "model.yaml").is_file():
+        stop(Exit.USAGE, f"--fold FOLDER=CASE,CASE: {folder} is no package's folder")
+    return Path(folder), tuple(name.strip() for name in cases.split(",") if name.strip())
+
+
+def _pair(text: str) -> tuple[str, str]:
+    first, sign, second = text.partition("=")
+    if not sign or not first or not second:
+        stop(Exit.USAGE, f"NAME=VALUE was expected, found {text[:60]}")
+    return first, second
+
+
+def _quantise(folder: Path, dataset: Any, held_out: Any, patches: int, say: Any) -> str:
+    """Make the 8-bit variant of one package from the cases that are not held out; in words what was done."""
+    from ai_engine.training.quantise import quantise_package
+
+    cases = [case for case in dataset.cases if case.name not in set(held_out)]
+    words = quantise_package(folder, cases, say, patches=patches)
+    seal_package(folder)
+    return words
+
+
+def _possible(folder: Path, wanted: tuple[str, ...], say: Any) -> tuple[str, ...]:
+    """The wanted levers that this package and this machine have."""
+    from ai_engine.backends.tensorflow import is_installed
+    from ai_engine.packages import load_package
+    from ai_engine.packages.store import INT8
+
+    package = load_package(folder, weights=False)
+    missing = []
+    if INT8[0] not in package.sha256:
+        missing.append("int8")
+    if package.description.runner != "keras" or not is_installed():
+        missing.append("tensorflow")
+    for name in set(missing) & set(wanted):
+        say(f"{name}: left out, this package or this machine has none")
+    return tuple(name for name in wanted if name not in missing)
+
+
+@import_app.command("keras")
+def import_keras_command(
+    file: Path = typer.Argument(..., exists=True, dir_okay=False, help="A whole model: model.save('x.h5')."),
+    name: str = typer.Option(..., "--name", help="Name of the package: lower case, digits, hyphens."),
+    version: str = typer.Option("1.0.0", "--version", help="MAJOR.MINOR.PATCH; a version never changes."),
+    half: bool = typer.Option(False, "--half", help="Store the kernels in float16."),
+    description: Path | None = typer.Option(
+        None, "--description", exists=True, dir_okay=False, help="YAML with what a Keras file does not know."
+    ),
+    models: Path | None = MODELS_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Convert a Keras .h5 file into a package: read by h5py in a guarded child, layer by layer, nothing executed.
+
+    Example: ai-node models import keras unet.h5 --name my-unet --description my-unet.yaml
+    """
+    from ai_engine.packages.importing import KERAS_MUST_BE_GIVEN, import_keras
+
+    if not re.match(NAME, name) or not re.match(VERSION, version):
+        stop(Exit.USAGE, "--name: lower case letters, digits, hyphens; --version: MAJOR.MINOR.PATCH")
+    root = models if models is not None else settings().engine.models
+    with answering(as_json=as_json):
+        try:
+            done = import_keras(
+                file, root, name, version=version, dtype="float16" if half else "float32", description=description
+            )
+        except (EngineFault, DescriptionError, FileExistsError) as error:
+            stop(Exit.USAGE, f"not imported: {error}")
+    if as_json:
+        emit({"folder": str(done.folder), "digest": done.digest_sha256, "missing": done.missing})
+        return
+    if done.digest_sha256:
+        out.print(f"{name}@{version} is ready in {done.folder}, digest {done.digest_sha256}", markup=False)
+        return
+    err.print(f"{done.folder} is a draft. A Keras file does not say:", markup=False)
+    for line in KERAS_MUST_BE_GIVEN:
+        err.print(f"  {line}", markup=False)
+    err.print(f"Write them into model.yaml, then: ai-node models seal {done.folder}", markup=False)
