@@ -27,14 +27,15 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "study": ("dicom_node.cli.operate", "study_app", "One study's whole story."),
     "jobs": ("dicom_node.cli.operate", "jobs_app", "What runs, waits or failed."),
     "held": ("dicom_node.cli.operate", "held_app", "What waits for a person's decision."),
-    "models": ("dicom_node.cli.registry", "app", "Model packages: list, verify, import, switch, shadow, replay."),
+    "models": ("dicom_node.cli.packages", "app", "Model packages: list, verify, import, gate, switch, replay."),
     "routes": ("dicom_node.cli.routes", "app", "Which series go to which model, and why."),
     "keys": ("dicom_node.cli.operate", "keys_app", "API keys of programs."),
     "audit": ("dicom_node.cli.operate", "audit_app", "The audit log."),
     "config": ("dicom_node.cli.doctor", "config_app", "The settings in force."),
     "health": ("dicom_node.cli.processes", "health", "Ask the running node whether it lives."),
     "doctor": ("dicom_node.cli.doctor", "doctor", "Check everything the node needs, and say what to do."),
-    "train": ("dicom_node.cli.train", "app", "Train a model on your own data."),
+    "train": ("dicom_node.cli.train_keras", "app", "Train a model on your own data."),
+    "benchmark": ("dicom_node.cli.benchmark", "benchmark", "Times and throughput of a running node, by a protocol."),
     "evaluate": ("dicom_node.cli.evaluate", "evaluate", "Measure a model on labelled cases."),
 }
 
