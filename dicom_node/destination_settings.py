@@ -1,11 +1,17 @@
-"""Where results go: one section of settings per kind of destination (`destinations.<name>` in `config/node.yaml`)."""
+"""Where results go: one section of settings per kind of destination (`destinations.<name>` in `config/node.yaml`).
+
+Archives take DICOM objects and are asked for them afterwards: `stow`, `cstore`.  File destinations take files, chosen
+by `objects` and named by `names`: `folder`, `http`, `ftp`, `ftps`, `sftp`.  `fhir` takes the report.
+"""
 
 from __future__ import annotations
 
+import re
+import string
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[A-Z0-9_ .-]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -28,6 +34,10 @@ class CommonDestination(Section):
     retry_cap_s: float = Field(1800.0, gt=0)
     retry_span_h: float = Field(72.0, gt=0)
     timeout_s: float = Field(60.0, gt=0)
+    circuit_failures: int = Field(5, ge=1)
+    """After so many failures of the destination in a row nothing but one probe at a time is tried."""
+    circuit_pause_s: float = Field(30.0, gt=0)
+    """Until the first probe; doubled after each that fails, up to `retry_cap_s`."""
 
 
 class StowDestination(CommonDestination):
@@ -53,11 +63,133 @@ class CStoreDestination(CommonDestination):
     """Root of DICOMweb services of the same archive, for verification by content; else C-FIND by UID."""
 
 
-class FolderDestination(CommonDestination):
+FileKind = Literal["seg", "pdf", "sc", "sr", "ko", "mask", "report", "overlay", "result"]
+"""What a file destination may be sent, in sending order: DICOM objects; mask.nii.gz, the page as PDF, the overlay as
+PNG, result.json, which comes last: where it is, everything that it belongs to is."""
+
+NAME_FIELDS = ("study", "run", "model", "object", "hash")
+"""What `names` may hold, all of it opaque: the node's own number of the study, of the run; the model's name; the kind
+of the object; a digest that only this object of this run has."""
+
+_NAME_WORDS = re.compile(r"[A-Za-z0-9_./-]*")
+
+
+class CommonFileDestination(CommonDestination):
+    """What every kind of destination has that takes files."""
+
+    objects: tuple[FileKind, ...] = ("seg", "pdf", "sc", "sr", "ko")
+    """Which of the results, in whatever order; `ko` only where `reject_superseded`."""
+    names: str = "{run}-{object}"
+    """Name of a file without its ending, with {study} {run} {model} {object} {hash}; a / makes folders."""
+
+    @field_validator("names")
+    @classmethod
+    def _names_are_opaque_and_different(cls, value: str) -> str:
+        try:
+            parts = list(string.Formatter().parse(value))
+        except ValueError:
+            raise ValueError("expected a template such as {study}/{run}-{object}") from None
+        fields = [field for _, field, _, _ in parts if field is not None]
+        unknown = sorted(set(fields) - set(NAME_FIELDS))
+        if unknown or any(spec or conversion for _, _, spec, conversion in parts):
+            raise ValueError(f"only {{{'} {'.join(NAME_FIELDS)}}} may stand in a name; found {', '.join(unknown)}")
+        words = "".join(text for text, _, _, _ in parts)
+        if not _NAME_WORDS.fullmatch(words) or len(value) > 100:
+            raise ValueError("besides fields only letters, digits, _ . - and /, at most 100 characters")
+        if any(not part or part.startswith(".") for part in value.split("/")):
+            raise ValueError("no empty part, no part that begins with a dot, no / at either end")
+        if "hash" not in fields and not {"run", "object"} <= set(fields):
+            raise ValueError("two files must never have one name: use {run} and {object}, or {hash}")
+        return value
+
+    @field_validator("objects")
+    @classmethod
+    def _objects_are_named_once(cls, value: tuple[FileKind, ...]) -> tuple[FileKind, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("expected at least one kind of object, each once")
+        return value
+
+
+class FolderDestination(CommonFileDestination):
     """A folder, for tests and for archives that watch one."""
 
     kind: Literal["folder"]
     path: Path
+
+
+class HttpDestination(CommonFileDestination):
+    """A web server that takes files by PUT or POST, or a WebDAV folder."""
+
+    kind: Literal["http"]
+    url: str
+    """A file goes to this URL plus / plus its name (POST: to this URL)."""
+    method: Literal["PUT", "POST"] = "PUT"
+    webdav: bool = False
+    """Write under another name and MOVE, so that nothing half is ever visible; makes folders."""
+    check: Literal["read-back", "answer"] = "read-back"
+    """`answer`: for servers that give nothing back; the confirmation then says that they only said so."""
+    username: str = ""
+    password_file: Path | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
+    insecure_ok_because: str = ""
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> HttpDestination:
+        if self.token_file is not None and (self.username or self.password_file is not None):
+            raise ValueError("either token_file or username and password_file")
+        if self.webdav and (self.method != "PUT" or self.check != "read-back"):
+            raise ValueError("webdav goes with method PUT and check read-back")
+        return self
+
+
+class CommonServerDestination(CommonFileDestination):
+    """What FTP, FTPS and SFTP have alike."""
+
+    host: str
+    username: str
+    password_file: Path | None = None
+    folder: str = Field("", pattern=r"^[^\x00-\x1f]*$")
+    """Where the files go; empty: where the server puts this user. It must exist."""
+
+
+class FtpDestination(CommonServerDestination):
+    """An FTP server, in clear: password and results can be read by everybody on the way."""
+
+    kind: Literal["ftp"]
+    port: Port = 21
+    insecure_ok_because: str = Field(min_length=1)
+    """Written reason why clear text is acceptable there, wherever the server stands."""
+
+
+class FtpsDestination(CommonServerDestination):
+    """An FTP server over TLS (RFC 4217, explicit): control and data, never falling back to clear text."""
+
+    kind: Literal["ftps"]
+    port: Port = 21
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
+
+
+class SftpDestination(CommonServerDestination):
+    """An SSH server with SFTP, known by its host keys."""
+
+    kind: Literal["sftp"]
+    port: Port = 22
+    key_file: Path | None = None
+    """Private key; with or instead of the password."""
+    key_passphrase_file: Path | None = None
+    host_keys: tuple[Annotated[str, Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/=]+( .*)?$")], ...] = Field(
+        min_length=1
+    )
+    """Public keys of the server, as in `known_hosts` without the host; no other is accepted, and none is learnt."""
+
+    @model_validator(mode="after")
+    def _some_way_in(self) -> SftpDestination:
+        if self.password_file is None and self.key_file is None:
+            raise ValueError("password_file or key_file is needed")
+        return self
 
 
 class FhirDestination(CommonDestination):
@@ -69,6 +201,8 @@ class FhirDestination(CommonDestination):
     insecure_ok_because: str = ""
 
 
+FileDestination = FolderDestination | HttpDestination | FtpDestination | FtpsDestination | SftpDestination
+
 Destination = Annotated[
-    StowDestination | CStoreDestination | FolderDestination | FhirDestination, Field(discriminator="kind")
+    StowDestination | CStoreDestination | FileDestination | FhirDestination, Field(discriminator="kind")
 ]

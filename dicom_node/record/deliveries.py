@@ -8,6 +8,7 @@ to them (I3).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, insert, or_, select, update
@@ -84,6 +85,19 @@ def begin_try(connection: Connection, delivery_id: int) -> int | None:
         )
     )
     return int(connection.execute(select(deliveries.c.attempts).where(deliveries.c.id == delivery_id)).scalar_one())
+
+
+def postpone(connection: Connection, delivery_id: int, *, next_try_at: datetime, reason: dict[str, Any]) -> None:
+    """Note that nothing was tried because the destination is left alone; its span of retries has begun all the same."""
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id, deliveries.c.state.in_(OPEN))
+        .values(
+            first_tried_at=func.coalesce(deliveries.c.first_tried_at, now()),
+            next_try_at=next_try_at.isoformat(timespec="microseconds"),
+            reason=reason,
+        )
+    )
 
 
 def is_confirmed(connection: Connection, run_id: int, destination: str) -> bool:

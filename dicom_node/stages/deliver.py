@@ -1,6 +1,7 @@
 """Deliver: one run's objects go to one destination and are then seen there (queue `out-<destination>`).
 
-A destination that is down holds only its own queue; inference is never repeated for it (I26).  Every try is counted
+A destination that is down holds only its own queue; inference is never repeated for it (I26).  When it failed often
+in a row its circuit opens, and nothing but one probe at a time is tried (`record.circuits`).  Every try is counted
 before it is made.  Peers that are down or slow are tried again with back-off; what needs a person is *held*; a fault of
 ours ends the delivery as *failed*, visibly.  What is left to send of a superseded run goes before its successor's
 objects, because the successor's rejection names it; its report goes nowhere any more (I19).  Of a withdrawn run only
@@ -10,7 +11,6 @@ what may have arrived is brought to an end, and then the notice of its withdrawa
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,15 +21,17 @@ from sqlalchemy.exc import OperationalError
 from dicom_node import delivery, files
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
-from dicom_node.record import deliveries, now, runs, studies, withdrawals
+from dicom_node.record import circuits, deliveries, now, runs, studies, withdrawals
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
-from dicom_node.refusals import PeerTrouble, Refused
-from dicom_node.settings import CStoreDestination, FolderDestination, SettingsRefused, StowDestination, read_secret
+from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from dicom_node.settings import FileDestination, SettingsRefused
 from dicom_node.stages.context import Tools
 from dicom_node.stages.destinations import OWN_ENDPOINT, is_report, waits_for
+from dicom_node.stages.exports import file_name, outgoing_file
 from dicom_node.stages.report import publish_own, publish_to_server
+from dicom_node.stages.targets import circuit_rule, target
 from dicom_node.stages.withdraw import rejection
 from dicom_node.words import DeliveryState, RunState
 
@@ -37,7 +39,7 @@ log = structlog.get_logger()
 
 _jitter = random.SystemRandom()
 OPEN = (DeliveryState.PENDING.value, DeliveryState.SENDING.value)
-CANCELLED = DeliveryState.CANCELLED.value
+CANCELLED, CONFIRMED = DeliveryState.CANCELLED.value, DeliveryState.CONFIRMED.value
 NOTHING_THERE = "nothing"
 """What was seen of a withdrawn result at a destination that never held any of it."""
 
@@ -59,21 +61,27 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
             rows = deliveries.of_run(connection, run_id, name)
         if not withdrawn:
             return _next(tools, run_id, name, case["priority"])
+    rule = circuit_rule(tools.settings, name)
     for row in rows:
         if row["state"] not in OPEN:
             if row["state"] == DeliveryState.CONFIRMED.value or (withdrawn and row["state"] == CANCELLED):
                 continue
             return []  # held, failed or cancelled: nothing after it may go before a person has decided
         with tools.database.write() as connection:
-            tries = deliveries.begin_try(connection, row["id"])
+            again_at = None if rule is None else circuits.may_try(connection, name, rule)
+            tries = None if again_at is not None else deliveries.begin_try(connection, row["id"])
+        if again_at is not None:
+            return _postpone(tools, row, run["study_uid"], name, again_at, attempt, case["priority"])
         if tries is None:
             return []
         reach("K13")
         try:
             confirmation = _send(tools, run_id, name, row, tries=tries)
         except PeerTrouble as trouble:
+            _count(tools, name, trouble)
             return _later(tools, row, run["study_uid"], name, trouble, attempt, tries, case["priority"])
         except Refused as refused:
+            _count(tools, name, refused)
             if withdrawn and row["kind"] != withdrawals.NOTICE:
                 # looked for once more, and not there: nothing to take back, and no more to be sent
                 _stop(tools, row, run["study_uid"], name, DeliveryState.CANCELLED, refused.refusal.to_json())
@@ -98,6 +106,8 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
                 next_try_at=None,
                 reason=None,
             )
+            if rule is not None and circuits.succeeded(connection, name):
+                log.info("destination.circuit-closed", destination=name)
             if not confirmed:
                 return []
             note(
@@ -143,15 +153,10 @@ def _send(tools: Tools, run_id: int, name: str, row: Any, *, tries: int) -> dict
         if name == OWN_ENDPOINT:
             return publish_own(tools, run_id, withdrawn=is_notice)
         return publish_to_server(tools, run_id, name, withdrawn=is_notice)
-    if is_notice:
-        made = rejection(tools, run_id, name)
-        if made is None:
-            return {"seen": NOTHING_THERE}
-        data, sha256 = made
-    else:
-        data, sha256 = files.load(tools.artefact_folder, row["path"], row["sha256"]), str(row["sha256"])
-    outgoing = delivery.OutgoingObject.read(data, sha256)
-    confirmed = delivery.send(outgoing, target(tools, name), attempt=tries)
+    outgoing = _outgoing(tools, run_id, name, row, is_notice=is_notice)
+    if outgoing is None:
+        return {"seen": NOTHING_THERE}
+    confirmed = delivery.send(outgoing, target(tools.settings, name), attempt=tries)
     reach("K14")
     return {
         "seen": confirmed.seen.value,
@@ -162,49 +167,86 @@ def _send(tools: Tools, run_id: int, name: str, row: Any, *, tries: int) -> dict
     }
 
 
-def target(tools: Tools, name: str) -> delivery.Target:
-    """The room's own target for a configured destination; secrets are read when they are needed."""
-    settings = tools.settings.destinations[name]
-    if isinstance(settings, StowDestination):
-        return delivery.StowTarget(
-            url=settings.url,
-            username=settings.username,
-            secret=_secret(settings),
-            insecure_ok_because=settings.insecure_ok_because,
-            timeout_s=settings.timeout_s,
-        )
-    if isinstance(settings, CStoreDestination):
-        verify = delivery.StowTarget(url=settings.verify_url) if settings.verify_url else None
-        return delivery.CStoreTarget(
-            host=settings.host,
-            port=settings.port,
-            ae_title=settings.ae_title,
-            calling_ae_title=tools.settings.node.ae_title,
-            insecure_ok_because=settings.insecure_ok_because,
-            timeout_s=settings.timeout_s,
-            verify=verify,
-        )
-    if isinstance(settings, FolderDestination):
-        return delivery.FolderTarget(settings.path)
-    raise TypeError(f"destination {name!r} takes no DICOM objects")
+def _outgoing(
+    tools: Tools, run_id: int, name: str, row: Any, *, is_notice: bool
+) -> delivery.OutgoingObject | delivery.OutgoingFile | None:
+    """What is sent for one row; None where there is nothing to take back."""
+    destination = tools.settings.destinations[name]
+    if not isinstance(destination, FileDestination):
+        if is_notice:
+            made = rejection(tools, run_id, name)
+            return None if made is None else delivery.OutgoingObject.read(*made)
+        data = files.load(tools.artefact_folder, row["path"], row["sha256"])
+        return delivery.OutgoingObject.read(data, str(row["sha256"]))
+    with tools.database.read() as connection:
+        if not is_notice:
+            return outgoing_file(tools, connection, run_id, destination, row)
+        stem = file_name(tools, connection, run_id, destination, row["kind"])
+        has_some = any(r["state"] == CONFIRMED for r in deliveries.of_run(connection, run_id, name))
+    made = rejection(tools, run_id, name)
+    if made is not None:
+        return delivery.OutgoingFile.named(f"{stem}.dcm", *made)
+    if not has_some:
+        return None
+    # no DICOM object lies there, and so none can be rejected by one: the notice itself says it
+    data = files.load(tools.artefact_folder, row["path"], row["sha256"])
+    return delivery.OutgoingFile.named(f"{stem}.json", data, str(row["sha256"]))
 
 
-def _secret(settings: StowDestination) -> Callable[[], str] | None:
-    path = settings.password_file
-    return None if path is None else lambda: read_secret(path)
+def _count(tools: Tools, name: str, trouble: PeerTrouble | Refused) -> None:
+    """Count what went wrong for or against the destination's circuit."""
+    rule = circuit_rule(tools.settings, name)
+    if rule is None or (isinstance(trouble, Refused) and trouble.refusal.code not in _ITS_ANSWERS):
+        return
+    with tools.database.write() as connection:
+        if isinstance(trouble, Refused) or not trouble.is_down:
+            if circuits.succeeded(connection, name):
+                log.info("destination.circuit-closed", destination=name)
+        elif circuits.failed(connection, name, rule, str(trouble), retry_after_s=trouble.retry_after_s):
+            log.warning("destination.circuit-open", destination=name)
+
+
+_ITS_ANSWERS = (RefusalCode.PATIENT_CHANGED, RefusalCode.DELIVERY_CONFLICT, RefusalCode.DELIVERY_INCOMPLETE)
+"""Refusals that a destination must have been reached for."""
+
+
+def _postpone(
+    tools: Tools, row: Any, study_uid: str, name: str, again_at: datetime, attempt: int, priority: int
+) -> list[Put]:
+    """Come back when the circuit lets the next probe through; nothing was tried, and the span of retries runs on."""
+    wait_s = max(0.0, (again_at - datetime.fromisoformat(now())).total_seconds())
+    delay = wait_s + _jitter.uniform(0.0, min(5.0, 0.25 * wait_s))
+    over = _is_over(tools, name, row)
+    reason = {"circuit": "open", "next_in_s": None if over else round(delay, 1)}
+    with tools.database.write() as connection:
+        if over:
+            runs.move(connection, "delivery", row["id"], DeliveryState.HELD, reason=reason, next_try_at=None)
+            note(connection, "delivery.held", study_uid, run_id=row["run_id"], destination=name, object=row["kind"],
+                 reason=reason)  # fmt: skip
+        else:
+            deliveries.postpone(connection, row["id"], next_try_at=again_at, reason=reason)
+            if "circuit" not in (row["reason"] or {}):  # once, not at every probe of somebody else
+                note(connection, "delivery.postponed", study_uid, run_id=row["run_id"], destination=name,
+                     object=row["kind"], reason=reason)  # fmt: skip
+    if over:
+        return _next(tools, row["run_id"], name, priority)
+    key = f"deliver/{row['run_id']}/{name}/{row['id']}-postponed-{now()}"
+    return [Put(f"out-{name}", "deliver", key, (row["run_id"], name, attempt), priority, delay_s=delay)]
+
+
+def _is_over(tools: Tools, name: str, row: Any) -> bool:
+    """Whether a delivery was tried, or waited for its destination, for longer than its span."""
+    settings = tools.settings.destinations.get(name)
+    since = datetime.fromisoformat(row["first_tried_at"] or now())
+    return datetime.fromisoformat(now()) - since > timedelta(hours=72.0 if settings is None else settings.retry_span_h)
 
 
 def _later(
     tools: Tools, row: Any, study_uid: str, name: str, trouble: PeerTrouble, attempt: int, tries: int, priority: int
 ) -> list[Put]:
     settings = tools.settings.destinations.get(name)
-    first, cap, span_h = (
-        (5.0, 1800.0, 72.0)
-        if settings is None
-        else (settings.retry_first_s, settings.retry_cap_s, settings.retry_span_h)
-    )
-    since = datetime.fromisoformat(row["first_tried_at"] or now())
-    over = datetime.fromisoformat(now()) - since > timedelta(hours=span_h)
+    first, cap = (5.0, 1800.0) if settings is None else (settings.retry_first_s, settings.retry_cap_s)
+    over = _is_over(tools, name, row)
     delay = delivery.backoff(attempt + 1, first, cap, _jitter, retry_after_s=trouble.retry_after_s)
     reason = {"peer": str(trouble), "next_in_s": None if over else round(delay, 1)}
     with tools.database.write() as connection:

@@ -1,7 +1,7 @@
 """Which destinations a run's results go to, and in which order.
 
 PACS destinations first; the FHIR ones, and the node's own FHIR endpoint, wait until the archive was seen to hold the
-objects (I3), unless their `after` says something else.
+objects (I3), unless their `after` says something else.  For servers of files nobody waits: they are no archive.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ def is_report(settings: Settings, name: str) -> bool:
     return name == OWN_ENDPOINT or (destination is not None and destination.kind == "fhir")
 
 
+def is_archive(settings: Settings, name: str) -> bool:
+    """Whether a destination keeps DICOM objects for others to find: reports wait for it."""
+    destination = settings.destinations.get(name)
+    return destination is not None and destination.kind in ("stow", "cstore", "folder")
+
+
 def is_configured(settings: Settings, name: str) -> bool:
     """Whether a destination is still there: a run may have rows for one that was taken out of the configuration."""
     return name == OWN_ENDPOINT or name in settings.destinations
@@ -31,10 +37,10 @@ def wanted(settings: Settings, publish: Publish, named: Sequence[str]) -> list[s
     if publish is Publish.NOTHING:
         return []
     chosen = [name for name in named if name in settings.destinations]
-    archives = [name for name in chosen if not is_report(settings, name)]
+    others = [name for name in chosen if not is_report(settings, name)]
     if publish is Publish.PACS:
-        return archives
-    return [*archives, *(name for name in chosen if is_report(settings, name)), OWN_ENDPOINT]
+        return others
+    return [*others, *(name for name in chosen if is_report(settings, name)), OWN_ENDPOINT]
 
 
 def waits_for(settings: Settings, name: str, among: Iterable[str]) -> set[str]:
@@ -44,7 +50,8 @@ def waits_for(settings: Settings, name: str, among: Iterable[str]) -> set[str]:
     if destination is not None and destination.after in others:  # when the run does not go there, the rule holds
         return {str(destination.after)}
     if is_report(settings, name):
-        return {other for other in others if not is_report(settings, other)}
+        # one that is not configured any more was an archive, as far as anybody knows
+        return {o for o in others if is_archive(settings, o) or not is_configured(settings, o)}
     return set()
 
 

@@ -24,7 +24,8 @@ from dicom_node.refusals import Refused
 from dicom_node.results import build, build_rejection, check
 from dicom_node.routing.gate import Channel
 from dicom_node.stages.context import FINDINGS, MASK, Mask, Tools, identity_of, unpack_mask
-from dicom_node.stages.destinations import OWN_ENDPOINT, first_destinations, wanted
+from dicom_node.stages.destinations import first_destinations, is_report, wanted
+from dicom_node.stages.exports import OVERLAY, PDF_PAGE, chosen, extra_files
 from dicom_node.stages.infer import fail, refuse, start
 from dicom_node.stages.producer import producer
 from dicom_node.stages.publication import holds
@@ -32,9 +33,6 @@ from dicom_node.stages.read import load_or_build
 from dicom_node.words import ObjectKind, Publish, ResultObject, ResultSet, RunIdentity, RunState, Volume
 
 log = structlog.get_logger()
-
-PDF_PAGE, OVERLAY = "pdf-page", "overlay"
-DICOM_KINDS = (ObjectKind.SEG, ObjectKind.PDF, ObjectKind.SC, ObjectKind.SR, ObjectKind.KO)
 
 
 def write(tools: Tools, run_id: int) -> list[Put]:
@@ -55,10 +53,15 @@ def write(tools: Tools, run_id: int) -> list[Put]:
         return []
     rejection = _rejection(tools, run_id, identity, volume, findings)
     built = (*result.objects, *([rejection] if rejection is not None else []))
-    tools.keep_bytes(*(item.data for item in built), result.pdf, result.overlay_png)
+    with tools.database.read() as connection:
+        run = runs.run_row(connection, run_id)
+    names = wanted(tools.settings, Publish(case["publish"]), case["destinations"])
+    extra = extra_files(tools, names, run, case["revisions"], mask, findings, volume)
+    tools.keep_bytes(*(item.data for item in built), result.pdf, result.overlay_png, *extra.values())
     reach("K11")
     with tools.database.write() as connection:
         kept = _keep_all(tools, connection, attempt, result)
+        kept = kept and all(tools.keep(connection, attempt, kind, data) for kind, data in extra.items())
         if kept and rejection is not None:
             kept = tools.keep(
                 connection,
@@ -155,8 +158,6 @@ def _keep_all(tools: Tools, connection: Connection, attempt: runs.Attempt, resul
 def _fill_outbox(tools: Tools, connection: Connection, run_id: int, case: Mapping[str, Any]) -> None:
     publish = Publish(case["publish"])
     kept = {row["kind"]: int(row["id"]) for row in runs.artefacts_of(connection, run_id)}
-    objects = [kept[kind.value] for kind in DICOM_KINDS if kind.value in kept]
-    without_rejection = [kept[kind.value] for kind in DICOM_KINDS if kind.value in kept and kind is not ObjectKind.KO]
     names = wanted(tools.settings, publish, case["destinations"])
     attributes = runs.run_row(connection, run_id)["identity"]["attributes"]
     barred = [hold for hold in holds(tools, attributes, case["study_uid"]) if Channel.PACS in hold.closes]
@@ -165,9 +166,5 @@ def _fill_outbox(tools: Tools, connection: Connection, run_id: int, case: Mappin
         note(connection, "publication.barred", case["study_uid"], run_id=run_id, reasons=reasons)
         names = []
     for name in names:
-        destination = tools.settings.destinations.get(name)
-        if name == OWN_ENDPOINT or (destination is not None and destination.kind == "fhir"):
-            deliveries.add_deliveries(connection, run_id, name, [kept[FINDINGS]])
-        elif destination is not None:
-            rejects = destination.reject_superseded
-            deliveries.add_deliveries(connection, run_id, name, objects if rejects else without_rejection)
+        those = [kept[FINDINGS]] if is_report(tools.settings, name) else chosen(tools.settings, name, kept)
+        deliveries.add_deliveries(connection, run_id, name, those)

@@ -198,11 +198,19 @@ def test_every_setting_is_documented_with_its_default() -> None:
     }
     assert written == expected
     common = fields(destination_settings.CommonDestination, "")
+    file = fields(destination_settings.CommonFileDestination, "")
+    server = fields(destination_settings.CommonServerDestination, "")
     leads = {
         "One sender": (settings_module.Sender, {}),
         "`kind: stow`": (settings_module.StowDestination, common),
         "`kind: cstore`": (settings_module.CStoreDestination, common),
-        "`kind: folder`": (settings_module.FolderDestination, common),
+        "Kinds that take files": (destination_settings.CommonFileDestination, common),
+        "`kind: folder`": (settings_module.FolderDestination, file),
+        "`kind: http`": (settings_module.HttpDestination, file),
+        "Kinds `ftp`, `ftps` and `sftp`": (destination_settings.CommonServerDestination, file),
+        "`kind: ftp`": (settings_module.FtpDestination, server),
+        "`kind: ftps`": (settings_module.FtpsDestination, server),
+        "`kind: sftp`": (settings_module.SftpDestination, server),
         "`kind: fhir`": (settings_module.FhirDestination, common),
         "`destinations.<name>`": (destination_settings.CommonDestination, {}),
     }
