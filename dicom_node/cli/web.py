@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -14,9 +13,10 @@ from typing import Any
 from starlette.requests import Request
 
 import portal
+from dicom_node.cli.readiness import Readiness
 from dicom_node.metrics import METRICS, OTHER
-from dicom_node.record import Database, DatabaseRefused, arrivals, audit, keys, reports, runs, views
-from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.record import Database, audit, keys, reports, runs, views
+from dicom_node.refusals import RefusalCode
 from dicom_node.settings import LOOPBACK, Settings, read_secret
 from fhir_bridge.server import Access
 from fhir_bridge.store import Query, StoredResource, tokens_of
@@ -64,83 +64,6 @@ def _written(moment: datetime) -> str:
 
 def _stored(row: Mapping[str, Any]) -> StoredResource:
     return StoredResource(row["resource"], int(row["version"]), datetime.fromisoformat(row["updated_at"]))
-
-
-class Readiness:
-    """The checks of /readyz (hardening section 9).  A PACS or EHR that is down does not clear readiness."""
-
-    def __init__(self, settings: Settings, database: Database) -> None:
-        self._settings = settings
-        self._database = database
-
-    def checks(self) -> dict[str, portal.Check]:
-        """By name, in the order in which they are shown."""
-        return {
-            "database": self.database,
-            "vault": self.vault,
-            "disk": self.disk,
-            "models": self.models,
-            "listener": self.listener,
-            "audit": self.audit,
-        }
-
-    def database(self) -> portal.CheckResult:
-        """A row can be written, durably."""
-        try:
-            self._database.check()
-        except DatabaseRefused as refused:
-            return portal.CheckResult(False, str(refused), "Stop the node and restore the database.")
-        return portal.CheckResult(True)
-
-    def vault(self) -> portal.CheckResult:
-        """No acknowledged object is without its file."""
-        with self._database.read() as connection:
-            missing = arrivals.missing_files(connection)
-        if missing:
-            return portal.CheckResult(
-                False, f"{missing} acknowledged objects have no file", "Restore the vault from the backup."
-            )
-        return portal.CheckResult(True)
-
-    def disk(self) -> portal.CheckResult:
-        """Free space is above the admission line."""
-        usage = shutil.disk_usage(self._settings.data.folder)
-        line = max(self._settings.data.min_free_gb * 1e9, self._settings.data.min_free_share * usage.total)
-        if usage.free < line:
-            return portal.CheckResult(
-                False,
-                f"{usage.free / 1e9:.1f} GB free; the admission line is {line / 1e9:.1f} GB",
-                "Free space or enlarge the data disk; new images are answered 'out of resources' until then.",
-            )
-        return portal.CheckResult(True)
-
-    def models(self) -> portal.CheckResult:
-        """Every model that a route names is there, and each of its files is the one its manifest names."""
-        from dicom_node.models import check_models
-        from dicom_node.routing.book import load_routes
-
-        try:
-            check_models(self._settings, load_routes(self._settings.routes))
-        except Refused as refused:
-            return portal.CheckResult(False, refused.refusal.message, refused.refusal.advice)
-        return portal.CheckResult(True)
-
-    def listener(self) -> portal.CheckResult:
-        """The C-STORE port accepts connections."""
-        door = self._settings.door
-        try:
-            socket.create_connection((door.host, door.port), timeout=2.0).close()
-        except OSError:
-            return portal.CheckResult(
-                False, "the DICOM port does not accept connections", "Look at the log of the process `listen`."
-            )
-        return portal.CheckResult(True)
-
-    def audit(self) -> portal.CheckResult:
-        """The audit log can be read, and its head is there."""
-        with self._database.read() as connection:
-            audit.head(connection)
-        return portal.CheckResult(True)
 
 
 def make_app(settings: Settings, database: Database) -> Any:

@@ -5,10 +5,11 @@ A death is told from an orderly stop by what stands here, so that only deaths co
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from dicom_node.record.database import now
-from dicom_node.record.tables import site, studies
+from dicom_node.record.tables import attempts, revisions, runs, site, studies
+from dicom_node.words import RevisionState, RunState
 
 STOPPING = "worker_stopping"
 """Key in `site`: the last worker that was told to stop."""
@@ -35,6 +36,32 @@ def beat(connection: Connection) -> None:
 def seen_at(connection: Connection) -> str | None:
     """When the worker last said that it lives; None when there was none yet."""
     return _get(connection, SEEN)
+
+
+def oldest_waiting(connection: Connection) -> str | None:
+    """Since when the longest waiting thing waits for the worker: a closed series, or a run; None when nothing does.
+
+    What waits for a person, or was rejected, is left out.
+    """
+    free = (studies.c.held.is_(None), studies.c.cancelled.is_(False))
+    of_series = (
+        select(func.min(revisions.c.closed_at))
+        .join(studies, studies.c.uid == revisions.c.study_uid)
+        .where(revisions.c.state == RevisionState.COMPLETE.value, revisions.c.assembled.is_(False), *free)
+    )
+    of_runs = (
+        select(func.min(runs.c.created_at))
+        .join(studies, studies.c.uid == runs.c.study_uid)
+        .where(runs.c.state.in_([RunState.QUEUED.value, RunState.RUNNING.value]), *free)
+    )
+    found = [connection.execute(query).scalar_one() for query in (of_series, of_runs)]
+    return min((str(at) for at in found if at is not None), default=None)
+
+
+def last_progress(connection: Connection) -> str | None:
+    """When the worker last began or ended anything; None when it never did."""
+    found = connection.execute(select(func.max(attempts.c.started_at), func.max(attempts.c.ended_at))).one()
+    return max((str(at) for at in found if at is not None), default=None)
 
 
 def begin_reading(connection: Connection, study_uid: str, worker: str) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,20 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select, text
 
-from dicom_node.cli import web
-from dicom_node.record import Database, arrivals, keys, reports, tables
+from dicom_node.cli import readiness, web
+from dicom_node.record import Database, arrivals, keys, reports, tables, workers
 from dicom_node.settings import Settings
 from fhir_bridge import ReportStore, tokens_of
 from fhir_bridge.search import parse
 from fhir_bridge.store import count_in, select_from
 from tests.fixtures_packages import make_tiny_package
 from tests.support.node import ROUTES
-from tests.support.rows import add_run
+from tests.support.rows import add_row, add_run
 
 pytestmark = pytest.mark.component
 
 STUDY = "1.2.826.0.1.3680043.8.498.1"
-CHECKS = ["database", "vault", "disk", "models", "listener", "audit"]
+CHECKS = ["database", "vault", "disk", "models", "listener", "worker", "audit"]
 
 
 @dataclass
@@ -80,6 +82,8 @@ def site(tmp_path: Path, package: Path) -> Iterator[Site]:
     )
     database = Database(settings.records_url)
     database.migrate()
+    with database.write() as connection:
+        workers.beat(connection)
     yield Site(settings, database, port, tmp_path / "models")
     port.close()
     database.close()
@@ -159,6 +163,53 @@ def test_a_check_tells_no_path_and_no_text_of_an_error(site: Site) -> None:
     answer = site.client().get("/readyz").text
     assert str(site.settings.data.folder.parent) not in answer
     assert "no such table" not in answer
+
+
+def test_models_are_hashed_again_only_when_something_changed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = readiness.check_models
+    monkeypatch.setattr(readiness, "check_models", lambda *a: asked.append(1) or real(*a))
+    checks = readiness.Readiness(site.settings, site.database).checks()
+    assert all(checks["models"]().ok for _ in range(3)) and len(asked) == 1
+    weights = next(site.models.rglob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    assert not checks["models"]().ok and not checks["models"]().ok and len(asked) == 2
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+
+
+def test_a_worker_that_is_gone_is_told(site: Site) -> None:
+    with site.database.write() as connection:
+        connection.execute(tables.site.delete().where(tables.site.c.key == workers.SEEN))
+    assert "never" in site.only("worker")["reason"]
+    with site.database.write() as connection:
+        connection.execute(tables.site.insert().values(key=workers.SEEN, value=ago(120)))
+    assert re.search(r"1[2-9]\d s", site.only("worker")["reason"])
+    with site.database.write() as connection:
+        workers.beat(connection)
+    assert site.checks()["worker"]["ok"]
+
+
+def test_a_worker_that_lives_and_does_nothing_is_told(site: Site) -> None:
+    """A long queue is no fault, and what waits for a person waits for nobody else; a queue that stands still is."""
+    day = 86400.0
+    with site.database.write() as connection:
+        run = add_run(connection, 1, study_uid=STUDY, state="queued")
+        connection.execute(tables.runs.update().values(created_at=ago(day)))
+    assert "nothing moves" in site.only("worker")["reason"]
+    with site.database.write() as connection:
+        add_row(connection, tables.attempts, run_id=run, started_at=ago(60))
+    assert site.checks()["worker"]["ok"], "it has begun something a minute ago"
+    with site.database.write() as connection:
+        connection.execute(tables.attempts.update().values(started_at=ago(day)))
+    site.only("worker")
+    with site.database.write() as connection:
+        connection.execute(tables.studies.update().values(held={"code": "patient-conflict"}))
+    assert site.checks()["worker"]["ok"]
 
 
 # -- reports

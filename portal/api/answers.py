@@ -1,0 +1,176 @@
+"""What a caller reads of a request, in the words that the clients of the thesis's service know.
+
+`pixeles` are voxels of the input's own grid, background included, so they add up to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from dicom_node.refusals import WORDS, RefusalCode
+from dicom_node.stages.prediction_files import FILES
+from portal.problems import STATUS
+
+STATES: Mapping[str, str] = {
+    "queued": "waiting",
+    "running": "running",
+    "built": "completed",
+    "failed": "failed",
+    "refused": "refused",
+    "cancelled": "cancelled",
+}
+"""State of a request -> what pages and programs read."""
+
+MESSAGES: Mapping[str, str] = {
+    "waiting": "The request waits for its turn.",
+    "running": "The request is being worked on.",
+    "completed": "The images were segmented. The result is not reviewed and not for clinical use.",
+    "failed": "The node made a fault on this request; nothing was found out about the images.",
+    "cancelled": "The request was cancelled.",
+}
+
+_SPANISH: Mapping[str, tuple[str, str, str]] = {
+    "background": ("Fondo", "BG", "Todo lo que el modelo no ha marcado."),
+    "necrotic_core": ("Núcleo necrótico", "NCR", "Necrosis y núcleo tumoral que no capta contraste."),
+    "oedema": ("Edema peritumoral", "ED", "Edema y tejido infiltrado alrededor del tumor."),
+    "enhancing_tumour": ("Tumor captante", "ET", "Tumor que capta contraste."),
+    "flair_abnormality": ("Anomalía de señal en FLAIR", "FLAIR", "Señal anormal en la secuencia FLAIR."),
+}
+"""Key of a region -> nombre, sigla, descripcion.  A region that is not here keeps its package's own words."""
+
+BASE = "/api/v1/results"
+
+Row = RowMapping | Mapping[str, Any]
+
+
+def answer(row: Row, origin: str) -> dict[str, Any]:
+    """A request as its caller reads it.
+
+    Parameters
+    ----------
+    row
+        Of `predictions`.
+    origin
+        ``http://host:port`` under which the caller reached the node.
+    """
+    status = STATES[row["state"]]
+    here = f"{BASE}/{row['public_id']}"
+    told: dict[str, Any] = {
+        "success": status == "completed",
+        "status": status,
+        "message": MESSAGES.get(status, ""),
+        "model": row["model"],
+        "device": None,
+        "elapsed_time": _elapsed(row),
+        "unique_classes": [],
+        "num_classes_detected": 0,
+        "class_details": {},
+        "model_info": {"output_shape": None, "num_classes": None, "total_params": None},
+        "segmentation_path": None,
+        "segmentation_file": None,
+        "output_path": None,
+        "id": row["public_id"],
+        "warnings": list(row["warnings"]),
+        "links": _links(row, here),
+    }
+    if row["batch"]:
+        told["batch"] = row["batch"]
+        told["index"] = row["position"]
+    if row["transfers"]:
+        told["transfers"] = row["transfers"]
+    if status == "completed":
+        told |= _completed(row["answer"], here, origin, row["public_id"])
+    if row["refusal"]:
+        told["message"] = row["refusal"]["message"]
+        told["refusal"] = dict(row["refusal"])
+    return told
+
+
+def _completed(said: Mapping[str, Any], here: str, origin: str, public_id: str) -> dict[str, Any]:
+    details = _class_details(said)
+    present = [int(label) for label, entry in details.items() if entry["pixeles"]]
+    mask = f"{here}/files/mask.nii.gz"
+    return {
+        "device": said["device"],
+        "unique_classes": present,
+        "num_classes_detected": len(present),
+        "class_details": details,
+        "model_info": {
+            "output_shape": said["shape"],
+            "num_classes": len(details),
+            "total_params": said["parameters"],
+        },
+        "segmentation_path": mask,
+        "segmentation_file": f"segmentation-{public_id}.nii.gz",
+        "output_path": f"{origin}{mask}",
+        "from_cache": said["from_cache"],
+        "precision": said["precision"],
+    }
+
+
+def _class_details(said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    labels = [entry for entry in said["classes"] if entry["label"] is not None]
+    total = int(said["voxels"])
+    background = total - sum(int(entry["voxels"]) for entry in labels)
+    details = {"0": _detail("background", "", "", "#000000", background, total)}
+    for entry in sorted(labels, key=lambda one: int(one["label"])):
+        details[str(entry["label"])] = _detail(
+            entry["key"], entry["name"], entry["abbreviation"], entry["color"], int(entry["voxels"]), total
+        )
+    return details
+
+
+def _detail(key: str, name: str, abbreviation: str, color: str, voxels: int, total: int) -> dict[str, Any]:
+    nombre, sigla, descripcion = _SPANISH.get(key, (name, abbreviation, name))
+    return {
+        "nombre": nombre,
+        "sigla": sigla,
+        "color": color,
+        "descripcion": descripcion,
+        "pixeles": voxels,
+        "porcentaje": round(100.0 * voxels / total, 4),
+    }
+
+
+def _links(row: Row, here: str) -> dict[str, Any]:
+    links: dict[str, Any] = {"self": here, "events": f"{here}/events"}
+    if row["state"] in ("queued", "running"):
+        links["cancel"] = f"{here}/cancel"
+    if row["state"] == "built":
+        links["files"] = {name: f"{here}/files/{name}" for name in FILES if name in (row["files"] or {})}
+    return links
+
+
+def _elapsed(row: Row) -> float:
+    """Seconds of work, without the time in which the request waited for its turn."""
+    seconds = row["seconds"]
+    return round(sum(float(seconds.get(stage, 0.0)) for stage in ("read", "infer", "write")), 3)
+
+
+def refusal_problem(told: Mapping[str, str], correlation: str = "") -> tuple[int, dict[str, Any]]:
+    """The problem (RFC 9457) of a request that was refused: fixed words, and what was expected and found.
+
+    Returns
+    -------
+    status, body
+    """
+    code = RefusalCode(told["code"])
+    title, advice = WORDS[code]
+    status = STATUS.get(code, 422)
+    body: dict[str, Any] = {
+        "type": f"urn:ainode:problem:{code.value}",
+        "title": title,
+        "status": status,
+        "detail": advice,
+        "success": False,
+        "message": title,
+        "code": code.value,
+        "expected": told.get("expected", ""),
+        "found": told.get("found", ""),
+    }
+    if correlation:
+        body["instance"] = f"urn:ainode:request:{correlation}"
+    return status, body
