@@ -54,7 +54,7 @@ LABEL_VALUES: Mapping[str, frozenset[str]] = {
         }
     ),
     "reason": _REASONS,
-    "route": frozenset(),
+    "route": frozenset({"api", "predict", "predict-batch"}),
     "stage": frozenset({"read", "volume", "infer", "measure", "build", "check", "write", "deliver", "publish"}),
     "state": _STATES,
     "target": frozenset(),

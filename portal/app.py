@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
-from portal import docs, health, viewer
+from portal import api, docs, health, viewer
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
 from portal.problems import plain, refused
 from portal.services import PortalServices
@@ -41,6 +41,8 @@ def create_app(services: PortalServices) -> FastAPI:
                 services.reports, version=services.settings.version, base_url=base, on_access=services.on_access
             )
         )
+    if services.predictions is not None:
+        app.include_router(api.router(services, services.predictions))
     if services.viewer is not None:
         app.include_router(viewer.router(services.viewer, services.on_access))
     _handle_errors(app, services)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -35,13 +36,20 @@ async def _asked(name: str, check: Check, timeout_s: float, limiter: anyio.Capac
         return CheckResult(False, "the check itself failed", "See the log for check-fault.")
 
 
-async def _report(checks: Mapping[str, Check], timeout_s: float, limiter: anyio.CapacityLimiter) -> Response:
+async def report(
+    checks: Mapping[str, Check], timeout_s: float, limiter: anyio.CapacityLimiter
+) -> tuple[bool, list[dict[str, Any]]]:
+    """Ask every check at once; whether all hold, and a row for each."""
     results = await asyncio.gather(*(_asked(name, check, timeout_s, limiter) for name, check in checks.items()))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "ok": result.ok, "reason": result.reason, "advice": result.advice}
         for name, result in zip(checks, results, strict=True)
     ]
-    is_ok = all(result.ok for result in results)
+    return all(result.ok for result in results), rows
+
+
+async def _report(checks: Mapping[str, Check], timeout_s: float, limiter: anyio.CapacityLimiter) -> Response:
+    is_ok, rows = await report(checks, timeout_s, limiter)
     return JSONResponse({"ok": is_ok, "checks": rows}, status_code=200 if is_ok else 503)
 
 

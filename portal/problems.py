@@ -26,6 +26,7 @@ STATUS: Mapping[RefusalCode, int] = {
     RefusalCode.DECOMPRESSION_BOMB: 413,
     RefusalCode.ARCHIVE_BOMB: 413,
     RefusalCode.ARCHIVE_TOO_MANY_ENTRIES: 413,
+    RefusalCode.IDEMPOTENCY_CONFLICT: 409,
     RefusalCode.INPUT_EMPTY: 400,
     RefusalCode.VALIDATION: 400,
     RefusalCode.MODEL_UNTRUSTED: 503,

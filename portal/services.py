@@ -14,6 +14,7 @@ from fhir_bridge.server import Access
 from fhir_bridge.store import ReportStore
 
 if TYPE_CHECKING:
+    from dicom_node.predictions import Predictions
     from portal.viewer import ViewerSettings
 
 
@@ -39,6 +40,8 @@ class PortalSettings:
     base_url: str = ""
     """Public address, e.g. ``https://node.example``; empty takes each request's own."""
     max_body_bytes: int = 1_000_000
+    max_upload_bytes: int = 0
+    """Of a request whose body goes to disk while it arrives (`portal.api`); 0: there is none."""
     max_json_depth: int = 32
     check_timeout_s: float = 5.0
 
@@ -59,6 +62,8 @@ class PortalServices:
         Called before /metrics is rendered, to set the gauges that only the record knows.
     on_access
         Called after patient data were handed out, for the audit trail.
+    predictions
+        The desk for predictions by HTTP; None: there is no /api/v1.
     """
 
     verify_key: Callable[[str], KeyIdentity | None]
@@ -69,4 +74,5 @@ class PortalServices:
     refresh_metrics: Callable[[], None] | None = None
     on_access: Callable[[Request, Access], None] | None = None
     viewer: ViewerSettings | None = None
+    predictions: Predictions | None = None
     settings: PortalSettings = PortalSettings()

@@ -21,6 +21,8 @@ from portal.services import PortalSettings
 
 API_CSP = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 MAX_HEADERS = 100
+UPLOADS = "/api/v1/predict/"
+"""Below it the body of a form goes to disk while it arrives instead of into memory."""
 _log = structlog.get_logger("portal")
 
 
@@ -117,8 +119,12 @@ class Shell:
         if _host_name(headers.get("host", "")) not in self._settings.allowed_hosts:
             raise _Turned(421)
         declared = headers.get("content-length", "0")
-        if not declared.isdigit() or int(declared) > self._settings.max_body_bytes:
+        is_upload = self._is_upload(scope, headers)
+        limit = self._settings.max_upload_bytes if is_upload else self._settings.max_body_bytes
+        if not declared.isdigit() or int(declared) > limit:
             raise BodyRefused(RefusalCode.TOO_LARGE)
+        if is_upload:
+            return _counted(receive, limit)  # read and written to disk by the route, once it is known who calls
         if scope["method"] in ("GET", "HEAD", "OPTIONS") and declared == "0" and "transfer-encoding" not in headers:
             return receive
         is_json = headers.get("content-type", "").split(";")[0].strip().endswith("json")
@@ -126,6 +132,14 @@ class Shell:
         if is_json and raw:
             check_json(raw, self._settings.max_json_depth)
         return _replay(raw, receive)
+
+    def _is_upload(self, scope: Scope, headers: Headers) -> bool:
+        return (
+            self._settings.max_upload_bytes > 0
+            and scope["method"] == "POST"
+            and scope["path"].startswith(UPLOADS)
+            and headers.get("content-type", "").startswith("multipart/form-data")
+        )
 
 
 class _Turned(Exception):
@@ -154,6 +168,20 @@ async def _read(receive: Receive, limit: int) -> bytes:
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    """`receive`, that says no when more comes than is allowed."""
+    size = [0]
+
+    async def counted() -> Message:
+        message = await receive()
+        size[0] += len(message.get("body", b""))
+        if size[0] > limit:
+            raise BodyRefused(RefusalCode.TOO_LARGE)
+        return message
+
+    return counted
 
 
 def _replay(raw: bytes, receive: Receive) -> Receive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from typing import Any
 from starlette.requests import Request
 
 import portal
+from dicom_node import durable
 from dicom_node.cli.readiness import Readiness
+from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
+from dicom_node.predictions import Predictions
 from dicom_node.record import Database, audit, keys, reports, runs, views
 from dicom_node.refusals import RefusalCode
 from dicom_node.settings import LOOPBACK, Settings, read_secret
@@ -66,8 +69,14 @@ def _stored(row: Mapping[str, Any]) -> StoredResource:
     return StoredResource(row["resource"], int(row["version"]), datetime.fromisoformat(row["updated_at"]))
 
 
-def make_app(settings: Settings, database: Database) -> Any:
-    """The portal's application for this installation."""
+def make_app(settings: Settings, database: Database, put: Callable[[Put], None] | None = None) -> Any:
+    """The portal's application for this installation.
+
+    Parameters
+    ----------
+    put
+        Hands a job to the road; default: over the workflow engine's own tables, opened with the first job.
+    """
     import importlib.metadata
 
     version = importlib.metadata.version("dicom-ai-node")
@@ -78,9 +87,30 @@ def make_app(settings: Settings, database: Database) -> Any:
         refresh_metrics=lambda: _refresh(settings, database),
         on_access=lambda request, access: _on_access(database, request, access),
         viewer=_viewer(settings),
-        settings=portal.PortalSettings(version=version, allowed_hosts=LOOPBACK | frozenset(settings.web.allowed_hosts)),
+        predictions=Predictions(settings, database, put or _Road(settings).put),
+        settings=portal.PortalSettings(
+            version=version,
+            allowed_hosts=LOOPBACK | frozenset(settings.web.allowed_hosts),
+            max_upload_bytes=settings.api.max_upload_mb * 1_000_000,
+        ),
     )
     return portal.create_app(services)
+
+
+class _Road:
+    """The road as `web` reaches it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.engine_url
+        self._client: durable.Client | None = None
+        self._lock = threading.Lock()
+
+    def put(self, item: Put) -> None:
+        """Hand over a job."""
+        with self._lock:
+            if self._client is None:
+                self._client = durable.connect(self._url)
+        self._client.put(item)
 
 
 def run_web(settings: Settings, database: Database, stop: threading.Event) -> None:

@@ -26,6 +26,7 @@ SCOPES: dict[str, str] = {
     "health:read": "read /readyz and /livez from another machine",
     "metrics:read": "read /metrics from another machine",
     "docs:read": "read the API's own description",
+    "predict:run": "ask for predictions by HTTP and fetch what came of one's own",
     "viewer:read": "open studies in the viewer and read them by DICOMweb",
 }
 """What a key may be allowed to do."""
