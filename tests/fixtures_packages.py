@@ -267,3 +267,69 @@ def _copy_bright_and_dark(state: dict[str, Any], threshold: float) -> None:
     for key in list(state):
         if ".all_modules.0." in key:
             state[key] = state[key.replace(".all_modules.0.", ".conv.")].clone()
+
+
+def make_keras_package(
+    root: Path,
+    *,
+    name: str = "tiny-keras",
+    roles: Sequence[str] = ("t1c", "flair"),
+    features: Sequence[int] = (4, 8),
+    patch: Sequence[int] = (32, 32, 32),
+    seed: int = 0,
+    description: Mapping[str, Any] | None = None,
+) -> Path:
+    """A package of runner ``keras`` with random weights and three labels: ``root/name/1.0.0``."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from ai_engine.runners.keras_layers import multiscale_unet
+
+    network = multiscale_unet(len(roles), 4, tuple(features))
+    random = np.random.default_rng(seed)
+    weights = random_keras_weights(network, random)
+    values = tiny_description(name=name, intensity="none", labels=(1, 2, 3))
+    first = values["inputs"][0]
+    for label, key in zip(values["labels"], ("necrotic_core", "oedema", "enhancing_tumour"), strict=True):
+        label |= {"key": key, "name": key.replace("_", " ")}
+    values |= {
+        "runner": "keras",
+        "inputs": [{**first, "role": role} for role in roles],
+        "preparation": {"patch": list(patch), "spacing_mm": [1.0, 1.0, 1.0]},
+        "inference": {"configuration": "keras", "step": 0.5},
+        "composites": [{**{k: v for k, v in values["labels"][0].items() if k not in ("label", "postprocessing")},
+                        "key": "whole_tumour", "name": "Whole tumour", "labels": [1, 2, 3]}],
+    }  # fmt: skip
+    values.update(description or {})
+    folder = root / name / "1.0.0"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "network.json").write_text(network.model_dump_json())
+    save_file(weights, folder / "weights.safetensors")
+    (folder / "model.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False))
+    seal_package(folder)
+    return folder
+
+
+def random_keras_weights(network: Any, random: Any) -> dict[str, Any]:
+    """Weights of the right shapes: every layer's answer stays near unit size."""
+    import numpy as np
+
+    channels = {"input": network.input_channels}
+    found = {}
+    for layer in network.layers:
+        inside = [channels[name] for name in layer.inputs]
+        channels[layer.name] = sum(inside) if layer.kind == "Concatenate" else max(inside)
+        if layer.kind in ("Conv3D", "Conv3DTranspose"):
+            channels[layer.name] = layer.filters
+            transposed = layer.kind == "Conv3DTranspose"
+            pair = (layer.filters, inside[0]) if transposed else (inside[0] // layer.groups, layer.filters)
+            scale = 1.4 / np.sqrt(inside[0] * (1 if transposed else np.prod(layer.kernel_size)))
+            found[f"{layer.name}/kernel"] = random.normal(0, scale, (*layer.kernel_size, *pair))
+        for weight in layer.weights:
+            if weight == "kernel":
+                continue
+            low, high = {"moving_variance": (0.5, 1.5), "gamma": (0.5, 1.5), "alpha": (0.1, 0.4)}.get(
+                weight, (-0.3, 0.3)
+            )
+            found[f"{layer.name}/{weight}"] = random.uniform(low, high, channels[layer.name])
+    return {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in found.items()}
