@@ -1,0 +1,202 @@
+"""What was measured, as Markdown and as one HTML page with plots."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from io import BytesIO
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dicom_node.benchmark.load import Answer, Level
+from dicom_node.benchmark.sampling import Sampler
+from dicom_node.benchmark.statistics import compare, memory_slope, summarise
+
+Measured = Mapping[str, tuple[tuple[Level, ...], Sampler | None]]
+
+
+def figures(measured: Measured, facts: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Everything as plain values.
+
+    Parameters
+    ----------
+    facts
+        Machine and versions.
+    models
+        Per arm: parameters, file size and whatever else is known of its model.
+    """
+    arms = {name: _arm(levels, sampler) | dict(models.get(name, {})) for name, (levels, sampler) in measured.items()}
+    names = list(measured)
+    return {
+        "machine": dict(facts),
+        "arms": arms,
+        "comparisons": [_compared(names[0], other, measured[names[0]][0], measured[other][0]) for other in names[1:]],
+    }
+
+
+def _arm(levels: Sequence[Level], sampler: Sampler | None) -> dict[str, Any]:
+    answers = [answer for level in levels for answer in level.answers]
+    memory = [answer.memory_mb for answer in answers if answer.memory_mb is not None]
+    return {
+        "levels": [_level(level) for level in levels],
+        "memory_slope": asdict(memory_slope(memory)),
+        "memory_peak_mb": max((sample.memory_mb for sample in sampler.samples), default=None) if sampler else None,
+        "class_shares": _shares(answers),
+        "samples": [asdict(sample) for sample in sampler.samples] if sampler else [],
+        "runs": [asdict(answer) for answer in answers],
+    }
+
+
+def _level(level: Level) -> dict[str, Any]:
+    good = [answer for answer in level.answers if answer.is_good]
+    told = [answer for answer in good if answer.server_s is not None]
+    network = [answer.client_s - answer.server_s for answer in told if answer.server_s is not None]
+    return {
+        "users": level.users,
+        "asked": len(level.answers),
+        "answered": len(good),
+        "errors": sorted({answer.error or f"status {answer.status}" for answer in level.answers if not answer.is_good}),
+        "wall_s": level.wall_s,
+        "images_per_hour": level.images_per_hour,
+        "client_s": asdict(summarise([answer.client_s for answer in good])) if good else None,
+        "server_s": asdict(summarise([a.server_s for a in told if a.server_s is not None])) if told else None,
+        "network_s": asdict(summarise(network)) if network else None,
+    }
+
+
+def _shares(answers: Sequence[Answer]) -> dict[str, float]:
+    """Mean share of every class over all answers, in percent of the picture."""
+    keys = sorted({key for answer in answers for key in answer.shares})
+    good = [answer for answer in answers if answer.is_good]
+    return {key: statistics.fmean(answer.shares.get(key, 0.0) for answer in good) for key in keys} if good else {}
+
+
+def _compared(one: str, other: str, ours: Sequence[Level], theirs: Sequence[Level]) -> dict[str, Any]:
+    rows = []
+    for first, second in zip(ours, theirs, strict=True):
+        a = [answer.client_s for answer in first.answers if answer.is_good]
+        b = [answer.client_s for answer in second.answers if answer.is_good]
+        if a and b:
+            throughput = first.images_per_hour / second.images_per_hour if second.images_per_hour else None
+            rows.append({"users": first.users, **asdict(compare(a, b)), "ratio_of_throughput": throughput})
+    return {"arm": one, "against": other, "levels": rows}
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Tables of what `figures` made."""
+    lines = ["# Benchmark of a running node", "", _about(found["machine"]), ""]
+    for name, arm in found["arms"].items():
+        facts = ", ".join(f"{key} {arm[key]}" for key in ("model", "parameters", "file_mb", "precision") if key in arm)
+        lines += [f"## {name}", ""] + ([facts, ""] if facts else [])
+        lines += [
+            "| users | answered | mean s ± sd | 95 % interval | P50 | P90 | P95 | P99 | network s (mean) | images/h |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [_row(level) for level in arm["levels"]]
+        slope = arm["memory_slope"]
+        peak = f"{arm['memory_peak_mb']:.0f} MB" if arm["memory_peak_mb"] else "not watched"
+        lines += [
+            "",
+            f"Memory at most {peak}; {slope['mb_per_100_runs']:+.1f} MB per 100 runs "
+            f"(95 % interval {slope['low']:+.1f} to {slope['high']:+.1f}): {slope['verdict']}.",
+        ]
+        shares = ", ".join(f"{key} {value:.2f} %" for key, value in arm["class_shares"].items())
+        lines += [f"Predicted shares of the picture: {shares or 'not told'}.", ""]
+    for pair in found["comparisons"]:
+        lines += [f"## {pair['arm']} against {pair['against']}", ""]
+        lines += [
+            "| users | times faster (medians) | times the throughput | Mann-Whitney U | p |",
+            "|---|---|---|---|---|",
+        ]
+        for row in pair["levels"]:
+            through = "-" if row["ratio_of_throughput"] is None else f"{row['ratio_of_throughput']:.2f}"
+            ratio = row["ratio_of_medians"]
+            lines.append(f"| {row['users']} | {ratio:.2f} | {through} | {row['u']:.0f} | {row['p']:.2g} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def html(found: Mapping[str, Any]) -> str:
+    """One self-contained page."""
+    environment = Environment(
+        loader=PackageLoader("dicom_node.benchmark", "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("benchmark.html").render(
+        found=found, about=_about(found["machine"]), plots=[_times(found), _throughput(found), _memory(found)]
+    )
+
+
+def _row(level: Mapping[str, Any]) -> str:
+    client, network = level["client_s"], level["network_s"]
+    asked = f"{level['answered']}/{level['asked']}"
+    if client is None:
+        return f"| {level['users']} | {asked} | {', '.join(level['errors'])} | | | | | | | |"
+    through = f"{level['images_per_hour']:.0f}"
+    between = f"{network['mean']:.3f}" if network else "-"
+    return (
+        f"| {level['users']} | {asked} | {client['mean']:.2f} ± {client['sd']:.2f} | "
+        f"{client['low']:.2f} to {client['high']:.2f} | {client['p50']:.2f} | {client['p90']:.2f} | "
+        f"{client['p95']:.2f} | {client['p99']:.2f} | {between} | {through} |"
+    )
+
+
+def _about(facts: Mapping[str, Any]) -> str:
+    return "; ".join(f"{key} {value}" for key, value in facts.items())
+
+
+def _times(found: Mapping[str, Any]) -> str:
+    def draw(axes: Any) -> None:
+        for name, arm in found["arms"].items():
+            levels = [level for level in arm["levels"] if level["client_s"]]
+            users = [level["users"] for level in levels]
+            axes.plot(users, [level["client_s"]["p50"] for level in levels], marker="o", label=f"{name}, P50")
+            axes.plot(users, [level["client_s"]["p95"] for level in levels], marker="v", ls=":", label=f"{name}, P95")
+        axes.set_xlabel("users at once")
+        axes.set_ylabel("seconds to the answer")
+
+    return _plot(draw)
+
+
+def _throughput(found: Mapping[str, Any]) -> str:
+    def draw(axes: Any) -> None:
+        for name, arm in found["arms"].items():
+            users = [level["users"] for level in arm["levels"]]
+            axes.plot(users, [level["images_per_hour"] for level in arm["levels"]], marker="o", label=name)
+        axes.set_xlabel("users at once")
+        axes.set_ylabel("images per hour")
+        axes.set_ylim(bottom=0)
+
+    return _plot(draw)
+
+
+def _memory(found: Mapping[str, Any]) -> str:
+    def draw(axes: Any) -> None:
+        for name, arm in found["arms"].items():
+            if arm["samples"]:
+                first = arm["samples"][0]["at_s"]
+                axes.plot(
+                    [sample["at_s"] - first for sample in arm["samples"]],
+                    [sample["memory_mb"] for sample in arm["samples"]],
+                    label=name,
+                )
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("memory, MB")
+        axes.set_ylim(bottom=0)
+
+    return _plot(draw)
+
+
+def _plot(draw: Any) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

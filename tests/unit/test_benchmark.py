@@ -1,0 +1,127 @@
+"""The benchmark kit: its numbers against ones worked out apart, its load against a service that counts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from dicom_node.benchmark import Arm, compare, run, summarise
+from dicom_node.benchmark.load import own_pictures
+from dicom_node.benchmark.report import figures, html, markdown
+from dicom_node.benchmark.statistics import memory_slope
+
+pytestmark = pytest.mark.unit
+
+
+def test_percentiles_and_interval_are_those_of_numpy_and_scipy() -> None:
+    values = list(np.random.default_rng(1).gamma(2.0, 3.0, 30))
+    told = summarise(values)
+    assert [told.p50, told.p90, told.p95, told.p99] == pytest.approx(np.percentile(values, [50, 90, 95, 99]))
+    assert told.mean == pytest.approx(statistics.fmean(values))
+    assert told.high - told.mean == pytest.approx(2.0452 * statistics.stdev(values) / 30**0.5, rel=1e-4)  # t, 29 df
+
+
+def test_two_equal_arms_do_not_differ_and_a_slower_one_does() -> None:
+    quick = [1.0 + 0.01 * n for n in range(30)]
+    assert compare(quick, list(quick)).p > 0.9
+    slow = compare(quick, [3 * value for value in quick])
+    assert slow.p < 1e-6
+    assert slow.ratio_of_medians == pytest.approx(3.0)
+
+
+def test_memory_that_grows_is_told_from_memory_that_wavers() -> None:
+    noise = np.random.default_rng(2).normal(0, 5, 60)
+    assert memory_slope([1000 + n for n in noise]).verdict == "steady"
+    assert memory_slope([1000 + 2 * i + n for i, n in enumerate(noise)]).verdict == "grows"
+    assert memory_slope([1.0, 2.0]).verdict == "too few runs"
+
+
+def test_every_request_carries_a_picture_of_its_own(picture: Path) -> None:
+    made = own_pictures([picture], 20, np.random.default_rng(42))
+    assert len({content for _, content in made}) == 20
+    again = own_pictures([picture], 20, np.random.default_rng(42))
+    assert [content for _, content in made] == [content for _, content in again]
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(made[0][1]))
+    assert np.count_nonzero(image.get_fdata() != nibabel.load(picture).get_fdata()) == 1
+
+
+def test_two_arms_are_asked_alike_and_the_report_tells_them_apart(
+    picture: Path, services: tuple[str, str, dict[str, int]]
+) -> None:
+    quick, slow, most = services
+    arms = [Arm("node", quick, {}, None), Arm("other", slow, {}, None)]
+    measured = run(arms, [picture], lambda _: None, users=(1, 4), warm_ups=1, runs=8)
+    found = figures(measured, {"cores": 2}, {})
+    node, other = found["arms"]["node"], found["arms"]["other"]
+    assert [level["answered"] for level in node["levels"]] == [8, 8]
+    assert most["/quick"] == 4  # as many at once as there were users
+    assert most["/slow"] == 4
+    one_user, four_users = found["comparisons"][0]["levels"]
+    assert one_user["ratio_of_medians"] > 1.5
+    assert four_users["p"] < 0.05
+    assert other["class_shares"] == {"BG": 90.0, "ET": 10.0}
+    assert node["levels"][0]["network_s"]["mean"] >= 0.0
+    assert "Mann-Whitney" in markdown(found)
+    assert html(found).count("data:image/png") == 3
+    json.dumps(found)
+
+
+def test_a_service_that_fails_is_counted_and_not_timed(picture: Path, services: tuple[str, str, Any]) -> None:
+    measured = run(
+        [Arm("node", services[0].replace("quick", "broken"), {})], [picture], lambda _: None, runs=4, users=(2,)
+    )
+    level = figures(measured, {}, {})["arms"]["node"]["levels"][0]
+    assert (level["answered"], level["client_s"], level["errors"]) == (0, None, ["status 500"])
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "case.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((12, 12, 12), np.float32), np.eye(4)), path)
+    return path
+
+
+@pytest.fixture
+def services() -> Iterator[tuple[str, str, dict[str, int]]]:
+    """A quick and a slow service in one server, and the most requests that each had at once."""
+    most: dict[str, int] = {}
+    now: dict[str, int] = {}
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            with lock:
+                now[self.path] = now.get(self.path, 0) + 1
+                most[self.path] = max(most.get(self.path, 0), now[self.path])
+            took = {"/quick": 0.05, "/slow": 0.2}.get(self.path, 0.0)
+            time.sleep(took)
+            with lock:
+                now[self.path] -= 1
+            details = {"0": {"sigla": "BG", "porcentaje": 90.0}, "3": {"sigla": "ET", "porcentaje": 10.0}}
+            body = json.dumps({"success": True, "elapsed_time": took, "class_details": details}).encode()
+            self.send_response(500 if self.path == "/broken" else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    yield f"{base}/quick", f"{base}/slow", most
+    server.shutdown()
+    server.server_close()
