@@ -43,11 +43,28 @@ def worker_body(url: str, box: Connection) -> None:
     worker.stop(2)
 
 
+def slow_poller(url: str, box: Connection) -> None:
+    """A worker whose queues look for work every ten seconds only."""
+    durable.POLL_S = 10.0
+
+    def step(number: int) -> list[Put]:
+        box.send(("step", time.monotonic_ns()))
+        return [Put("model" if number % 2 else "cpu", "step", f"step/{number - 1}", (number - 1,))] if number else []
+
+    worker = durable.Worker(url, {"step": step}, {"cpu": 2, "model": 1})
+    worker.start()
+    box.send(("up", 0))
+    box.poll(60)
+    begin = time.monotonic_ns()
+    worker.stop(2)
+    box.send(("stopped", time.monotonic_ns() - begin))
+
+
 class Running:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, body: Callable[[str, Connection], None] = worker_body) -> None:
         context = multiprocessing.get_context("spawn")
         self.box, theirs = context.Pipe()
-        self.process = context.Process(target=worker_body, args=(url, theirs), daemon=True)
+        self.process = context.Process(target=body, args=(url, theirs), daemon=True)
         self.process.start()
 
     def next(self, timeout_s: float = 60.0) -> tuple[str, int]:
@@ -98,6 +115,21 @@ def test_jobs_run_once_per_key_and_chain(tmp_path: Path, capfd: pytest.CaptureFi
     assert kinds == {"portable_json"}
     output = capfd.readouterr()
     assert "PATIENT" not in output.out + output.err
+
+
+def test_a_job_that_follows_does_not_wait_for_the_next_look(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'engine.sqlite'}"
+    durable.migrate(url)
+    worker = Running(url, slow_poller)
+    assert worker.next()[0] == "up"
+    client = durable.connect(url)
+    client.put(Put("cpu", "step", "step/4", (4,)))
+    times = [worker.next()[1] for _ in range(5)]
+    client.close()
+    assert times[-1] - times[0] < 8e9, "four follow-ups took a look each, ten seconds apart"
+    worker.box.send("stop")
+    assert worker.next()[1] < 8e9, "the queues' threads did not hear the stop"
+    worker.stop()
 
 
 def test_nothing_in_the_engines_tables_is_pickle(tmp_path: Path) -> None:
