@@ -73,8 +73,6 @@ def evaluate_folds(recipe: TumourRecipe, data: Path, work: Path, say: Say) -> di
     }
     written = {"recipe": asdict(recipe), "run_as": identity, "sets": sets}
     (work / FOLDS_FILE).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    for line in fold_lines(written):
-        say(line)
     return written
 
 

@@ -52,9 +52,9 @@ def _entry(
         "key": key,
         "name": name,
         "abbreviation": short,
-        "category": _ABNORMAL,
+        "category": dict(_ABNORMAL),
         "type": {"value": value, "scheme": scheme, "meaning": meaning},
-        "site": _BRAIN,
+        "site": dict(_BRAIN),
         "color_rgb": rgb,
         "color_cielab": list(lab),
     }
