@@ -55,6 +55,55 @@ def brain_flair(
     _train(BRAIN_FLAIR, data, out_folder, resume, minutes, pretrained, version)
 
 
+@app.command("brain-tumour")
+def brain_tumour(
+    data: Path = DATA,
+    out_folder: Path = OUT,
+    resume: bool = RESUME,
+    minutes: float | None = MINUTES,
+    version: str = VERSION,
+) -> None:
+    """Repeat the training of the shipped brain-tumour: a start, three folds, the shipped network; then its figures.
+
+    Example: ai-node train brain-tumour --data data/brain --out training --resume
+    """
+    from ai_engine.training.cases import TrainingDataError
+    from ai_engine.training.tumour import BRAIN_TUMOUR, HISTORY_FILE, TumourTraining
+    from ai_engine.training.tumour_folds import finish_tumour
+    from ai_engine.training.tumour_report import write_tumour_report
+
+    if (out_folder / HISTORY_FILE).exists() and not resume:
+        stop(Exit.USAGE, f"{out_folder.name} already holds a training; resume it or choose another folder")
+    try:
+        training = TumourTraining(BRAIN_TUMOUR, data, out_folder, minutes=minutes, say=_say)
+        if resume and training.resume():
+            _say(f"resumed after {training.used_s / 60:.0f} minutes")
+        training.run()
+        folder = finish_tumour(BRAIN_TUMOUR, data, out_folder, version, _say, with_folds=True)
+    except TrainingDataError as trouble:
+        stop(Exit.USAGE, str(trouble))
+    write_tumour_report(out_folder)
+    out.print(str(folder), markup=False)
+
+
+@app.command("tumour-folds")
+def tumour_folds(
+    data: Path = DATA,
+    work: Path = typer.Option(..., "--out", exists=True, file_okay=False, help="Working folder of brain-tumour."),
+) -> None:
+    """Measure a training of brain-tumour: every patient by the fold that never saw it, as T1c and FLAIR, and T1c alone.
+
+    Example: ai-node train tumour-folds --data data/brain --out training
+    """
+    from ai_engine.training.tumour import BRAIN_TUMOUR, HISTORY_FILE
+    from ai_engine.training.tumour_folds import evaluate_folds, fold_lines
+
+    if not (work / HISTORY_FILE).exists():
+        stop(Exit.USAGE, "no training of brain-tumour in this folder")
+    for line in fold_lines(evaluate_folds(BRAIN_TUMOUR, data, work, _say)):
+        out.print(line, markup=False, soft_wrap=True)
+
+
 @app.command("nnunet")
 def nnunet(
     data: Path = DATA,
@@ -102,8 +151,9 @@ def report(work: Path = typer.Option(..., "--out", exists=True, file_okay=False,
     Example: ai-node train report --out training
     """
     from ai_engine.training.report import write_report
+    from ai_engine.training.tumour_report import write_tumour_report
 
-    page = write_report(work, "Training")
+    page = write_tumour_report(work) or write_report(work, "Training")
     if page is None:
         stop(Exit.USAGE, "no history in this folder yet; it is written with the first checkpoint")
     out.print(str(page), markup=False)
@@ -125,6 +175,10 @@ def seal(
         stop(Exit.USAGE, str(error))
 
 
+def _say(line: str) -> None:
+    err.print(line, markup=False, soft_wrap=True)
+
+
 def _train(
     recipe: Recipe, data: Path, work: Path, resume: bool, minutes: float | None, pretrained: Path | None, version: str
 ) -> None:
@@ -132,17 +186,14 @@ def _train(
     from ai_engine.training.finish import finish
     from ai_engine.training.recipe import train_recipe
 
-    def say(line: str) -> None:
-        err.print(line, markup=False, soft_wrap=True)
-
     beside = data.parent / "weights" / PRETRAINED
     start = pretrained or (beside if beside.is_file() else None)
     if start is None:
-        say("no pretrained weights given: the encoder starts from random numbers, expect to need much longer")
+        _say("no pretrained weights given: the encoder starts from random numbers, expect to need much longer")
     work.mkdir(parents=True, exist_ok=True)
     try:
-        train_recipe(recipe, data, work, pretrained=start, resume=resume, minutes=minutes, say=say)
-        folder = finish(recipe, data, work, version, say)
+        train_recipe(recipe, data, work, pretrained=start, resume=resume, minutes=minutes, say=_say)
+        folder = finish(recipe, data, work, version, _say)
     except (TrainingDataError, FileExistsError) as trouble:
         stop(Exit.USAGE, str(trouble))
     out.print(str(folder), markup=False)
