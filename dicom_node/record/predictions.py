@@ -85,9 +85,9 @@ def add(connection: Connection, asked: Sequence[NewPrediction]) -> list[RowMappi
         except IntegrityError as error:
             raise IdempotencyTaken from error
         if one.refusal is None:
-            note(connection, int(number), "prediction.accepted", inputs=len(one.inputs))
+            tell(connection, int(number), "prediction.accepted", inputs=len(one.inputs))
         else:
-            note(connection, int(number), "prediction.refused", refusal=dict(one.refusal))
+            tell(connection, int(number), "prediction.refused", refusal=dict(one.refusal))
         made.append(by_id(connection, int(number)))
     return made
 
@@ -183,7 +183,7 @@ def cancel(connection: Connection, number: int) -> bool:
     if row["state"] not in UNFINISHED:
         return False
     _move(connection, row, RunState.CANCELLED, finished_at=now(), cancel=True)
-    note(connection, number, "prediction.cancelled")
+    tell(connection, number, "prediction.cancelled")
     return True
 
 
@@ -211,7 +211,7 @@ def warn_study(connection: Connection, study_uid: str, text: str) -> None:
     """Add a warning to every request that a study was uploaded for, and say so in its timeline."""
     for number in connection.execute(select(predictions.c.id).where(predictions.c.study_uid == study_uid)).scalars():
         warn(connection, int(number), text)
-        note(connection, int(number), "prediction.warned", warning=text)
+        tell(connection, int(number), "prediction.warned", warning=text)
 
 
 def set_transfer(connection: Connection, number: int, name: str, told: Mapping[str, Any]) -> None:
@@ -244,7 +244,7 @@ def uploads_in_use(connection: Connection, finished_after: str) -> set[str]:
     return used
 
 
-def note(connection: Connection, number: int, name: str, **detail: Any) -> None:
+def tell(connection: Connection, number: int, name: str, **detail: Any) -> None:
     """Write one event of a request; names are in docs/reference/api.md.  Counts and codes only, no patient data."""
     connection.execute(insert(prediction_events).values(prediction_id=number, at=now(), name=name, detail=detail))
 

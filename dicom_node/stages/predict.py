@@ -58,7 +58,7 @@ def predict(tools: Tools, number: int, stage: str) -> list[Put]:
         turn = predictions.begin(connection, number, stage, tools.worker)
         row = predictions.by_id(connection, number)
         if turn is not None:
-            predictions.note(connection, number, f"prediction.{stage}", attempt=turn.attempt)
+            predictions.tell(connection, number, f"prediction.{stage}", attempt=turn.attempt)
     if turn is None:
         is_further = row["state"] in predictions.UNFINISHED and not row["cancel"] and row["stage"] != stage
         return [stage_put(row)] if is_further else []
@@ -112,7 +112,7 @@ def _read(tools: Tools, turn: Turn, row: RowMapping) -> None:
         kept = predictions.go_on(connection, turn, "infer", seconds, options=options, study_uid=first.study_uid or None)
         if not kept:
             return
-        predictions.note(
+        predictions.tell(
             connection,
             turn.number,
             "prediction.was-read",
@@ -199,7 +199,7 @@ def _infer(tools: Tools, turn: Turn, row: RowMapping) -> None:
         )
         if not kept:
             return
-        predictions.note(
+        predictions.tell(
             connection,
             turn.number,
             "prediction.inferred",
@@ -231,7 +231,7 @@ def _write(tools: Tools, turn: Turn, row: RowMapping) -> None:
             seconds={"write": time.monotonic() - started},
         )
         if finished:
-            predictions.note(connection, turn.number, "prediction.completed", files=sorted(written.files))
+            predictions.tell(connection, turn.number, "prediction.completed", files=sorted(written.files))
     _clean(tools, row)
 
 
@@ -255,7 +255,7 @@ def _refuse(tools: Tools, turn: Turn, refused: Refused) -> None:
     told = refused.refusal.to_json()
     with tools.database.write() as connection:
         if predictions.finish(connection, turn, RunState.REFUSED, refusal=told):
-            predictions.note(connection, turn.number, "prediction.refused", refusal=told)
+            predictions.tell(connection, turn.number, "prediction.refused", refusal=told)
             row = predictions.by_id(connection, turn.number)
     _clean(tools, row)
 
@@ -263,7 +263,7 @@ def _refuse(tools: Tools, turn: Turn, refused: Refused) -> None:
 def _fail(tools: Tools, turn: Turn, reason: str) -> None:
     with tools.database.write() as connection:
         if predictions.finish(connection, turn, RunState.FAILED, error=reason):
-            predictions.note(connection, turn.number, "prediction.failed", reason=reason)
+            predictions.tell(connection, turn.number, "prediction.failed", reason=reason)
 
 
 def _after_death(tools: Tools, turn: Turn, row: RowMapping, reason: str) -> list[Put]:
@@ -273,7 +273,7 @@ def _after_death(tools: Tools, turn: Turn, row: RowMapping, reason: str) -> list
     with tools.database.write() as connection:
         deaths = predictions.count_death(connection, turn.number, "child_deaths")
         predictions.release(connection, turn.number)
-        predictions.note(connection, turn.number, "prediction.child-died", deaths=deaths, reason=reason)
+        predictions.tell(connection, turn.number, "prediction.child-died", deaths=deaths, reason=reason)
     if deaths >= limit:
         _fail(tools, turn, f"the model's process ended {deaths} times ({reason}); given up after {limit}")
         return []

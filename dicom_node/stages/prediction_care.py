@@ -34,11 +34,11 @@ def bury_requests(tools: Tools) -> None:
                 continue
             deaths = predictions.count_death(connection, row["id"], "worker_deaths")
             predictions.release(connection, row["id"])
-            predictions.note(connection, row["id"], "prediction.worker-died", deaths=deaths)
+            predictions.tell(connection, row["id"], "prediction.worker-died", deaths=deaths)
             if deaths >= limit:
                 reason = f"the worker ended {deaths} times while this request was active; given up after {limit}"
                 predictions.give_up(connection, row["id"], reason)
-                predictions.note(connection, row["id"], "prediction.failed", reason=reason)
+                predictions.tell(connection, row["id"], "prediction.failed", reason=reason)
 
 
 def unfinished_puts(tools: Tools, is_live: Callable[[str], bool], suffix: str) -> list[Put]:

@@ -170,6 +170,8 @@ def shown(default: Any) -> str:
         return f"`{str(default).lower()}`"
     if isinstance(default, tuple):
         return "`[]`" if not default else f"`{list(default)}`"
+    if isinstance(default, dict) and default:
+        return ", ".join(f"`{key}`" for key in default)
     return f"`{default}`" if default != "" else '`""`'
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from dicom_node.metrics import DEFINITIONS
 from dicom_node.record.keys import SCOPES
+from dicom_node.stages.predict import QUEUES
+from dicom_node.stages.prediction_files import FILES
 from fhir_bridge.search import PARAMETERS
 
 pytestmark = pytest.mark.unit
@@ -30,3 +32,20 @@ def test_every_scope_and_search_parameter_is_in_the_reference() -> None:
     for kind, parameters in PARAMETERS.items():
         assert f"| {kind} |" in fhir
         assert all(f"`{parameter.spellings[0]}`" in fhir for parameter in parameters)
+
+
+def test_every_event_of_a_request_is_in_the_reference() -> None:
+    written = set(re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\| (`[^|]+) \|", _events(), re.MULTILINE))))
+    said: set[str] = set()
+    for file in (DOCS.parent / "dicom_node").rglob("*.py"):
+        said |= set(re.findall(r'"prediction\.([a-z-]+)"', file.read_text())) - {"fault"}
+    assert written == said | set(QUEUES)
+
+
+def _events() -> str:
+    return (DOCS / "reference" / "api.md").read_text().split("| event | meaning |")[1].split("\n## ")[0]
+
+
+def test_every_file_of_a_result_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "api.md").read_text()
+    assert all(f"`{name}`" in page for name in FILES)

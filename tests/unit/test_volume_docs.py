@@ -51,6 +51,7 @@ def test_exported_names():
         "load_volume",
         "read_header",
         "read_nifti",
+        "read_nifti_guarded",
         "save_volume",
         "series_geometry",
         "write_nifti",
