@@ -42,7 +42,6 @@ def run_listen(
     read_header: ReadHeader,
     content_digest: ContentDigest,
     series_geometry: SeriesGeometry,
-    own_manufacturer: str,
     stop: threading.Event,
     on_ready: Callable[[int], None] = lambda port: None,
 ) -> None:
@@ -59,8 +58,6 @@ def run_listen(
         Tells the road that a study is quiet: Study UID and the number of the declaration, likewise.
     read_header, content_digest, series_geometry
         Of the volume room.
-    own_manufacturer
-        Manufacturer (0008,0070) that the node writes into its results.
     on_ready
         Called with the port once associations are accepted.
 
@@ -91,7 +88,6 @@ def run_listen(
             read_header=read_header,
             content_digest=content_digest,
             is_input=is_input,
-            own_manufacturer=own_manufacturer,
             on_indexed=gatherer.note,
         )
         passer = Passer(settings, database, vault)

@@ -67,8 +67,6 @@ class OrthancChild:
         Further peers by name, for example the sender of a test.
     stable_age_s
         Seconds without a new instance after which a series is stable.
-    manufacturer
-        What the node writes into its results; never forwarded.
     options
         Top-level options that replace those of the template.
     binary
@@ -84,7 +82,6 @@ class OrthancChild:
     ae_title: str = "ORTHANC"
     modalities: Mapping[str, Modality] = field(default_factory=dict)
     stable_age_s: int = 2
-    manufacturer: str = "dicom-ai-node"
     options: Mapping[str, Any] = field(default_factory=dict)
     binary: Path | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -209,7 +206,7 @@ class OrthancChild:
                 }
                 for name, m in modalities.items()
             },
-            "AiNode": {"Modality": "ainode", "AeTitle": self.node_ae, "Manufacturer": self.manufacturer},
+            "AiNode": {"Modality": "ainode", "AeTitle": self.node_ae},
             **self.options,
         }
         path = self.folder / "orthanc.json"

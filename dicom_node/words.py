@@ -23,6 +23,7 @@ from dicom_node.refusals import PeerTrouble, Refusal, RefusalCode, Refused
 __all__ = [
     "CASE_MOVES",
     "DELIVERY_MOVES",
+    "PRODUCT",
     "REVISION_MOVES",
     "RUN_MOVES",
     "CaseState",
@@ -162,6 +163,10 @@ DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.FAILED: frozenset({DeliveryState.PENDING, DeliveryState.CANCELLED}),
     DeliveryState.CANCELLED: frozenset({DeliveryState.PENDING}),
 }
+
+PRODUCT = "dicom-ai-node"
+"""Manufacturer's Model Name (0008,1090) of every object a node makes; by it results are known again, whatever
+organisation stands as their manufacturer (I18).  `orthanc/forward.lua` has the same word."""
 
 _MOVES: tuple[Mapping[Any, frozenset[Any]], ...] = (REVISION_MOVES, CASE_MOVES, RUN_MOVES, DELIVERY_MOVES)
 

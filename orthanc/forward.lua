@@ -5,15 +5,15 @@
 --
 -- Not forwarded:
 --   * objects that say something about images (segmentations, reports, documents, key objects, presentation states);
---   * what our own manufacturer made, whichever way it came: the node returns its results by STOW-RS, and so may others
---     send images, hence the way alone says nothing;
+--   * what our own product made (Manufacturer's Model Name), whichever way it came: the node returns its results by
+--     STOW-RS, and so may others send images, hence the way alone says nothing;
 --   * what the node itself passed on by C-STORE: it has it already.
 -- Every value may be absent (nil): an error in Lua would lose the callback.
 
 local configuration = GetOrthancConfiguration()['AiNode'] or {}
 local target = configuration['Modality'] or 'ainode'
 local nodeAet = configuration['AeTitle'] or 'AINODE'
-local manufacturer = configuration['Manufacturer'] or 'dicom-ai-node'
+local product = 'dicom-ai-node'  -- the node writes it into (0008,1090) of every result
 
 local resultModalities = {
   SEG = true, SR = true, DOC = true, KO = true, PR = true, OT = true, RWV = true, RTSTRUCT = true
@@ -29,16 +29,24 @@ local function isToBeForwarded(instance)
   return metadata['RemoteAET'] ~= nodeAet
 end
 
+local function isOurs(instance)
+  local ok, model = pcall(function()
+    return RestApiGet('/instances/' .. instance .. '/content/0008-1090', false)
+  end)
+  -- the value as stored, perhaps padded to an even length
+  return ok and type(model) == 'string' and model:sub(1, #product) == product and #model <= #product + 1
+end
+
 function OnStableSeries(seriesId, tags, metadata)
   local modality = tags and tags['Modality'] or ''
   if resultModalities[modality] then
     return
   end
-  if tags and tags['Manufacturer'] == manufacturer then
-    return
-  end
   local ok, series = pcall(function() return ParseJson(RestApiGet('/series/' .. seriesId, false)) end)
   if not ok or type(series) ~= 'table' or type(series['Instances']) ~= 'table' then
+    return
+  end
+  if series['Instances'][1] and isOurs(series['Instances'][1]) then
     return
   end
   local resources = {}

@@ -39,7 +39,6 @@ def listen() -> None:
     from dicom_node import durable
     from dicom_node.durable import Put
     from dicom_node.listen import AlreadyListening, run_listen
-    from dicom_node.stages.producer import manufacturer
     from dicom_node.volume.digest import content_digest
     from dicom_node.volume.geometry import series_geometry
     from dicom_node.volume.header import read_header
@@ -62,7 +61,6 @@ def listen() -> None:
             read_header=read_header,
             content_digest=content_digest,
             series_geometry=series_geometry,
-            own_manufacturer=manufacturer(chosen),
             stop=ended,
         )
 

@@ -90,7 +90,6 @@ class Site:
             node_port=self.door_port,
             modalities={"demo": Modality("DEMO", 104)},
             stable_age_s=options.stable_age_s,
-            manufacturer=ORGANISATION,
         )
         self._node: subprocess.Popen[bytes] | None = None
         self._database: Database | None = None

@@ -14,6 +14,7 @@ from sqlalchemy import RowMapping
 from dicom_node.record import Database
 from dicom_node.record import arrivals as rows
 from dicom_node.refusals import Refusal, RefusalCode, Refused
+from dicom_node.words import PRODUCT
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +47,6 @@ class Indexer:
         Of the volume room: header of one stored file by keyword, and its content digest (design section 4).
     is_input
         Whether objects of a SOP Class may be an input of a model.
-    own_manufacturer
-        Manufacturer (0008,0070) of the node's results.
     on_indexed
         Called with the Series UID after the row of an instance is filled in.
     """
@@ -60,12 +59,11 @@ class Indexer:
         read_header: ReadHeader,
         content_digest: ContentDigest,
         is_input: Callable[[str], bool],
-        own_manufacturer: str,
         on_indexed: Callable[[str], None],
     ) -> None:
         self._database, self._files = database, files
         self._read_header, self._content_digest = read_header, content_digest
-        self._is_input, self._own_manufacturer = is_input, own_manufacturer
+        self._is_input = is_input
         self._on_indexed = on_indexed
         self._wake = threading.Event()
         self._unreachable: set[int] = set()
@@ -177,5 +175,5 @@ class Indexer:
             return None
 
     def _is_own(self, row: RowMapping, header: Mapping[str, Any], is_known: bool) -> bool:
-        """By UID, or by who made it: a node that was restored from a backup must know its results too (I18)."""
-        return is_known or header.get("Manufacturer") == self._own_manufacturer
+        """By UID, or by what made it: a node that was restored from a backup must know its results too (I18)."""
+        return is_known or header.get("ManufacturerModelName") == PRODUCT

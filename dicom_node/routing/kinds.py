@@ -10,13 +10,11 @@ from typing import Any
 
 from dicom_node.routing.clauses import values_of
 from dicom_node.routing.idioms import special, texts
-from dicom_node.words import SeriesFacts
+from dicom_node.words import PRODUCT, SeriesFacts
 
 IMAGE_MODALITIES = frozenset(
     {"MR", "CT", "PT", "NM", "CR", "DX", "MG", "US", "XC", "DMS", "OP", "ES", "GM", "SM", "XA", "RF", "IO", "PX"}
 )
-OWN_MANUFACTURER = "dicom-ai-node"
-"""Manufacturer (0008,0070) of the equipment that this node writes as (standards section 1.7)."""
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _MAPS = """ADC EADC DADC EXP FA COLFA TRACE TRACEW CBF CBV RCBF RCBV RELCBF RELCBV MTT TTP TMAX K_TRANS
@@ -86,8 +84,7 @@ def is_reformat(series: SeriesFacts) -> bool:
 
 def _of_the_object(series: SeriesFacts, found: dict[str, str]) -> None:
     modality = str(series.attributes.get("Modality", "")).strip().upper()
-    manufacturer = str(series.attributes.get("Manufacturer", "")).strip().casefold()
-    if manufacturer == OWN_MANUFACTURER:
+    if str(series.attributes.get("ManufacturerModelName", "")).strip() == PRODUCT:
         found["own-result"] = "written by this node"
     if modality not in IMAGE_MODALITIES:
         found["not-an-image"] = f"Modality {modality or 'absent'} holds no images to read"

@@ -17,9 +17,9 @@ from dicom_node.gather import ArchiveCounts, Gatherer, Indexer
 from dicom_node.record import now
 from dicom_node.record.tables import artefacts, cases, runs, series, studies
 from dicom_node.volume.geometry import series_geometry
-from dicom_node.words import Grade
+from dicom_node.words import PRODUCT, Grade
 from tests.support import slices
-from tests.support.listening import OWN_MANUFACTURER, Listening, Records, listening, migrated, settings_for, until
+from tests.support.listening import Listening, Records, listening, migrated, settings_for, until
 from tests.support.peers_dimse import association, encode, store_raw
 
 pytestmark = pytest.mark.component
@@ -184,7 +184,7 @@ def test_an_unreadable_instance_is_kept_and_told(tmp_path: Path) -> None:
 
 
 def test_own_results_never_come_back_in(tmp_path: Path) -> None:
-    """I18: known by UID, by manufacturer, by class."""
+    """I18: known by UID, by product, by class."""
     with listening(settings_for(tmp_path)) as node:
         made = slices.series(tmp_path / "s", 3)
         send(node, made)
@@ -194,7 +194,7 @@ def test_own_results_never_come_back_in(tmp_path: Path) -> None:
             _insert_artefact(connection, made.study_uid, known)
         echoed = [
             slices.slice_of(made.study_uid, str(generate_uid()), 1, uid=known),
-            slices.slice_of(made.study_uid, str(generate_uid()), 1, Manufacturer=OWN_MANUFACTURER),
+            slices.slice_of(made.study_uid, str(generate_uid()), 1, ManufacturerModelName=PRODUCT),
         ]
         others = slices.slice_of(made.study_uid, str(generate_uid()), 1, SOPClassUID=SEG, Modality="SEG")
         for ds in (*echoed, others):
@@ -320,7 +320,6 @@ class _Node(Records):
             read_header=read_header,
             content_digest=content_digest,
             is_input=lambda _: True,
-            own_manufacturer=OWN_MANUFACTURER,
             on_indexed=self.gatherer.note,
         )
         indexer.index_batch()

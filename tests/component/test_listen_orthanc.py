@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 
 from dicom_node.demo.site import free_ports
 from dicom_node.orthanc import Modality, OrthancChild
-from dicom_node.words import Grade
+from dicom_node.words import PRODUCT, Grade
 from tests.support import slices
 from tests.support.listening import Listening, listening, settings_for, until
 
@@ -97,10 +97,12 @@ def test_results_never_come_to_the_node(site: tuple[Listening, OrthancChild], tm
     until(lambda: len(node.reads) == 1, 30)
     with child.client() as client:
         # by STOW-RS, as the node delivers: a secondary capture under its name
-        stowed = slices.slice_of(made.study_uid, str(generate_uid()), 1, Manufacturer="dicom-ai-node", Modality="MR")
+        stowed = slices.slice_of(
+            made.study_uid, str(generate_uid()), 1, ManufacturerModelName="dicom-ai-node", Modality="MR"
+        )
         stow(client, slices.write(stowed, tmp_path / "stow.dcm"))
-        # by C-STORE from elsewhere: our manufacturer, and kinds that are no image
-        ours = slices.slice_of(made.study_uid, str(generate_uid()), 1, Manufacturer="dicom-ai-node")
+        # by C-STORE from elsewhere: our product, and kinds that are no image
+        ours = slices.slice_of(made.study_uid, str(generate_uid()), 1, ManufacturerModelName=PRODUCT)
         seg = slices.slice_of(made.study_uid, str(generate_uid()), 1, SOPClassUID=SEG, Modality="SEG")
         sr = slices.slice_of(made.study_uid, str(generate_uid()), 1, SOPClassUID=SR, Modality="SR")
         nameless = slices.slice_of(made.study_uid, str(generate_uid()), 1, SOPClassUID=SR, Modality="SR")

@@ -30,7 +30,6 @@ from dicom_node.volume.geometry import series_geometry
 from dicom_node.volume.header import content_digest, read_header
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OWN_MANUFACTURER = "dicom-ai-node"
 TABLES: Mapping[str, Table] = {t.name: t for t in (arrivals, copies, events, instances, revisions, series, studies)}
 
 
@@ -118,7 +117,6 @@ def listening(settings: Settings, put_read: Callable[[int], None] | None = None)
                 read_header=read_header,
                 content_digest=content_digest,
                 series_geometry=series_geometry,
-                own_manufacturer=OWN_MANUFACTURER,
                 stop=stop,
                 on_ready=announce,
             )
@@ -239,7 +237,6 @@ def main(config: Path) -> None:
         read_header=read_header,
         content_digest=content_digest,
         series_geometry=series_geometry,
-        own_manufacturer=OWN_MANUFACTURER,
         stop=stop,
         on_ready=announce,
     )

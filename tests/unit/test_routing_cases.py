@@ -163,7 +163,7 @@ def test_a_held_series_holds_the_case_that_would_use_it() -> None:
         {"SeriesDescription": "flair MIP"},
         {"BurnedInAnnotation": "YES"},
         {"QualityControlSubject": "YES"},
-        {"Manufacturer": "dicom-ai-node"},
+        {"ManufacturerModelName": "dicom-ai-node"},
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
         {"NumberOfOrientations": 3, "NumberOfInstances": 9},
         {"ImageType": ["DERIVED", "PRIMARY", "ADC"]},
