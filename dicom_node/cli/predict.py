@@ -15,7 +15,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, settings, stop
-from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.refusals import Refused
 
 
 def predict(
@@ -44,6 +44,7 @@ def predict(
 
     logs.set_up("predict")
     chosen = settings()
+    declared = _spacing(spacing_mm)
     if device not in ("auto", "cpu", "cuda") or precision not in ("package", "f32", "bf16"):
         stop(Exit.USAGE, "--device is auto, cpu or cuda; --precision is package, f32 or bf16")
     with answering(as_json=as_json):
@@ -54,7 +55,6 @@ def predict(
         if missing:
             stop(Exit.USAGE, f"no such file or folder: input {arguments.index(missing[0]) + 1}")
         cases = cases_of(arguments, package.description)
-        declared = _spacing(spacing_mm)
         engine = EngineSettings(
             device=device,  # type: ignore[arg-type]  # checked above
             precision=precision,  # type: ignore[arg-type]
@@ -122,7 +122,8 @@ def _objects(reference: Any, prediction: Any, target: Path, chosen: Any, notes: 
 
     from dicom_node.files import write_durably
     from dicom_node.record import digest
-    from dicom_node.results import Producer, build, check
+    from dicom_node.results import build, check
+    from dicom_node.stages.producer import producer_of
     from dicom_node.words import ObjectKind, RunIdentity
 
     # Objects made here and objects of a node's run must never share a UID with other bytes: each call has its own.
@@ -134,14 +135,7 @@ def _objects(reference: Any, prediction: Any, target: Path, chosen: Any, notes: 
         notes=tuple(notes),
         timezone_offset=chosen.node.timezone_offset,
     )
-    producer = Producer(
-        manufacturer=chosen.node.organisation or "dicom-ai-node",
-        product="dicom-ai-node",
-        version=importlib.metadata.version("dicom-ai-node"),
-        instance_id="predict",
-        contact=chosen.node.contact,
-        is_research_use_only=chosen.node.research_use_only,
-    )
+    producer = producer_of(chosen, importlib.metadata.version("dicom-ai-node"), "predict")
     built = build(identity, reference, prediction.mask, prediction.findings, producer, language=chosen.node.language)
     check(built, reference, prediction.mask, prediction.findings)
     names = {ObjectKind.SEG: "seg.dcm", ObjectKind.SR: "sr.dcm"}
@@ -186,9 +180,9 @@ def _spacing(text: str | None) -> tuple[float, float, float] | None:
     try:
         x, y, z = (float(part) for part in text.split(","))
     except ValueError:
-        raise Refused(RefusalCode.VALIDATION, "--spacing-mm X,Y,Z, three numbers in millimetres", text) from None
+        stop(Exit.USAGE, f"--spacing-mm: expected X,Y,Z, three numbers in millimetres; found {text!r}")
     if not all(0.05 <= value <= 20 for value in (x, y, z)):
-        raise Refused(RefusalCode.VALIDATION, "spacings between 0.05 and 20 mm", text)
+        stop(Exit.USAGE, f"--spacing-mm: expected spacings between 0.05 and 20 mm; found {text!r}")
     return x, y, z
 
 
