@@ -48,6 +48,8 @@ class StowDestination(CommonDestination):
     """Root of its DICOMweb services, e.g. http://127.0.0.1:8042/dicom-web"""
     username: str = ""
     password_file: Path | None = None
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
     insecure_ok_because: str = ""
 
 
@@ -61,6 +63,16 @@ class CStoreDestination(CommonDestination):
     insecure_ok_because: str = ""
     verify_url: str | None = None
     """Root of DICOMweb services of the same archive, for verification by content; else C-FIND by UID."""
+    verify_username: str = ""
+    verify_password_file: Path | None = None
+    verify_ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
+
+    @model_validator(mode="after")
+    def _credentials_are_for_an_address(self) -> CStoreDestination:
+        if self.verify_url is None and (self.verify_username or self.verify_password_file or self.verify_ca_file):
+            raise ValueError("verify_username, verify_password_file and verify_ca_file go with verify_url")
+        return self
 
 
 FileKind = Literal["seg", "pdf", "sc", "sr", "ko", "mask", "report", "overlay", "result"]

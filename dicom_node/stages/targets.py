@@ -30,9 +30,9 @@ def target(settings: Settings, name: str) -> delivery.Target:
             secret=_secret(chosen.password_file),
             insecure_ok_because=chosen.insecure_ok_because,
             timeout_s=chosen.timeout_s,
+            ca_file=chosen.ca_file,
         )
     if isinstance(chosen, CStoreDestination):
-        verify = delivery.StowTarget(url=chosen.verify_url) if chosen.verify_url else None
         return delivery.CStoreTarget(
             host=chosen.host,
             port=chosen.port,
@@ -40,7 +40,7 @@ def target(settings: Settings, name: str) -> delivery.Target:
             calling_ae_title=settings.node.ae_title,
             insecure_ok_because=chosen.insecure_ok_because,
             timeout_s=chosen.timeout_s,
-            verify=verify,
+            verify=_verification(chosen),
         )
     if isinstance(chosen, FileDestination):
         return file_target(chosen)
@@ -86,6 +86,20 @@ def file_target(chosen: FileDestination) -> delivery.FileTarget:
         passphrase=_secret(chosen.key_passphrase_file),
         folder=chosen.folder,
         timeout_s=chosen.timeout_s,
+    )
+
+
+def _verification(chosen: CStoreDestination) -> delivery.StowTarget | None:
+    """The DICOMweb services by which a DIMSE archive is looked into, where it has some."""
+    if chosen.verify_url is None:
+        return None
+    return delivery.StowTarget(
+        url=chosen.verify_url,
+        username=chosen.verify_username,
+        secret=_secret(chosen.verify_password_file),
+        insecure_ok_because=chosen.insecure_ok_because,
+        timeout_s=chosen.timeout_s,
+        ca_file=chosen.verify_ca_file,
     )
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.delivery import CStoreTarget, StowTarget
 from dicom_node.settings import Settings
 from dicom_node.stages.destinations import OWN_ENDPOINT, first_destinations, waits_for, wanted
+from dicom_node.stages.targets import target
 from dicom_node.words import Publish
 
 pytestmark = pytest.mark.unit
@@ -46,3 +48,34 @@ def test_reports_wait_for_every_archive_and_after_is_kept(settings: Settings) ->
     assert waits_for(settings, OWN_ENDPOINT, names) == {"pacs", "second"}
     assert waits_for(settings, "second", names) == {"pacs"}
     assert first_destinations(settings, names) == ["pacs"]
+
+
+def test_an_archive_behind_a_certificate_and_a_password(tmp_path: Path) -> None:
+    """Settings reach the one who connects; a secret is read when it is needed, and again after it was changed."""
+    secret, ca = tmp_path / "secret", tmp_path / "ca.pem"
+    secret.write_text("first")
+    secret.chmod(0o600)
+    settings = Settings(
+        destinations={
+            "web": {"kind": "stow", "url": "https://pacs.example/dicom-web", "username": "node",
+                    "password_file": secret, "ca_file": ca},
+            "dimse": {"kind": "cstore", "host": "127.0.0.1", "port": 4242, "ae_title": "PACS",
+                      "verify_url": "https://pacs.example/dicom-web", "verify_username": "look",
+                      "verify_password_file": secret, "verify_ca_file": ca},
+            "blind": {"kind": "cstore", "host": "127.0.0.1", "port": 4242, "ae_title": "PACS"},
+        }
+    )  # fmt: skip
+    web, dimse, blind = (target(settings, name) for name in ("web", "dimse", "blind"))
+    assert isinstance(web, StowTarget) and isinstance(dimse, CStoreTarget) and isinstance(blind, CStoreTarget)
+    assert web.ca_file == ca and blind.verify is None
+    assert dimse.verify is not None and (dimse.verify.username, dimse.verify.ca_file) == ("look", ca)
+    assert dimse.verify.secret is not None and dimse.verify.secret() == "first"
+    secret.write_text("second")
+    assert dimse.verify.secret() == "second"
+
+
+def test_credentials_without_an_address_to_look_at_are_refused() -> None:
+    with pytest.raises(ValueError, match="go with verify_url"):
+        Settings(
+            destinations={"a": {"kind": "cstore", "host": "h", "port": 1, "ae_title": "A", "verify_username": "x"}}
+        )
