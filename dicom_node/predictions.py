@@ -31,6 +31,7 @@ from dicom_node.spool import Spool, Upload
 from dicom_node.stages.inputs import fitting_set, kind_of
 from dicom_node.stages.predict import stage_put
 from dicom_node.stages.prediction_files import FILES
+from dicom_node.stages.transfer import takes_results
 
 MAX_BATCH = 50
 
@@ -271,11 +272,18 @@ class Predictions:
         }
         try:
             inputs = [entry for given in case for entry in self._input(given)]
+            self._check_transfer(asked.options.get("transfer", ()), inputs)
             return NewPrediction(inputs=self._with_roles(model, case, inputs), **common)
         except Refused as refused:
             if not asked.is_batch:
                 raise
             return NewPrediction(inputs=[], refusal=refused.refusal.to_json(), **common)
+
+    def _check_transfer(self, wanted: Sequence[str], inputs: Sequence[Mapping[str, Any]]) -> None:
+        """An archive takes DICOM objects, and of a NIfTI file there are none."""
+        takes = takes_results(self._settings)
+        if any(entry["kind"] == "nifti" for entry in inputs) and not all(takes[name] for name in wanted):
+            raise Refused(RefusalCode.VALIDATION, "DICOM input for a transfer to an archive", "NIfTI")
 
     def _input(self, given: GivenFile) -> list[dict[str, Any]]:
         if given.upload.size_bytes == 0:
@@ -375,7 +383,7 @@ class Predictions:
 
     def destinations(self) -> list[str]:
         """Names that `transfer` may use."""
-        return sorted(self._settings.destinations)
+        return sorted(takes_results(self._settings))
 
 
 def _names(reference: str, model: str) -> bool:

@@ -94,8 +94,8 @@ def jobs(tools: Tools) -> dict[str, Job]:
     def run_trial(trial_id: int) -> Sequence[Put]:
         return trial(tools, trial_id)
 
-    def run_predict(number: int, stage: str) -> Sequence[Put]:
-        return predict(tools, number, stage)
+    def run_predict(number: int, stage: str, destination: str = "") -> Sequence[Put]:
+        return predict(tools, number, stage, destination)
 
     return {
         "read": read,

@@ -129,6 +129,12 @@ def unfinished(connection: Connection) -> list[RowMapping]:
     return list(connection.execute(query).mappings())
 
 
+def with_transfers(connection: Connection) -> list[RowMapping]:
+    """Finished requests whose results were to go somewhere."""
+    query = select(predictions).where(predictions.c.transfers.is_not(None)).order_by(predictions.c.id)
+    return list(connection.execute(query).mappings())
+
+
 @dataclass(frozen=True)
 class Turn:
     """A numbered start of one stage of a request; the token without which nothing of it is kept."""

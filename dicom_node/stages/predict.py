@@ -3,6 +3,7 @@
     read      the uploads become exact volumes, each by its role                                    (queue `cpu`)
     infer     they go through the model, or its answer to the same arrays is taken out of the cache  (queue `model`)
     write     mask, numbers and pictures; for DICOM the SEG, SR and PDF too, checked                 (queue `cpu`)
+    send      they go to a destination that the caller named                                         (queue `out-…`)
 
 Each is a start of its own, counted before it begins; what it found is written only while it is the current one.  A
 refusal of the input ends the request by name; a model's process that dies is tried again a bounded number of times; a
@@ -34,6 +35,7 @@ from dicom_node.stages.context import ChildDied, Mask, Tools, pack_mask, unpack_
 from dicom_node.stages.inputs import CaseInput, Named, as_input, read_case
 from dicom_node.stages.prediction_cache import is_hit, pixels_digest
 from dicom_node.stages.prediction_files import write_files
+from dicom_node.stages.transfer import first_transfers, transfer, transfer_puts
 from dicom_node.stages.twins import note_twins
 from dicom_node.volume import CacheDamaged, Limits, load_volume, read_nifti_guarded, save_volume
 from dicom_node.words import RunState, Volume
@@ -52,8 +54,10 @@ def stage_put(row: RowMapping | Mapping[str, Any], suffix: str = "", *, delay_s:
     return Put(QUEUES[row["stage"]], "predict", key, (row["id"], row["stage"]), row["priority"], delay_s)
 
 
-def predict(tools: Tools, number: int, stage: str) -> list[Put]:
-    """Do one stage of a request, once; the job of the next."""
+def predict(tools: Tools, number: int, stage: str, destination: str = "") -> list[Put]:
+    """Do one stage of a request, once; the jobs that follow."""
+    if stage == "send":
+        return transfer(tools, number, destination)
     with tools.database.write() as connection:
         turn = predictions.begin(connection, number, stage, tools.worker)
         row = predictions.by_id(connection, number)
@@ -77,6 +81,8 @@ def predict(tools: Tools, number: int, stage: str) -> list[Put]:
         return []
     with tools.database.read() as connection:
         row = predictions.by_id(connection, number)
+    if row["state"] == RunState.BUILT.value:
+        return transfer_puts(row)
     return [stage_put(row)] if row["state"] == RunState.RUNNING.value and not row["cancel"] else []
 
 
@@ -220,6 +226,8 @@ def _write(tools: Tools, turn: Turn, row: RowMapping) -> None:
     volumes = _volumes(tools, row)
     target = folder_of(tools, row) / str(turn.attempt)
     written = write_files(tools, row, volumes, mask, findings, _package(tools, row), target)
+    first = next(iter(volumes.values()))
+    transfers = first_transfers(tools, row["options"].get("transfer", []), first.attributes, first.study_uid)
     reach("P3")
     with tools.database.write() as connection:
         finished = predictions.finish(
@@ -228,6 +236,7 @@ def _write(tools: Tools, turn: Turn, row: RowMapping) -> None:
             RunState.BUILT,
             answer=written.answer,
             files=written.files,
+            transfers=transfers or None,
             seconds={"write": time.monotonic() - started},
         )
         if finished:

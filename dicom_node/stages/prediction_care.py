@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -15,6 +16,7 @@ from dicom_node.durable import Put
 from dicom_node.record import now, predictions, workers
 from dicom_node.stages.context import Tools
 from dicom_node.stages.predict import folder_of, spool_of, stage_put
+from dicom_node.stages.transfer import transfer_puts
 
 log = structlog.get_logger()
 
@@ -45,7 +47,10 @@ def unfinished_puts(tools: Tools, is_live: Callable[[str], bool], suffix: str) -
     """Jobs for the requests that have no final state and no live job."""
     with tools.database.read() as connection:
         rows = predictions.unfinished(connection)
-    return [stage_put(row, f"/{suffix}") for row in rows if not is_live(f"predict/{row['id']}")]
+        sending = predictions.with_transfers(connection)
+    puts = [stage_put(row, f"/{suffix}") for row in rows if not is_live(f"predict/{row['id']}")]
+    waiting = [put for row in sending for put in transfer_puts(row)]
+    return puts + [replace(put, key=f"{put.key}/{suffix}") for put in waiting if not is_live(put.key)]
 
 
 def throw_away(tools: Tools) -> int:

@@ -1,0 +1,131 @@
+"""Transfer: what came of a request goes to the configured destinations that its caller named (queue `out-<name>`).
+
+An archive gets the DICOM objects, a file destination the kinds that its `objects` names.  A destination that is down is
+tried again with back-off for its `retry_span_h`; what needs a person is *held*, and the answer says so.  Inference is
+never repeated for it (I26).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import RowMapping
+
+from dicom_node import delivery
+from dicom_node.durable import Put
+from dicom_node.record import now, predictions
+from dicom_node.refusals import PeerTrouble, Refused
+from dicom_node.routing.gate import Channel
+from dicom_node.settings import FhirDestination, FileDestination, Settings
+from dicom_node.stages.context import Tools
+from dicom_node.stages.publication import holds
+from dicom_node.stages.targets import target
+from dicom_node.words import RunState
+
+log = structlog.get_logger()
+
+PENDING, CONFIRMED, HELD, FAILED = "pending", "confirmed", "held", "failed"
+_ARCHIVED = ("seg.dcm", "pdf.dcm", "sr.dcm")
+_KINDS = {
+    "seg": "seg.dcm",
+    "pdf": "pdf.dcm",
+    "sr": "sr.dcm",
+    "mask": "mask.nii.gz",
+    "report": "report.pdf",
+    "overlay": "overlay.png",
+    "result": "result.json",
+}
+_jitter = random.SystemRandom()
+
+
+def takes_results(settings: Settings) -> dict[str, bool]:
+    """The destinations that a caller may name, and whether each takes files of any kind or DICOM objects only."""
+    return {
+        name: isinstance(chosen, FileDestination)
+        for name, chosen in settings.destinations.items()
+        if not isinstance(chosen, FhirDestination)
+    }
+
+
+def first_transfers(
+    tools: Tools, wanted: list[str], attributes: Mapping[str, Any], study_uid: str
+) -> dict[str, dict[str, Any]]:
+    """How the transfers of a request begin: pending, or held where images of this kind are not published at all."""
+    barred = [h.reason for h in holds(tools, attributes, study_uid) if Channel.PACS in h.closes] if study_uid else []
+    begun: dict[str, Any] = {"state": PENDING, "tries": 0} if not barred else {"state": HELD, "reasons": barred}
+    return {name: dict(begun) for name in wanted}
+
+
+def transfer_puts(row: RowMapping, suffix: str = "") -> list[Put]:
+    """The jobs of the transfers of a request that are still to be made."""
+    return [
+        Put(f"out-{name}", "predict", f"predict/{row['id']}/send-{name}{suffix}", (row["id"], "send", name))
+        for name, told in (row["transfers"] or {}).items()
+        if told["state"] == PENDING
+    ]
+
+
+def transfer(tools: Tools, number: int, name: str) -> list[Put]:
+    """Send what one destination is to have of a request, once; the next try where it is down."""
+    with tools.database.write() as connection:
+        row = predictions.by_id(connection, number)
+        told = dict((row["transfers"] or {}).get(name) or {})
+        if row["state"] != RunState.BUILT.value or told.get("state") != PENDING:
+            return []
+        told |= {"tries": int(told["tries"]) + 1, "since": told.get("since") or now()}
+        predictions.set_transfer(connection, number, name, told)
+    try:
+        if name not in takes_results(tools.settings):
+            return _end(tools, number, name, {**told, "state": HELD, "reasons": ["it is not configured any more"]})
+        sent = [delivery.send(one, target(tools.settings, name), attempt=told["tries"]) for one in
+                _outgoing(tools, row, name)]  # fmt: skip
+    except PeerTrouble as trouble:
+        return _later(tools, row, name, told, trouble)
+    except Refused as refused:
+        return _end(tools, number, name, {**told, "state": HELD, "refusal": refused.refusal.to_json()})
+    except Exception as fault:  # the job's boundary: never left pending without a word
+        log.exception("transfer.fault", destination=name)
+        return _end(tools, number, name, {**told, "state": FAILED, "reasons": [type(fault).__name__]})
+    seen = min((one.seen.value for one in sent), default="nothing to send")
+    return _end(tools, number, name, {**told, "state": CONFIRMED, "objects": len(sent), "seen": seen})
+
+
+def _outgoing(tools: Tools, row: RowMapping, name: str) -> list[delivery.OutgoingObject | delivery.OutgoingFile]:
+    folder = tools.settings.data.folder / "predictions" / str(row["public_id"])
+    files: Mapping[str, str] = row["files"]
+    destination = tools.settings.destinations[name]
+    if not isinstance(destination, FileDestination):
+        return [delivery.OutgoingObject.read((folder / files[one]).read_bytes()) for one in _ARCHIVED if one in files]
+    wanted = [_KINDS[kind] for kind in destination.objects if kind in _KINDS and _KINDS[kind] in files]
+    if not wanted:  # of a NIfTI file there are no objects: whoever asked for a transfer wants what there is
+        wanted = ["mask.nii.gz", "result.json"]
+    return [
+        delivery.OutgoingFile.named(f"{row['public_id']}/{one}", (folder / files[one]).read_bytes()) for one in wanted
+    ]
+
+
+def _later(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], trouble: PeerTrouble) -> list[Put]:
+    settings = tools.settings.destinations[name]
+    tries = int(told["tries"])
+    waited = datetime.fromisoformat(now()) - datetime.fromisoformat(told["since"])
+    if waited > timedelta(hours=settings.retry_span_h):
+        return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": [str(trouble)]})
+    delay = delivery.backoff(
+        tries, settings.retry_first_s, settings.retry_cap_s, _jitter, retry_after_s=trouble.retry_after_s
+    )
+    _end(tools, row["id"], name, {**told, "state": PENDING, "reasons": [str(trouble)]})
+    key = f"predict/{row['id']}/send-{name}/{tries}"
+    return [Put(f"out-{name}", "predict", key, (row["id"], "send", name), delay_s=delay)]
+
+
+def _end(tools: Tools, number: int, name: str, told: Mapping[str, Any]) -> list[Put]:
+    with tools.database.write() as connection:
+        predictions.set_transfer(connection, number, name, told)
+        predictions.tell(
+            connection, number, "prediction.transfer", destination=name, state=told["state"], tries=told["tries"]
+        )
+    return []
