@@ -1,0 +1,170 @@
+"""One package through every backend: the same mask, the precision read back, what is missing named."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from fixtures_packages import make_keras_package
+
+from ai_engine.backends import NetworkOptions, open_network
+from ai_engine.backends.openvino import check_quantised
+from ai_engine.engine import Engine
+from ai_engine.evaluation.accuracy import Evidence, GateRequest, run_gate
+from ai_engine.evaluation.datasets import open_dataset
+from ai_engine.faults import ModelFault
+from ai_engine.geometry import Affine
+from ai_engine.packages import load_package, seal_package
+from ai_engine.packages.accuracy import canonical
+from ai_engine.packages.store import GATE
+from ai_engine.prediction import EngineSettings, InputVolume
+from dicom_node.refusals import RefusalCode, Refused
+
+pytestmark = pytest.mark.component
+
+AXIAL = [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def _brain(seed: int = 0) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """Two sequences with a bright ball in a ball, 40 x 44 x 36, and the truth."""
+    s, r, c = np.mgrid[:40, :44, :36].astype(np.float64)
+    brain = ((s - 20) / 17) ** 2 + ((r - 22) / 19) ** 2 + ((c - 18) / 15) ** 2 < 1
+    lesion = (s - 22) ** 2 + (r - 18) ** 2 + (c - 20) ** 2 < 36
+    noise = np.random.default_rng(seed).normal(0, 4, (2, *brain.shape))
+    pictures = {
+        "t1c": brain * (100 + 60 * lesion + noise[0]),
+        "flair": brain * (100 + 90 * lesion + noise[1]),
+    }
+    return {role: picture.astype(np.float32) for role, picture in pictures.items()}, lesion.astype(np.uint8)
+
+
+def _inputs() -> dict[str, InputVolume]:
+    affine = Affine.from_axes([0, 0, 0], AXIAL, [1.0, 1.0, 1.0])
+    return {role: InputVolume(picture, affine, modality="MR") for role, picture in _brain()[0].items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_keras_package(tmp_path_factory.mktemp("models"))
+
+
+def _run(folder: Path, **settings: Any) -> tuple[np.ndarray[Any, Any], Mapping[str, str]]:
+    engine = Engine(load_package(folder), EngineSettings(device="cpu", threads=1, **settings))
+    identity = engine.identity
+    told = {"backend": identity.backend, "precision": identity.precision, **dict(identity.settings)}
+    return engine.run(_inputs()).mask, told
+
+
+def test_every_backend_answers_the_same_and_says_what_it_was(folder: Path) -> None:
+    usual, told = _run(folder, precision="f32")
+    assert (told["backend"], told["precision"]) == ("openvino", "f32")
+    assert len(np.unique(usual)) > 2
+    for backend in ("torch", "tensorflow"):
+        mask, told = _run(folder, backend=backend, precision="f32")
+        assert (told["backend"], told["precision"]) == (backend, "f32")
+        assert (mask != usual).mean() < 1e-4
+    for backend in ("torch", "tensorflow"):
+        mask, told = _run(folder, backend=backend, precision="bf16")
+        assert (told["backend"], told["precision"]) == (backend, "bf16")
+        assert (mask != usual).mean() < 0.03
+
+
+def test_without_tensorflow_the_package_runs_and_the_backend_is_refused_by_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "tensorflow" else found(name, *a))
+    assert _run(folder, precision="f32")[1]["backend"] == "openvino"
+    with pytest.raises(Refused) as caught:
+        _run(folder, backend="tensorflow")
+    assert caught.value.refusal.code is RefusalCode.BACKEND_MISSING
+    assert "[tensorflow]" in caught.value.refusal.expected
+
+
+def test_a_device_or_arithmetic_that_is_not_there_is_named() -> None:
+    import torch
+
+    module = torch.nn.Conv3d(1, 2, 1).eval()
+    shape = (1, 1, 8, 8, 8)
+    for options, word in (
+        (NetworkOptions(device="cpu", backend="tensorflow"), "runner keras"),
+        (NetworkOptions(device="cpu", precision_cpu="int8"), "int8"),
+        (NetworkOptions(device="cuda"), "CUDA"),
+    ):
+        if torch.cuda.is_available() and word == "CUDA":
+            continue
+        with pytest.raises(ModelFault, match=word):
+            open_network(module, shape, options)
+
+
+def _tree(root: Path) -> Path:
+    """Three cases as a BraTS tree."""
+    for number in range(3):
+        pictures, truth = _brain(number)
+        case = root / f"case{number}"
+        case.mkdir(parents=True)
+        for name, array in {
+            **{f"case{number}_{r}": p for r, p in pictures.items()},
+            f"case{number}_seg": truth,
+        }.items():
+            image = nibabel.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), np.diag([-1.0, -1.0, 1.0, 1.0]))
+            image.header.set_xyzt_units("mm")
+            nibabel.save(image, case / f"{name}.nii.gz")
+    return root
+
+
+def test_the_gate_measures_quantises_reports_and_holds_the_engine_to_it(tmp_path: Path) -> None:
+    """From calibration to refusal: int8 is made, measured beside the others, and offered only as the report says."""
+    from ai_engine.training.quantise import quantise_package
+
+    folder = make_keras_package(tmp_path / "models")
+    dataset = open_dataset(_tree(tmp_path / "data"))
+    words = quantise_package(folder, dataset.cases[1:], lambda _: None, patches=8)
+    seal_package(folder)
+    assert "8 windows" in words and "2 cases" in words
+    with pytest.raises(Refused):
+        _run(folder, precision="int8")  # no report yet
+    request = GateRequest(
+        folder,
+        dataset,
+        (Evidence(folder, ("case0",)),),
+        variants=("f32", "int8", "box-f32"),
+        reference_axes=(2,),
+        threads=1,
+        calibration=words,
+    )
+    report = run_gate(request, lambda _: None)
+    by_name = {variant.name: variant for variant in report.variants}
+    assert list(by_name) == ["reference", "f32", "box-f32", "int8"]
+    assert by_name["reference"].cost.passes == 2 * by_name["f32"].cost.passes
+    assert by_name["box-f32"].cost.passes == 1
+    assert by_name["int8"].precision == "int8" and by_name["f32"].precision == "f32"
+    assert by_name["f32"].cost.tflop and by_name["f32"].cost.peak_mb > 100
+    assert by_name["reference"].regions["whole_tumour"].agreement == 1.0
+    assert set(report.files) >= {"weights.safetensors", "network.json", "int8.bin"}
+    passed = {name: variant.model_copy(update={"passed": name != "box-f32"}) for name, variant in by_name.items()}
+    (folder / GATE).write_bytes(canonical(report.model_copy(update={"variants": tuple(passed.values())})))
+    seal_package(folder)
+    mask, told = _run(folder, precision="int8")
+    assert (told["precision"], told["gate"]) == ("int8", "passed")
+    usual, _ = _run(folder, precision="f32")
+    assert (mask != usual).mean() < 0.2
+    with pytest.raises(Refused) as caught:
+        _run(folder, precision="f32", window="box")
+    assert caught.value.refusal.code is RefusalCode.VARIANT_NOT_OFFERED
+
+
+def test_a_quantised_network_may_hold_known_operations_only() -> None:
+    with pytest.raises(ModelFault, match="Loop"):
+        check_quantised(b'<net><layers><layer type="Loop"/></layers></net>')
+    with pytest.raises(ModelFault, match="declarations"):
+        check_quantised(b'<?xml version="1.0"?><!DOCTYPE net [<!ENTITY a "b">]><net/>')
+    with pytest.raises(ModelFault, match="not XML"):
+        check_quantised(b"\x00\x01")
+    with pytest.raises(ModelFault):
+        check_quantised(b"<other/>")
