@@ -105,7 +105,7 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
         return [("model", "infer", f"infer/{row['id']}/retry-{number}", (row["id"],))]
     found = _delivery(connection, key, DeliveryState.FAILED, DeliveryState.CANCELLED, DeliveryState.PENDING)
     _is_in_force(connection, found, item)
-    if found["kind"] == NOTICE:
+    if is_withdrawn(connection, found["run_id"]):
         move(connection, "delivery", found["id"], DeliveryState.PENDING, reason=None, first_tried_at=None)
     else:
         _is_wanted(connection, found["study_uid"], item)
@@ -178,10 +178,10 @@ def _is_wanted(connection: Connection, study_uid: str, item: str) -> None:
 def _is_in_force(connection: Connection, row: dict[str, Any], item: str) -> None:
     """Nothing of a superseded or cancelled run is sent by hand: a newer result stands, or none was wanted.
 
-    But for what withdraws it, and for an object that waits to be looked for before that.
+    But for what withdraws it, and for an object that is looked for before that.
     """
-    taken_back = is_withdrawn(connection, row["run_id"])
-    if taken_back and (row["kind"] == NOTICE or row["state"] == DeliveryState.HELD.value):
+    is_looked_for = row["kind"] == NOTICE or row["state"] != DeliveryState.CANCELLED.value
+    if is_looked_for and is_withdrawn(connection, row["run_id"]):
         return
     if row["run_state"] != RunState.BUILT.value:
         raise UnknownItem(f"{item}: its run is {row['run_state']}; nothing of it is sent any more")

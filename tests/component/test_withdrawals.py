@@ -354,6 +354,34 @@ def test_a_person_may_leave_the_signed_report_as_it_is(
     node.nothing_is_left()
 
 
+def test_a_fault_of_ours_on_the_way_is_visible_and_a_retry_goes_on(
+    node: Quick, flair: slices.SeriesFiles, trouble: Trouble
+) -> None:
+    """The answer for the SEG was lost; looking for it once more fails by a fault of ours."""
+    trouble.queue["archive"] = down(1)
+    node.receive(flair.files[:6])
+    node.close_series(flair.series_uid)
+    node.engine.run(until_s=0.0)
+    node.forget_jobs()
+    trouble.queue["archive"] = [ValueError()]
+    spoil(node, flair)
+    (failed,) = node.ids("archive", "failed")
+    assert rejections(node) == [] and node.state() == "failed" and node.reconcile() == 0
+    node.act(actions.retry, f"delivery-{failed}")
+    assert of(node, 1, "archive") == [
+        ("seg", "confirmed"),
+        ("pdf", "cancelled"),
+        ("sr", "cancelled"),
+        ("withdrawal", "confirmed"),
+    ]
+    assert [named(d) for d in rejections(node)] == [
+        {str(d.SOPInstanceUID) for d in node.delivered() if d.Modality == "SEG"}
+    ]
+    with pytest.raises(actions.UnknownItem), node.database.write() as connection:
+        actions.retry(connection, f"delivery-{failed + 1}", "tester", "never sent")
+    node.nothing_is_left()
+
+
 def test_a_rejected_study_is_taken_back(node: Quick, flair: slices.SeriesFiles) -> None:
     node.bring(flair, 6)
     first = {str(d.SOPInstanceUID) for d in node.delivered()}
