@@ -8,40 +8,20 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
 import typer
 
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
-from dicom_node.settings import (
-    LOOPBACK,
-    CStoreDestination,
-    FhirDestination,
-    FolderDestination,
-    Settings,
-    SettingsRefused,
-    StowDestination,
-    read_secret,
-)
+from dicom_node.cli.destinations import Verdict, check_destinations
+from dicom_node.settings import LOOPBACK, Settings, SettingsRefused, read_secret
 
 config_app = typer.Typer(no_args_is_help=True, help="The settings in force.")
 
 CLOCK_TOLERANCE_S = 5.0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One check: whether it holds, what was found, and what to do."""
-
-    check: str
-    level: str
-    """ok, warning or bad."""
-    found: str
-    advice: str = ""
 
 
 @config_app.command("show")
@@ -211,45 +191,6 @@ def _clock(date: str | None) -> Verdict:
     return Verdict("clock", "ok", "agrees with Orthanc's clock")
 
 
-def _destinations(chosen: Settings) -> Iterator[Verdict]:
-    if not chosen.destinations:
-        yield Verdict("destinations", "warning", "none configured", "Results stay in the node until there is one.")
-    for name, destination in chosen.destinations.items():
-        label = f"destination {name}"
-        if isinstance(destination, FolderDestination):
-            ok = Path(destination.path).is_dir() and os.access(destination.path, os.W_OK)
-            yield Verdict(label, "ok" if ok else "bad", "folder can be written" if ok else "no such writable folder",
-                          "" if ok else "Make the folder.")  # fmt: skip
-        elif isinstance(destination, StowDestination):
-            secret = read_secret(destination.password_file) if destination.password_file else ""
-            auth = (destination.username, secret) if destination.username else None
-            yield _asked(label, f"{destination.url.rstrip('/')}/studies?limit=1", auth, None)
-        elif isinstance(destination, FhirDestination):
-            token = read_secret(destination.token_file) if destination.token_file else None
-            yield _asked(label, f"{destination.url.rstrip('/')}/metadata", None, token)
-        elif isinstance(destination, CStoreDestination):
-            yield _reached(label, destination.host, destination.port)
-
-
-def _asked(label: str, url: str, auth: tuple[str, str] | None, token: str | None) -> Verdict:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    try:
-        status = httpx.get(url, auth=auth, headers=headers, timeout=5.0, trust_env=False).status_code
-    except httpx.HTTPError as error:
-        return Verdict(label, "bad", f"no answer ({type(error).__name__})", "Results wait until it is back.")
-    if status in (200, 204):
-        return Verdict(label, "ok", f"answers {status}")
-    return Verdict(label, "bad", f"answers {status}", "Check its URL and credentials in node.yaml.")
-
-
-def _reached(label: str, host: str, port: int) -> Verdict:
-    try:
-        socket.create_connection((host, port), timeout=5.0).close()
-    except OSError as error:
-        return Verdict(label, "bad", f"port not reached ({error.strerror or type(error).__name__})", "Is it running?")
-    return Verdict(label, "ok", "port answers")
-
-
 def _ports(chosen: Settings) -> Iterator[Verdict]:
     for label, host, port in (("door", chosen.door.host, chosen.door.port), ("web", chosen.web.host, chosen.web.port)):
         if host not in LOOPBACK:
@@ -281,7 +222,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Verdict]], ...] = (
     _models,
     _decoders,
     _orthanc,
-    _destinations,
+    check_destinations,
     _ports,
     _viewer,
 )

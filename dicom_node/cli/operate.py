@@ -57,7 +57,8 @@ def studies(limit: int = typer.Option(50, help="How many, newest first."), as_js
     for row in rows:
         said = [f"{r['result_family']}: {r['says'] or r['state']} [{r['publish']}]" for r in row["runs"]]
         refused = [f"refused: {r['code']}" for r in row["refusals"]]
-        told = escape("\n".join(said or refused))
+        away = [f"waits for {name}, which is left alone for now" for name in row["waits_for"]]
+        told = escape("\n".join([*(said or refused), *away]))
         grid.add_row(row["id"], row["state"], str(row["series"]), row["last_activity_at"][:19], told)
     out.print(grid)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from dicom_node.record import audit
+from dicom_node.record import audit, circuits
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
 from dicom_node.record.runs import move
@@ -47,6 +47,7 @@ def release(connection: Connection, item: str, actor: str, reason: str) -> list[
         row = _delivery(connection, key, DeliveryState.HELD)
         _is_in_force(connection, row, item)
         move(connection, "delivery", int(key), DeliveryState.PENDING, reason=None, first_tried_at=None)
+        circuits.probe_now(connection, row["destination"])
         number = _tell(connection, "held.released", actor, reason, item, row["study_uid"])
         return [_deliver(row, number)]
     else:
@@ -113,6 +114,7 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
         again = {DeliveryState.FAILED, DeliveryState.CANCELLED}
         whole = (connection, found["run_id"], again, DeliveryState.PENDING, found["destination"])
         delivery_queries.set_all(*whole, reason=None, first_tried_at=None)
+    circuits.probe_now(connection, found["destination"])
     number = _tell(connection, "job.retried", actor, reason, item, found["study_uid"])
     return [_deliver(found, number)]
 

@@ -10,12 +10,14 @@ from sqlalchemy import Connection, or_, select
 
 from ai_engine.findings import findings_from_json
 from dicom_node import files
+from dicom_node.record import circuits
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
 from dicom_node.record.tables import attempts, cases, revisions, runs, series, studies
 from dicom_node.record.timeline import timeline
 from dicom_node.words import CaseState, DeliveryState, RunState
 
+_OPEN = (DeliveryState.PENDING.value, DeliveryState.SENDING.value)
 _WORST = ("failed", "held", "refused", "waiting", "completed")
 
 
@@ -40,11 +42,15 @@ def summary(connection: Connection, study: dict[str, Any]) -> dict[str, Any]:
     study_runs = [dict(r) for r in connection.execute(select(runs).where(runs.c.study_uid == uid)).mappings()]
     study_cases = [dict(r) for r in connection.execute(select(cases).where(cases.c.study_uid == uid)).mappings()]
     sent = [row for run in study_runs for row in delivery_queries.of_run(connection, int(run["id"]))]
+    away = {row["destination"] for row in circuits.rows(connection)}
     return {
         "id": study["public_id"],
         "study_uid": uid,
         "state": _worst(connection, study, study_cases, study_runs, sent),
         "last_activity_at": study["last_activity_at"],
+        "waits_for": sorted(
+            {row["destination"] for row in sent if row["state"] in _OPEN and row["destination"] in away}
+        ),
         "series": len(list(connection.execute(select(series.c.uid).where(series.c.study_uid == uid)))),
         "runs": [
             {
@@ -171,10 +177,21 @@ def held(connection: Connection) -> list[dict[str, Any]]:
 
 
 def jobs(connection: Connection) -> list[dict[str, Any]]:
-    """Runs and deliveries that are not finished, failed ones first."""
+    """Destinations that are left alone; runs and deliveries that are not finished, failed ones first."""
     order = {RunState.FAILED.value: 0, RunState.RUNNING.value: 1, RunState.QUEUED.value: 2}
     wanted = [dict(r) for r in connection.execute(select(runs).where(runs.c.state.in_(list(order)))).mappings()]
-    rows = [
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"destination-{r['destination']}",
+            "state": "left-alone",
+            "destination": r["destination"],
+            "attempt": r["failures"],
+            "next_try_at": r["probe_at"],
+            "error": {"peer": r["reason"], "since": r["opened_at"]},
+        }
+        for r in circuits.rows(connection)
+    ]
+    rows += [
         {
             "id": f"run-{r['id']}",
             "state": r["state"],

@@ -79,7 +79,7 @@ def test_a_fault_of_ours_is_a_failed_delivery_and_a_retry_mends_it(
 def test_a_destination_that_is_down_again_after_a_release_is_tried_again_with_pauses(
     tmp_path: Path, flair: slices.SeriesFiles, trouble: Trouble
 ) -> None:
-    archive = {"kind": "folder", "path": tmp_path / "node" / "archive", "retry_span_h": 1e-12}
+    archive = {"kind": "folder", "path": tmp_path / "node" / "archive", "retry_span_h": 1e-12, "circuit_failures": 1000}
     node = Quick(tmp_path / "node", destinations={"archive": archive})
     try:
         trouble.queue["archive"] = down(1)

@@ -1,0 +1,128 @@
+"""What `doctor` says of destinations: each is gone to, nothing is sent; and which of them the node leaves alone."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+
+from dicom_node.refusals import PeerTrouble, Refused
+from dicom_node.settings import (
+    CStoreDestination,
+    FhirDestination,
+    FileDestination,
+    Settings,
+    StowDestination,
+    read_secret,
+)
+
+WAIT_S = 5.0
+"""For each answer: somebody sits and waits."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One check: whether it holds, what was found, and what to do."""
+
+    check: str
+    level: str
+    """ok, warning or bad."""
+    found: str
+    advice: str = ""
+
+
+def check_destinations(chosen: Settings) -> Iterator[Verdict]:
+    """Every configured destination: whether it answers, lets us in, and is tried at all."""
+    if not chosen.destinations:
+        yield Verdict("destinations", "warning", "none configured", "Results stay in the node until there is one.")
+    for name, destination in chosen.destinations.items():
+        label = f"destination {name}"
+        if isinstance(destination, FileDestination):
+            yield _files(label, destination)
+        elif isinstance(destination, StowDestination):
+            yield _looked_into(
+                label, destination.url, destination.username, destination.password_file, destination.ca_file
+            )
+        elif isinstance(destination, FhirDestination):
+            token = read_secret(destination.token_file) if destination.token_file else None
+            yield _asked(label, f"{destination.url.rstrip('/')}/metadata", None, token)
+        elif isinstance(destination, CStoreDestination):
+            yield _reached(label, destination.host, destination.port)
+            if destination.verify_url is not None:
+                yield _looked_into(
+                    f"{label}, verify_url",
+                    destination.verify_url,
+                    destination.verify_username,
+                    destination.verify_password_file,
+                    destination.verify_ca_file,
+                )
+    yield from _left_alone(chosen)
+
+
+def _files(label: str, destination: FileDestination) -> Verdict:
+    from dicom_node import delivery
+    from dicom_node.stages.targets import file_target
+
+    target = file_target(destination)
+    if not isinstance(target, delivery.FolderTarget):
+        target = replace(target, timeout_s=min(WAIT_S, target.timeout_s))
+    try:
+        found = delivery.reach(target)
+    except PeerTrouble as trouble:
+        return Verdict(label, "bad", str(trouble), "Results wait until it is mended.")
+    except Refused as refused:
+        told = refused.refusal
+        return Verdict(label, "bad", f"expected {told.expected}; found {told.found}", "Mend it in node.yaml.")
+    return Verdict(label, "ok", found)
+
+
+def _looked_into(label: str, url: str, username: str, password_file: Path | None, ca_file: Path | None) -> Verdict:
+    """Whether DICOMweb services answer a query."""
+    auth = (username, read_secret(password_file) if password_file else "") if username else None
+    return _asked(label, f"{url.rstrip('/')}/studies?limit=1", auth, None, ca_file)
+
+
+def _asked(
+    label: str, url: str, auth: tuple[str, str] | None, token: str | None, ca_file: Path | None = None
+) -> Verdict:
+    trust = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        status = httpx.get(url, auth=auth, headers=headers, timeout=WAIT_S, trust_env=False, verify=trust).status_code
+    except httpx.HTTPError as error:
+        return Verdict(label, "bad", f"no answer ({type(error).__name__})", "Results wait until it is back.")
+    if status in (200, 204):
+        return Verdict(label, "ok", f"answers {status}")
+    return Verdict(label, "bad", f"answers {status}", "Check its URL and credentials in node.yaml.")
+
+
+def _reached(label: str, host: str, port: int) -> Verdict:
+    try:
+        socket.create_connection((host, port), timeout=WAIT_S).close()
+    except OSError as error:
+        return Verdict(label, "bad", f"port not reached ({error.strerror or type(error).__name__})", "Is it running?")
+    return Verdict(label, "ok", "port answers")
+
+
+def _left_alone(chosen: Settings) -> Iterator[Verdict]:
+    """Destinations whose circuit is open, by the record of this installation."""
+    from dicom_node.record import Database, circuits
+
+    database = Database(chosen.records_url)
+    try:
+        if not database.is_migrated():
+            return
+        with database.read() as connection:
+            rows = circuits.rows(connection)
+    finally:
+        database.close()
+    for row in rows:
+        found = f"left alone since {row['opened_at'][:19]} UTC after {row['failures']} failures ({row['reason']})"
+        advice = (
+            f"The next probe goes at {row['probe_at'][:19]} UTC; `ai-node jobs retry` of one of its deliveries: now."
+        )
+        yield Verdict(f"destination {row['destination']}", "warning", found, advice)
