@@ -69,8 +69,8 @@ class _Api:
         form = await self._form(request, model, schemas.FILE_FIELDS, MAX_FILES, images=1)
         by_role = any(one.field in schemas.ROLE_FIELDS for one in form.files)
         role = form.fields.get("role", "")
-        if role and (by_role or len(form.files) > 1):
-            raise Refused(RefusalCode.VALIDATION, "`role` for one file; else a field for each role", "both")
+        if role and by_role:
+            raise Refused(RefusalCode.VALIDATION, "`role`, or a field for each role", "both")
         case = [
             GivenFile(
                 one.upload,

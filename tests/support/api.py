@@ -1,4 +1,4 @@
-"""A node whose web process answers in this process and whose jobs run on a thread: the prediction API without a network.
+"""A node whose web process answers in this process and whose jobs run on a thread: the API without a network.
 
 Everything but the transport is the product itself: portal, record, spool, stages, a real model in its child process.
 """
@@ -8,18 +8,22 @@ from __future__ import annotations
 import gzip
 import struct
 import threading
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from fastapi.testclient import TestClient
+from pydicom.uid import generate_uid
 
 from ai_engine.geometry import Affine
 from dicom_node.cli import web
 from dicom_node.durable import Put
 from dicom_node.record import keys
 from dicom_node.volume import write_nifti
+from tests.support import slices
 from tests.support.node import Node
 
 
@@ -90,3 +94,33 @@ def patched(path: Path, offset: int, form: str, *values: Any) -> bytes:
     raw = bytearray(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
     struct.pack_into(form, raw, offset, *values)
     return bytes(raw)
+
+
+def dicom(folder: Path, array: npt.NDArray[np.float32] | None = None, **changes: Any) -> list[Path]:
+    """The same picture as an MR series in files of a folder; `changes` are attributes of every slice."""
+    picture = head() if array is None else array
+    study, series = str(generate_uid()), str(generate_uid())
+    written = []
+    for number, plane in enumerate(picture, start=1):
+        ds = slices.slice_of(
+            changes.get("StudyInstanceUID", study),
+            series,
+            number,
+            Rows=plane.shape[0],
+            Columns=plane.shape[1],
+            PixelSpacing=[2.0, 2.0],
+            ImagePositionPatient=[40.0 - 78.0, 48.0 - 94.0, 3.0 * number],
+            SliceThickness=3.0,
+            PixelData=np.clip(plane * 10, 0, 4000).astype(np.uint16).tobytes(),
+            **{key: value for key, value in changes.items() if key != "StudyInstanceUID"},
+        )
+        written.append(slices.write(ds, folder / f"{number:03d}.dcm"))
+    return written
+
+
+def zipped(files: Iterable[Path], path: Path) -> Path:
+    """Files in a zip archive, under their own names."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.write(file, file.name)
+    return path
