@@ -19,7 +19,7 @@ from dicom_node.refusals import RefusalCode, Refused
 MAX_VOXELS = 120_000_000
 """A volume larger than this is refused: 32-bit copies of it alone would pass the memory limits."""
 
-_DIRECTIONS = {
+DIRECTIONS = {
     "L": (1.0, 0.0, 0.0),
     "R": (-1.0, 0.0, 0.0),
     "P": (0.0, 1.0, 0.0),
@@ -27,6 +27,7 @@ _DIRECTIONS = {
     "S": (0.0, 0.0, 1.0),
     "I": (0.0, 0.0, -1.0),
 }
+"""Where an axis letter points, in patient coordinates (LPS)."""
 SPACING_TOLERANCE = 1e-3
 """Relative; limits are meant, not their decimal rounding."""
 
@@ -86,7 +87,7 @@ def check_not_blank(volume: InputVolume) -> None:
         raise Refused(RefusalCode.IMAGE_BLANK, expected="a picture", found=f"{100 * share:.1f} % of pixels differ")
 
 
-_AXIAL = np.array([_DIRECTIONS[letter] for letter in "SPL"])
+_AXIAL = np.array([DIRECTIONS[letter] for letter in "SPL"])
 _SKULL_WORDS = {"native": "a native head with its skull", "stripped": "a skull-stripped brain"}
 
 
@@ -104,7 +105,7 @@ def _check_skull(volume: InputVolume, rule: Input) -> None:
 
 
 def _turn(affine: Affine, description: Description) -> Turn:
-    targets = np.array([_DIRECTIONS[letter] for letter in description.axes])
+    targets = np.array([DIRECTIONS[letter] for letter in description.axes])
     axes, flips = closest_axes(affine, targets)
     cosines = np.array(
         [abs(float(targets[axis] @ affine.directions[axes[axis]])) for axis in range(3)],

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ai_engine.geometry import Affine
+from ai_engine.gate import DIRECTIONS
+from ai_engine.geometry import Affine, closest_axes
 from ai_engine.packages import Description, Postprocessing
 
 Labels = npt.NDArray[np.uint8]
@@ -33,32 +34,38 @@ def postprocess(mask: Labels, affine: Affine, description: Description) -> tuple
     result = mask.copy()
     words: dict[int, tuple[str, ...]] = {}
     for entry in description.labels:
-        words[entry.label] = _one(result, entry.label, affine.voxel_volume_mm3, entry.postprocessing)
+        words[entry.label] = _one(result, entry.label, affine, description.axes, entry.postprocessing)
     return result, words
 
 
-def _one(mask: Labels, label: int, voxel_mm3: float, rule: Postprocessing) -> tuple[str, ...]:
+def _one(mask: Labels, label: int, affine: Affine, model_axes: str, rule: Postprocessing) -> tuple[str, ...]:
     words = []
-    if rule.min_component_mm3 > 0 or rule.keep_largest:
-        words += _drop_components(mask, label, voxel_mm3, rule)
+    voxel_mm3 = affine.voxel_volume_mm3
+    if rule.min_component_mm3 > 0 or rule.min_component_mm2 > 0 or rule.keep_largest:
+        slice_axis = closest_axes(affine, [DIRECTIONS[letter] for letter in model_axes])[0][0]
+        words += _drop_components(mask, label, voxel_mm3, voxel_mm3 / affine.spacing_mm[slice_axis], rule)
     if rule.fill_holes:
         words += _fill(mask, label, voxel_mm3)
     return tuple(words)
 
 
-def _drop_components(mask: Labels, label: int, voxel_mm3: float, rule: Postprocessing) -> list[str]:
+def _drop_components(mask: Labels, label: int, voxel_mm3: float, pixel_mm2: float, rule: Postprocessing) -> list[str]:
     import cc3d
 
     components, count = cc3d.connected_components(mask == label, connectivity=26, return_N=True)
     if count == 0:
         return []
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
-    small = sizes * voxel_mm3 < rule.min_component_mm3
+    small = np.zeros(count, dtype=bool)
     words = []
-    if small.any():
-        words.append(
-            _words(int(small.sum()), f"under {rule.min_component_mm3:g} mm3", int(sizes[small].sum()), voxel_mm3)
-        )
+    for unit, voxel_size, least in (
+        ("mm3", voxel_mm3, rule.min_component_mm3),
+        ("mm2 summed over slices", pixel_mm2, rule.min_component_mm2),
+    ):
+        found = ~small & (sizes * voxel_size < least)
+        if found.any():
+            words.append(_words(int(found.sum()), f"under {least:g} {unit}", int(sizes[found].sum()), voxel_mm3))
+        small |= found
     dropped = small.copy()
     if rule.keep_largest and (~small).sum() > 1:
         others = ~small

@@ -118,7 +118,10 @@ def run_evaluation(request: EvaluationRequest, say: Say) -> dict[str, Any]:
         precision=request.precision,  # type: ignore[arg-type]
     )
     engine = Engine(load_package(request.package), settings)
-    done = evaluate(engine, choose_cases(request.data, request.side), say)
+    refused: dict[str, str] = {}
+    done = evaluate(engine, choose_cases(request.data, request.side), say, refused=refused)
+    if not done:
+        raise ValueError(f"the package refused all {len(refused)} cases")
     for source, mean in means(done).items():
         say(f"{source}: mean Dice {mean}")
     for entry in sorted(done, key=lambda entry: entry.result.dice)[:3]:
@@ -133,6 +136,7 @@ def run_evaluation(request: EvaluationRequest, say: Say) -> dict[str, Any]:
         draw_sheet(request.out / f"behaviour-{name}.png", rows)
     written = as_json(engine, done, steps, behaviour)
     written["side"] = request.side
+    written["refused"] = refused
     if request.with_postprocessing_table:
         written["postprocessing"] = postprocessing_table(engine, done, say)
     (request.out / "evaluation.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ from ai_engine.evaluation.sheet import Row
 from ai_engine.phantom import axial_grid
 from ai_engine.prediction import InputVolume
 from ai_engine.training.cases import Case, Pair, read_pair
+from dicom_node.refusals import Refused
 
 Say = Callable[[str], None]
 
@@ -73,12 +74,28 @@ def predict(engine: Engine, volume: InputVolume) -> tuple[Mask, float]:
     return prediction.mask > 0, time.monotonic() - start
 
 
-def evaluate(engine: Engine, cases: Iterable[Case], say: Say) -> list[Evaluated]:
-    """Run every case; says one line each."""
+def evaluate(
+    engine: Engine, cases: Iterable[Case], say: Say, *, refused: dict[str, str] | None = None
+) -> list[Evaluated]:
+    """Run every case; says one line each.
+
+    Parameters
+    ----------
+    refused
+        Takes the code of every case that the package refuses; such a case has no Dice. Without it a refusal is raised.
+    """
     done: list[Evaluated] = []
     for case in cases:
         pair = read_pair(case)
-        predicted, seconds = predict(engine, as_volume(pair))
+        try:
+            predicted, seconds = predict(engine, as_volume(pair))
+        except Refused as trouble:
+            if refused is None:
+                raise
+            refusal = trouble.refusal
+            refused[case.name] = refusal.code.value
+            say(f"{case.name:<28} refused: {refusal.code.value} (expected {refusal.expected}, found {refusal.found})")
+            continue
         result = compare(case, pair, predicted, seconds)
         done.append(Evaluated(result, pair, predicted))
         say(

@@ -110,6 +110,9 @@ class Postprocessing(_Strict):
 
     min_component_mm3: Annotated[float, Field(ge=0)] = 0.0
     """Components (26-connectivity) smaller than this are removed; 0 = off."""
+    min_component_mm2: Annotated[float, Field(ge=0)] = 0.0
+    """The same by area, summed over the slices that a component lies in: for models that see one slice at a time and
+    whose answer must not depend on the slice step."""
     fill_holes: bool = False
     """Fill background that is enclosed by the label in its slice plane."""
     keep_largest: bool = False
@@ -119,7 +122,8 @@ class Postprocessing(_Strict):
 
     @model_validator(mode="after")
     def _effect_is_stated(self) -> Self:
-        if (self.min_component_mm3 > 0 or self.fill_holes or self.keep_largest) and not self.measured_effect:
+        is_on = self.min_component_mm3 > 0 or self.min_component_mm2 > 0 or self.fill_holes or self.keep_largest
+        if is_on and not self.measured_effect:
             raise ValueError("post-processing that is on states its measured_effect")
         return self
 

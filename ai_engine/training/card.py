@@ -67,6 +67,8 @@ def _measured(evaluation: Mapping[str, Any]) -> str:
             f"| {case['case']} | {case['dice']:.3f} | {case['precision']:.2f} | {case['recall']:.2f} | "
             f"{case['truth_ml']:.0f} | {case['predicted_ml']:.0f} |"
         )
+    for name, code in evaluation.get("refused", {}).items():
+        lines += ["", f"{name} was refused: `{code}`."]
     for step in evaluation.get("declared_steps", ()):
         lines += [
             "",

@@ -45,6 +45,8 @@ class TrainingSettings:
     """All that decides a training besides the data and the plan."""
 
     minutes: float = 100.0
+    stop_at: float = 1.0
+    """Share of the minutes after which to leave off; the learning rate has then not come down to its end."""
     iterations_per_epoch: int = 50
     validate_every_s: float = 600.0
     checkpoint_every_s: float = 180.0
@@ -230,6 +232,11 @@ class FlairTrainer:
         """Share of the time that is used, 0 to 1."""
         return min(1.0, self.used_s / (60 * self.settings.minutes))
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the stage has had its share of the time."""
+        return self.progress >= self.settings.stop_at
+
     # -- validation -----------------------------------------------------------------------------------------------
 
     def averaged_network(self) -> EfficientNetV2UNet:
@@ -323,7 +330,7 @@ class FlairTrainer:
         loader = self._loader()
         last_save = last_validation = self.used_s
         stop_at = None if max_iterations is None else self.iteration + max_iterations
-        while self.progress < 1 and (stop_at is None or self.iteration < stop_at):
+        while not self.is_done and (stop_at is None or self.iteration < stop_at):
             if not self._merged and self.progress >= settings.merge_validation_at:
                 loader = self._merge()
             losses = []
@@ -333,7 +340,7 @@ class FlairTrainer:
                 now = time.process_time()
                 self.used_s += (now - begin) / max(1, settings.threads)
                 begin = now
-                if self.progress >= 1 or (stop_at is not None and self.iteration >= stop_at):
+                if self.is_done or (stop_at is not None and self.iteration >= stop_at):
                     break
             self._record(losses)
             if self.used_s - last_validation >= settings.validate_every_s:

@@ -136,6 +136,7 @@ def nnunet(
         phantoms=0,
         settings=settings,
         later_stages=(),
+        skull="any",
         postprocessing={},
         training_data="Data of the user's own; not described.",
         licence="as the user's data",
