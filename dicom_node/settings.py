@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,7 @@ from dicom_node.destination_settings import (
     SftpDestination,
     StowDestination,
 )
+from dicom_node.zones import is_zone, offset, offset_of_study
 
 __all__ = [
     "CStoreDestination",
@@ -65,10 +67,27 @@ class NodeSection(Section):
     """Whom a reader may ask: a telephone number or an e-mail address of the site."""
     timezone_offset: str = Field("+00:00", pattern=r"^[+-]\d{2}:\d{2}$")
     """Used where the images carry no Timezone Offset From UTC (0008,0201); printed with the result."""
+    timezone: str = ""
+    """Name of the site's zone, such as America/Santiago, where clocks change: goes before `timezone_offset`."""
     language: Literal["en", "es"] = "en"
     research_use_only: bool = True
     site_namespace: uuid.UUID | None = None
     """All result UIDs derive from it.  Made at the first start and kept in the records when not set here."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_is_known(cls, value: str) -> str:
+        if value and not is_zone(value):
+            raise ValueError("expected a name such as Europe/Madrid that the machine's time zone data (tzdata) know")
+        return value
+
+    def offset_of(self, attributes: Mapping[str, Any]) -> str:
+        """The offset with which the objects of a study are written: the images' own, else the site's at their time."""
+        said = offset(str(attributes.get("TimezoneOffsetFromUTC") or ""))
+        if said is not None or not self.timezone:
+            return said or self.timezone_offset
+        day, time = (str(attributes.get(keyword) or "") for keyword in ("StudyDate", "StudyTime"))
+        return offset_of_study(day, time, self.timezone)
 
 
 class DataSection(Section):

@@ -13,6 +13,7 @@ from typing import Any
 
 from ai_engine.findings import Code
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.zones import offset, offset_at
 
 SYSTEMS: Mapping[str, str] = {
     "SCT": "http://snomed.info/sct",
@@ -29,7 +30,8 @@ _FHIR_UNITS: Mapping[str, tuple[str, str]] = {"cm3": ("mL", "mL"), "{ratio}": ("
 
 _DATE = re.compile(r"^(\d{4})(\d{2})(\d{2})$")
 _TIME = re.compile(r"^(\d{2})(\d{2})?(\d{2})?(?:\.(\d{1,6}))?$")
-_OFFSET = re.compile(r"^([+-])(\d{2}):?(\d{2})$")
+EARLIEST_YEAR = 1850
+"""Nobody who was born earlier has been imaged."""
 DECIMAL_PLACES = 4
 
 
@@ -72,18 +74,16 @@ def quantity(value: float, unit: Code) -> dict[str, Any]:
     return {"value": decimal(value), "unit": shown, "system": SYSTEMS["UCUM"], "code": code}
 
 
-def offset(value: str) -> str | None:
-    """``+hhmm`` or ``+hh:mm`` as FHIR writes it, or None when it is neither."""
-    match = _OFFSET.fullmatch(value.strip())
-    if not match or int(match[2]) > 14 or int(match[3]) > 59:
-        return None
-    return f"{match[1]}{match[2]}:{match[3]}"
+def zone_of(attributes: Mapping[str, Any], default: str) -> str:
+    """The offset that the images say, else the site's zone; empty when they say one that is none."""
+    said = text(attributes, "TimezoneOffsetFromUTC")
+    return (offset(said) or "") if said else default
 
 
 def date(value: str) -> str | None:
-    """DA as a FHIR date, or None when it is not a possible date."""
+    """DA as a FHIR date, or None when it is not a possible date: year 1 and its like say that nobody knows."""
     match = _DATE.fullmatch(value.strip())
-    if not match:
+    if not match or int(match[1]) < EARLIEST_YEAR:
         return None
     try:
         return datetime(int(match[1]), int(match[2]), int(match[3])).date().isoformat()
@@ -94,13 +94,15 @@ def date(value: str) -> str | None:
 def date_time(day: str, time: str, zone: str) -> str | None:
     """DA, TM and an offset as a FHIR dateTime: with a time when there is one, else the date alone.
 
-    A local time is never given as UTC: `zone` comes from the header or, when the header has none, from the site's
-    configuration.  Without a usable zone the date alone is given.
+    A local time is never given as UTC: `zone` is the offset of the header or, when the header has none, the site's
+    offset or the name of its zone.  Without an offset that held at that time the date alone is given.
     """
     base = date(day)
     match = _TIME.fullmatch(time.strip()) if base else None
-    shift = offset(zone)
-    if base is None or match is None or shift is None or match[2] is None:
+    if base is None or match is None or match[2] is None:
+        return base
+    shift = offset_at(day.strip(), time.strip(), zone)
+    if shift is None:
         return base
     hour, minute, second = int(match[1]), int(match[2]), int(match[3] or 0)
     if hour > 23 or minute > 59 or second > 60:
@@ -138,7 +140,7 @@ def is_carried(value: str) -> bool:
 
 def acquired(attributes: Mapping[str, Any], default_offset: str) -> str | None:
     """When the images were made: acquisition, else series, else study (FHIR Observation.effective)."""
-    zone = text(attributes, "TimezoneOffsetFromUTC") or default_offset
+    zone = zone_of(attributes, default_offset)
     whole = text(attributes, "AcquisitionDateTime")
     if whole:
         match = re.fullmatch(r"^(\d{8})(\d{2,6}(?:\.\d{1,6})?)?([+-]\d{4})?$", whole)

@@ -123,7 +123,7 @@ def with_order_and_time(body: Resource, report: ReportInput, links: Links) -> Re
     based_on = order(report, links)
     if based_on:
         body["basedOn"] = based_on
-    when = codes.acquired(report.attributes, report.run.timezone_offset)
+    when = codes.acquired(report.attributes, report.zone)
     if when:
         body["effectiveDateTime"] = when
     return body
@@ -166,7 +166,7 @@ def imaging_study(report: ReportInput, links: Links) -> Resource:
         "status": "available",
         "subject": subject(report, links),
     }
-    zone = codes.text(report.attributes, "TimezoneOffsetFromUTC") or report.run.timezone_offset
+    zone = codes.zone_of(report.attributes, report.zone)
     day, time = codes.text(report.attributes, "StudyDate"), codes.text(report.attributes, "StudyTime")
     started = codes.date_time(day, time, zone)
     if started:

@@ -57,6 +57,8 @@ class ReportOptions:
     """Versioned URI of the intended-use statement, for Provenance.policy."""
     wado_root: str = ""
     """Base URL of the archive's DICOMweb, for ImagingStudy.endpoint; empty leaves the endpoint out."""
+    time_zone: str = ""
+    """Name of the site's zone, for images that say no offset; empty takes the run's own offset."""
     code_systems: Mapping[str, str] = field(default_factory=dict)
     """Further DICOM scheme designators and their URIs; overrides the built-in table."""
 
@@ -122,6 +124,11 @@ class ReportInput:
     def identifier_system(self) -> str:
         """The URI under which our result identifiers stand."""
         return self.options.identifier_system or f"urn:uuid:{self.run.site_namespace}"
+
+    @property
+    def zone(self) -> str:
+        """The zone of images that say no offset: a name, or an offset."""
+        return self.options.time_zone or self.run.timezone_offset
 
     @property
     def result_id(self) -> str:

@@ -25,7 +25,8 @@ def predict(
     step: float | None = typer.Option(None, "--step", min=0.1, max=1.0, help="Tile step, as a share of the tile."),
     no_mirroring: bool = typer.Option(False, "--no-mirroring", help="Switch the package's mirroring off."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda."),
-    precision: str = typer.Option("package", "--precision", help="package, f32 or bf16."),
+    backend: str = typer.Option("auto", "--backend", help="auto, openvino, torch or tensorflow."),
+    precision: str = typer.Option("package", "--precision", help="package, f32, bf16, f16 or int8."),
     spacing_mm: str | None = typer.Option(None, "--spacing-mm", help="X,Y,Z for NIfTI that does not state its units."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -45,8 +46,10 @@ def predict(
     logs.set_up("predict")
     chosen = settings()
     declared = _spacing(spacing_mm)
-    if device not in ("auto", "cpu", "cuda") or precision not in ("package", "f32", "bf16"):
-        stop(Exit.USAGE, "--device is auto, cpu or cuda; --precision is package, f32 or bf16")
+    if device not in ("auto", "cpu", "cuda") or precision not in ("package", "f32", "bf16", "f16", "int8"):
+        stop(Exit.USAGE, "--device is auto, cpu or cuda; --precision is package, f32, bf16, f16 or int8")
+    if backend not in ("auto", "openvino", "torch", "tensorflow"):
+        stop(Exit.USAGE, "--backend is auto, openvino, torch or tensorflow")
     with answering(as_json=as_json):
         folder = find_package(chosen.engine.models, model)
         package = load_package(folder, weights=False)
@@ -57,6 +60,7 @@ def predict(
         cases = cases_of(arguments, package.description)
         engine = EngineSettings(
             device=device,  # type: ignore[arg-type]  # checked above
+            backend=backend,  # type: ignore[arg-type]
             precision=precision,  # type: ignore[arg-type]
             threads=chosen.engine.threads,
             step=step,
@@ -133,7 +137,7 @@ def _objects(reference: Any, prediction: Any, target: Path, chosen: Any, notes: 
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         study_uid=reference.study_uid,
         notes=tuple(notes),
-        timezone_offset=chosen.node.timezone_offset,
+        timezone_offset=chosen.node.offset_of(reference.attributes),
     )
     producer = producer_of(chosen, importlib.metadata.version("dicom-ai-node"), "predict")
     built = build(identity, reference, prediction.mask, prediction.findings, producer, language=chosen.node.language)

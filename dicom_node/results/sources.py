@@ -7,8 +7,10 @@ position and orientation of each slice as the source wrote them, and the patient
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +140,14 @@ def _study(
         raise Refused(RefusalCode.UID_MISMATCH, "source images of the run's study", "images of another study")
     declared = text.offset_minutes(decoded(everything[0], "TimezoneOffsetFromUTC"))
     site = text.offset_minutes(identity.timezone_offset)
+    minutes = declared if declared is not None else (site or 0)
     return SourceStudy(
         attributes=attributes,
         altered=altered,
         slices=geometry,
-        series=_series_used(sources, headers),
+        series=_series_used(sources, headers, minutes),
         position_reference=text.cut(decoded(everything[0], "PositionReferenceIndicator"), text.LO_MAX),
-        offset_minutes=declared if declared is not None else (site or 0),
+        offset_minutes=minutes,
         lossy=_lossy(everything),
     )
 
@@ -213,22 +216,24 @@ def _decimals(value: Any, count: int) -> tuple[str, ...]:
     return tuple(written)
 
 
-def _series_used(sources: Sequence[SliceSource], headers: dict[str, Dataset]) -> tuple[SeriesUsed, ...]:
+def _series_used(sources: Sequence[SliceSource], headers: dict[str, Dataset], minutes: int) -> tuple[SeriesUsed, ...]:
     """Group sources by series, in order of first appearance: the reference series comes first."""
     by_series: dict[str, list[SliceSource]] = {}
     for source in sources:
         by_series.setdefault(str(headers[source.path].SeriesInstanceUID), []).append(source)
-    return tuple(_one_series(uid, members, headers) for uid, members in by_series.items())
+    return tuple(_one_series(uid, members, headers, minutes) for uid, members in by_series.items())
 
 
-def _one_series(series_uid: str, members: Sequence[SliceSource], headers: dict[str, Dataset]) -> SeriesUsed:
+def _one_series(
+    series_uid: str, members: Sequence[SliceSource], headers: dict[str, Dataset], minutes: int
+) -> SeriesUsed:
     first = headers[members[0].path]
     frames: dict[tuple[str, str], list[int]] = {}
     for source in members:
         numbers = frames.setdefault((source.sop_class_uid, source.sop_instance_uid), [])
         if source.frame_number is not None:
             numbers.append(source.frame_number)
-    times = [_acquired(headers[path]) for path in dict.fromkeys(s.path for s in members)]
+    times = [_acquired(headers[path], minutes) for path in dict.fromkeys(s.path for s in members)]
     return SeriesUsed(
         series_uid=series_uid,
         modality=text.cut(decoded(first, "Modality"), 16),
@@ -248,16 +253,37 @@ def _lenient(header: Dataset, keyword: str) -> str:
         return ""
 
 
-def _acquired(header: Dataset) -> str:
-    """When the image was acquired: the first of acquisition, content and series date and time that is complete."""
-    moment = decoded(header, "AcquisitionDateTime").split("+")[0].split("-")[0].split(".")[0]
-    if len(moment) >= 12 and text.is_date(moment[:8]) and text.is_time(moment[8:]):
-        return moment
+def _acquired(header: Dataset, minutes: int) -> str:
+    """When the image was acquired, in the zone of the study (minutes east of UTC).
+
+    The first of acquisition, content and series date and time that is complete; a date and time with an offset of its
+    own (DT, PS3.5 6.2) is brought into that zone.
+    """
+    whole = re.fullmatch(r"(\d{8})(\d{4}(?:\d{2})?)(?:\.\d{1,6})?([+-]\d{4})?", decoded(header, "AcquisitionDateTime"))
+    if whole and _is_known(whole[1]) and text.is_time(whole[2]):
+        return _in_zone(whole[1] + whole[2], text.offset_minutes(whole[3] or ""), minutes)
     for prefix in ("Acquisition", "Content", "Series"):
         day, hour = decoded(header, f"{prefix}Date"), decoded(header, f"{prefix}Time")
-        if text.is_date(day) and text.is_time(hour):
+        if _is_known(day) and text.is_time(hour):
             return day + hour.split(".")[0]
     return ""
+
+
+def _is_known(day: str) -> bool:
+    """Whether a day is one on which an image was made: year 1 and its like say that nobody knows."""
+    return text.is_date(day) and day >= "1895"
+
+
+def _in_zone(moment: str, own: int | None, minutes: int) -> str:
+    """``YYYYMMDDHHMM[SS]`` of a zone in another one; as it is where it says no zone of its own."""
+    if own is None or own == minutes:
+        return moment
+    try:
+        read = datetime.strptime(moment[:12] + (moment[12:] or "00"), "%Y%m%d%H%M%S")
+        shifted = read + timedelta(minutes=minutes - own)
+    except ValueError:  # a leap second
+        return ""
+    return f"{shifted:%Y%m%d%H%M%S}"[: len(moment)]
 
 
 def _lossy(headers: Sequence[Dataset]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

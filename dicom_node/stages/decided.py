@@ -163,7 +163,7 @@ def _insert_run(
         predecessor=None if predecessor is None else {"objects": predecessor["objects"]},
         grade=max((Grade(r["grade"]) for r in revisions.values()), key=_GRADES.index),
         notes=tuple(reasons),
-        timezone_offset=attributes.get("TimezoneOffsetFromUTC") or tools.settings.node.timezone_offset,
+        timezone_offset=tools.settings.node.offset_of(attributes),
     )
     results = {key: value for key, value in asdict(identity).items() if key not in ("run_key", "created")}
     run_key = run_key_of([i for group in by_role.values() for i in group], model, attributes, study_uid, predecessor)

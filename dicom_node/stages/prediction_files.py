@@ -110,7 +110,7 @@ def _write_objects(
         created=row["created_at"],
         study_uid=reference.study_uid,
         notes=tuple(row["options"]["notes"]),
-        timezone_offset=str(reference.attributes.get("TimezoneOffsetFromUTC") or node.timezone_offset),
+        timezone_offset=node.offset_of(reference.attributes),
     )
     built = build(identity, reference, mask, findings, producer(tools), language=node.language)
     check(built, reference, mask, findings)

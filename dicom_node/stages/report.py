@@ -78,6 +78,7 @@ def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool
             status=settings.report.status,
             title=findings.model.title,
             research_use_only=settings.node.research_use_only,
+            time_zone=settings.node.timezone,
         ),
         tracking_uids={
             region.key: tracking_uid(identity.site_namespace, identity.study_uid, region.key)
