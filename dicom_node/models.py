@@ -30,9 +30,10 @@ from dicom_node.stages.context import ChildDied, Mask, ModelDescription
 from dicom_node.stages.prediction_cache import PredictionCache, cache_key
 
 
-def engine_settings(section: EngineSection) -> EngineSettings:
-    """The engine's own settings for the configured ones."""
-    return EngineSettings(device=section.device, precision=section.precision, threads=section.threads)
+def engine_settings(section: EngineSection, runner: str = "keras") -> EngineSettings:
+    """The engine's own settings for the configured ones; TensorFlow is meant for packages of runner ``keras``."""
+    backend = "auto" if section.backend == "tensorflow" and runner != "keras" else section.backend
+    return EngineSettings(device=section.device, backend=backend, precision=section.precision, threads=section.threads)
 
 
 def check_models(settings: Settings, routes: RouteBook, database: Database | None = None) -> None:
@@ -152,13 +153,13 @@ class WarmModels:
     def _host(self, reference: str) -> Iterator[ModelHost]:
         """The host of a package, which no other package pushes out while it is in use."""
         section = self._settings.engine
-        folder, _, digest_sha256 = self._package(reference)
+        folder, description, digest_sha256 = self._package(reference)
         with self._lock:
             leaving = [] if folder in self._hosts else self._make_room(folder)
             if folder not in self._hosts:
                 self._hosts[folder] = ModelHost(
                     folder,
-                    engine_settings(section),
+                    engine_settings(section, description.runner),
                     HostSettings(job_timeout_s=section.timeout_s, memory_limit_mb=section.memory_limit_mb),
                     pinned_sha256=digest_sha256,
                 )

@@ -163,7 +163,9 @@ class EngineSection(Section):
 
     models: Path = Path("models")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["package", "f32", "bf16"] = "package"
+    backend: Literal["auto", "openvino", "torch", "tensorflow"] = "auto"
+    """auto: OpenVINO on the CPU, PyTorch on CUDA.  tensorflow: for Keras packages; the others run as with auto."""
+    precision: Literal["package", "f32", "bf16", "f16", "int8"] = "package"
     threads: int = Field(0, ge=0)
     """0: as many as there are processors."""
     timeout_s: float = Field(900.0, gt=0)

@@ -137,6 +137,27 @@ def _models(chosen: Settings) -> Iterator[Verdict]:
             yield Verdict("model", "ok", f"{package.reference}: every file is the one its manifest names")
 
 
+def _backends(_chosen: Settings) -> Iterator[Verdict]:
+    """What can compute here; an optional extra that is missing is no defect, but it is said by name."""
+    import importlib.util
+
+    import torch
+
+    from ai_engine.backends.tensorflow import is_installed
+
+    device = "CUDA" if torch.cuda.is_available() else "no CUDA device"
+    yield Verdict("engine", "ok", f"OpenVINO and PyTorch are installed; {device}")
+    if is_installed():
+        yield Verdict("tensorflow", "ok", "installed: Keras packages can also run through TensorFlow")
+    elif _chosen.engine.backend == "tensorflow":
+        yield Verdict("tensorflow", "bad", "engine.backend is tensorflow, which is not installed",
+                      "Install the extra [tensorflow], or set engine.backend to auto.")  # fmt: skip
+    else:
+        yield Verdict("tensorflow", "ok", "not installed (extra [tensorflow]): Keras packages run through OpenVINO")
+    if importlib.util.find_spec("nncf") is None:
+        yield Verdict("nncf", "ok", "not installed (extra [train]): needed only to make 8-bit variants of packages")
+
+
 def _decoders(_chosen: Settings) -> Iterator[Verdict]:
     from dicom_node.volume import check_decoders
 
@@ -220,6 +241,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Verdict]], ...] = (
     _disk,
     _records,
     _models,
+    _backends,
     _decoders,
     _orthanc,
     check_destinations,

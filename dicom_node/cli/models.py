@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ai_engine.faults import EngineFault
 from ai_engine.packages import DescriptionError, ModelPackage, find_package, list_packages, load_package, seal_package
+from ai_engine.packages.accuracy import report_of
 from ai_engine.packages.schema import NAME, VERSION
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
 from dicom_node.refusals import Refused
@@ -41,10 +42,17 @@ def list_models(models: Path | None = MODELS_OPTION, as_json: bool = JSON_OPTION
     if as_json:
         emit({"models": rows})
         return
-    table = Table("model", "title", "inputs", "digest", "state")
+    table = Table("model", "title", "inputs", "digest", "runs with", "gate", "state")
     for row in rows:
+        gate = row.get("gate", "")
         table.add_row(
-            f"{row['name']}@{row['version']}", row["title"], ", ".join(row["inputs"]), row["digest"][:12], row["state"]
+            f"{row['name']}@{row['version']}",
+            row["title"],
+            ", ".join(row["inputs"]),
+            row["digest"][:12],
+            ", ".join(row.get("backends", ())),
+            gate if isinstance(gate, str) else ", ".join(f"{name} {how}" for name, how in gate.items()),
+            row["state"],
         )
     out.print(table)
 
@@ -53,7 +61,7 @@ def list_models(models: Path | None = MODELS_OPTION, as_json: bool = JSON_OPTION
 def show(reference: str, models: Path | None = MODELS_OPTION, as_json: bool = JSON_OPTION) -> None:
     """Show what a package says: inputs and limits, labels with codes, settings, metrics, licence.
 
-    Example: ai-node models show brain-flair@1.0.0
+    Example: ai-node models show brain-flair@1.1.0
     """
     with answering(as_json=as_json):
         package = load_package(find_package(_root(models), reference), weights=False)
@@ -172,7 +180,25 @@ def _row(name: str, version: str, folder: Path) -> dict[str, Any]:
         return {**row, "state": refused.refusal.code.value}
     roles = [entry.role for entry in package.description.inputs]
     title = package.description.title
-    return {**row, "title": title, "inputs": roles, "digest": package.digest_sha256, "state": "as sealed"}
+    told = {"title": title, "inputs": roles, "digest": package.digest_sha256, "backends": _backends(package)}
+    try:
+        report = report_of(package)
+    except Refused as refused:
+        return {**row, **told, "state": refused.refusal.code.value}
+    if report is None:
+        return {**row, **told, "gate": "none", "state": "as sealed"}
+    found = {variant.name: "passed" if variant.passed else "failed" for variant in report.variants}
+    return {**row, **told, "gate": found, "state": "as sealed"}
+
+
+def _backends(package: ModelPackage) -> list[str]:
+    """What can run a package on this machine, the first by default; what is missing is said by name."""
+    from ai_engine.backends.tensorflow import is_installed
+
+    backends = ["openvino", "torch"]
+    if package.description.runner == "keras":
+        backends.append("tensorflow" if is_installed() else "tensorflow (not installed: extra [tensorflow])")
+    return backends
 
 
 def self_test_passes(package: ModelPackage, answer: dict[str, Any]) -> bool:
@@ -183,10 +209,11 @@ def self_test_passes(package: ModelPackage, answer: dict[str, Any]) -> bool:
 
     section = settings().engine
     limits = HostSettings(job_timeout_s=section.timeout_s, memory_limit_mb=section.memory_limit_mb)
+    engine = engine_settings(section, package.description.runner)
     try:
-        with ModelHost(package.folder, engine_settings(section), limits, pinned_sha256=package.digest_sha256) as host:
+        with ModelHost(package.folder, engine, limits, pinned_sha256=package.digest_sha256) as host:
             result = self_test(package, host.predict)
-            answer["precision"] = host.identity.get("precision")
+            answer |= {key: host.identity.get(key) for key in ("backend", "device", "precision")}
     except EngineFault as fault:
         stop(Exit.FAULT, f"the model does not run ({fault.code}): {fault}")
     if result is None:
