@@ -26,6 +26,7 @@ AXIAL = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 CORONAL = ((0.0, -1.0, 0.0), (0.0, 0.0, -1.0), (1.0, 0.0, 0.0))
 SAGITTAL = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))
 CENTRE_MM = (0.0, 0.0, -2.0)
+FLAIR_NUMBER = 4
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,28 @@ def _axial() -> tuple[Stack, ...]:
     return (stack(AXIAL, (SLICES, MATRIX, MATRIX), (STEP_MM, PIXEL_MM, PIXEL_MM)),)
 
 
-_SPIN_ECHO = {"ScanningSequence": "SE", "SequenceVariant": "SK", "MRAcquisitionType": "2D"}
+def _physics(name: str, repetition_ms: str, echo_ms: str, flip_deg: str, train: str, **more: Any) -> dict[str, Any]:
+    """MR Image Module of a 2D spin echo; `more` adds to it and replaces."""
+    return {
+        "ScanningSequence": "SE",
+        "SequenceVariant": "SK",
+        "MRAcquisitionType": "2D",
+        "RepetitionTime": repetition_ms,
+        "EchoTime": echo_ms,
+        "FlipAngle": flip_deg,
+        "EchoTrainLength": train,
+        "SequenceName": name,
+        **more,
+    }
+
+
+_LOCALIZER = _physics("*fl2d1", "8.6", "4", "20", "1", ScanningSequence="GR", SequenceVariant="SP")
+_T1 = _physics("*se2d1", "550", "12", "90", "1")
+_T2 = _physics("*tse2d1_15", "4500", "98", "150", "15")
+_FLAIR = _physics(
+    "*tir2d1rr16", "9000", "110", "150", "16", ScanningSequence=["SE", "IR"], SequenceVariant=["SK", "MP"],
+    InversionTime="2500",
+)  # fmt: skip
 _AFTER_CONTRAST = {
     "ContrastBolusAgent": "GADOLINIUM",
     "ContrastBolusRoute": "IV",
@@ -83,124 +105,21 @@ _AFTER_CONTRAST = {
     "ContrastBolusIngredient": "GADOLINIUM",
     "ContrastBolusIngredientConcentration": "0.5",
 }
+_ORIGINAL = ("ORIGINAL", "PRIMARY", "M", "ND", "NORM")
 
 
 def protocol() -> tuple[SeriesPlan, ...]:
     """The series in the order in which they were acquired."""
     scout = tuple(stack(plane, (3, MATRIX, MATRIX), (20.0, 1.0, 1.0)) for plane in (AXIAL, CORONAL, SAGITTAL))
-    original = ("ORIGINAL", "PRIMARY", "M", "ND", "NORM")
+    scouting = ("ORIGINAL", "PRIMARY", "LOCALIZER")
+    axial = _axial()
+    oblique = (stack(CORONAL, (24, MATRIX, MATRIX), (5.5, PIXEL_MM, PIXEL_MM), tilt_deg=25.0),)
+    t2_oblique = {**_T2, "RepetitionTime": "4800", "EchoTime": "102"}
     return (
-        SeriesPlan(
-            number=1,
-            description="localizer 3 planes",
-            contrast="t1",
-            stacks=scout,
-            start_s=0,
-            duration_s=12,
-            image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"),
-            cuts=1,
-            attributes={
-                "ScanningSequence": "GR",
-                "SequenceVariant": "SP",
-                "MRAcquisitionType": "2D",
-                "RepetitionTime": "8.6",
-                "EchoTime": "4",
-                "FlipAngle": "20",
-                "EchoTrainLength": "1",
-                "SequenceName": "*fl2d1",
-            },
-        ),
-        SeriesPlan(
-            number=2,
-            description="t1_se_tra",
-            contrast="t1",
-            stacks=_axial(),
-            start_s=90,
-            duration_s=190,
-            image_type=original,
-            attributes={
-                **_SPIN_ECHO,
-                "RepetitionTime": "550",
-                "EchoTime": "12",
-                "FlipAngle": "90",
-                "EchoTrainLength": "1",
-                "SequenceName": "*se2d1",
-            },
-        ),
-        SeriesPlan(
-            number=3,
-            description="t2_tse_tra",
-            contrast="t2",
-            stacks=_axial(),
-            start_s=310,
-            duration_s=150,
-            image_type=original,
-            attributes={
-                **_SPIN_ECHO,
-                "RepetitionTime": "4500",
-                "EchoTime": "98",
-                "FlipAngle": "150",
-                "EchoTrainLength": "15",
-                "SequenceName": "*tse2d1_15",
-            },
-        ),
-        SeriesPlan(
-            number=4,
-            description="t2_tirm_tra_dark-fluid",
-            contrast="flair",
-            stacks=_axial(),
-            start_s=480,
-            duration_s=220,
-            image_type=original,
-            attributes={
-                **_SPIN_ECHO,
-                "ScanningSequence": ["SE", "IR"],
-                "SequenceVariant": ["SK", "MP"],
-                "RepetitionTime": "9000",
-                "EchoTime": "110",
-                "InversionTime": "2500",
-                "FlipAngle": "150",
-                "EchoTrainLength": "16",
-                "SequenceName": "*tir2d1rr16",
-            },
-        ),
-        SeriesPlan(
-            number=5,
-            description="t2_tse_cor oblique",
-            contrast="t2",
-            stacks=(stack(CORONAL, (24, MATRIX, MATRIX), (5.5, PIXEL_MM, PIXEL_MM), tilt_deg=25.0),),
-            start_s=720,
-            duration_s=160,
-            image_type=original,
-            cuts=1,
-            attributes={
-                **_SPIN_ECHO,
-                "RepetitionTime": "4800",
-                "EchoTime": "102",
-                "FlipAngle": "150",
-                "EchoTrainLength": "15",
-                "SequenceName": "*tse2d1_15",
-            },
-        ),
-        SeriesPlan(
-            number=6,
-            description="t1_se_tra +GD",
-            contrast="t1c",
-            stacks=_axial(),
-            start_s=1080,
-            duration_s=190,
-            image_type=original,
-            attributes={
-                **_SPIN_ECHO,
-                **_AFTER_CONTRAST,
-                "RepetitionTime": "550",
-                "EchoTime": "12",
-                "FlipAngle": "90",
-                "EchoTrainLength": "1",
-                "SequenceName": "*se2d1",
-            },
-        ),
+        SeriesPlan(1, "localizer 3 planes", "t1", scout, 0, 12, scouting, _LOCALIZER, cuts=1),
+        SeriesPlan(2, "t1_se_tra", "t1", axial, 90, 190, _ORIGINAL, _T1),
+        SeriesPlan(3, "t2_tse_tra", "t2", axial, 310, 150, _ORIGINAL, _T2),
+        SeriesPlan(FLAIR_NUMBER, "t2_tirm_tra_dark-fluid", "flair", axial, 480, 220, _ORIGINAL, _FLAIR),
+        SeriesPlan(5, "t2_tse_cor oblique", "t2", oblique, 720, 160, _ORIGINAL, t2_oblique, cuts=1),
+        SeriesPlan(6, "t1_se_tra +GD", "t1c", axial, 1080, 190, _ORIGINAL, {**_T1, **_AFTER_CONTRAST}),
     )
-
-
-FLAIR_NUMBER = 4
