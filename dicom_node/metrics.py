@@ -95,6 +95,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("delivery_attempts_total", "counter", "Deliveries tried.", ("target", "outcome")),
     Definition("delivery_unverified", "gauge", "Objects sent but not yet seen at the destination."),
     Definition("delivery_oldest_age_seconds", "gauge", "Age of the oldest open delivery.", ("target",)),
+    Definition("destination_circuit", "gauge", "0 closed, 0.5 half-open, 1 open: nothing but probes.", ("target",)),
     Definition("delivery_conflicts_total", "counter", "Destinations holding other bytes under our UID."),
     Definition("held_jobs", "gauge", "What waits for a person.", ("reason",)),
     Definition("superseded_results_total", "counter", "Results replaced by a later revision."),

@@ -18,9 +18,10 @@ from dicom_node.cli.readiness import Readiness
 from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
 from dicom_node.predictions import Predictions
-from dicom_node.record import Database, audit, keys, reports, runs, views
+from dicom_node.record import Database, audit, circuits, deliveries, keys, reports, runs, views
 from dicom_node.refusals import RefusalCode
 from dicom_node.settings import LOOPBACK, Settings, read_secret
+from dicom_node.stages.destinations import OWN_ENDPOINT
 from fhir_bridge.server import Access
 from fhir_bridge.store import Query, StoredResource, tokens_of
 
@@ -151,10 +152,14 @@ def _viewer(settings: Settings) -> portal.ViewerSettings | None:
     )
 
 
+_CIRCUIT = {circuits.CLOSED: 0.0, circuits.HALF_OPEN: 0.5, circuits.OPEN: 1.0}
+
+
 def _refresh(settings: Settings, database: Database) -> None:
     with database.read() as connection:
         states = runs.counts(connection)
         codes = [str((row["reason"] or {}).get("code")) for row in views.held(connection)]
+        away, oldest = circuits.states(connection), deliveries.oldest_open(connection)
     # the destination that shows nothing is always there, as 0 too, so that an alert has something to look at
     held = Counter({RefusalCode.DELIVERY_INCOMPLETE.value: 0})
     held.update(code if code in set(RefusalCode) else OTHER for code in codes)
@@ -164,6 +169,12 @@ def _refresh(settings: Settings, database: Database) -> None:
     METRICS.clear("held_jobs")
     for reason, number in held.items():
         METRICS.gauge("held_jobs", number, reason=reason)
+    METRICS.allow("target", [*settings.destinations, OWN_ENDPOINT])
+    moment = datetime.now(UTC)
+    for name in (*settings.destinations, OWN_ENDPOINT):
+        METRICS.gauge("destination_circuit", _CIRCUIT[away.get(name, circuits.CLOSED)], target=name)
+        since = datetime.fromisoformat(oldest[name]) if name in oldest else moment
+        METRICS.gauge("delivery_oldest_age_seconds", max(0.0, (moment - since).total_seconds()), target=name)
     METRICS.gauge("disk_free_bytes", shutil.disk_usage(settings.data.folder).free, area="data")
 
 

@@ -209,6 +209,17 @@ def set_all(
     return len(found)
 
 
+def oldest_open(connection: Connection) -> dict[str, str]:
+    """Destination -> when the oldest object was built that is still on its way there."""
+    query = (
+        select(deliveries.c.destination, func.min(artefacts.c.created_at))
+        .join(artefacts, artefacts.c.id == deliveries.c.artefact_id)
+        .where(deliveries.c.state.in_(OPEN))
+        .group_by(deliveries.c.destination)
+    )
+    return {str(name): str(at) for name, at in connection.execute(query)}
+
+
 def study_of(connection: Connection, run_id: int) -> str:
     """The study of a run."""
     return str(connection.execute(select(runs.c.study_uid).where(runs.c.id == run_id)).scalar_one())

@@ -21,17 +21,18 @@ from sqlalchemy.exc import OperationalError
 from dicom_node import delivery, files
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
-from dicom_node.record import circuits, deliveries, now, runs, studies, withdrawals
+from dicom_node.record import deliveries, now, runs, studies, withdrawals
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
-from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.settings import FileDestination, SettingsRefused
+from dicom_node.stages import circuit
 from dicom_node.stages.context import Tools
 from dicom_node.stages.destinations import OWN_ENDPOINT, is_report, waits_for
 from dicom_node.stages.exports import file_name, outgoing_file
 from dicom_node.stages.report import publish_own, publish_to_server
-from dicom_node.stages.targets import circuit_rule, target
+from dicom_node.stages.targets import target
 from dicom_node.stages.withdraw import rejection
 from dicom_node.words import DeliveryState, RunState
 
@@ -61,27 +62,26 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
             rows = deliveries.of_run(connection, run_id, name)
         if not withdrawn:
             return _next(tools, run_id, name, case["priority"])
-    rule = circuit_rule(tools.settings, name)
     for row in rows:
         if row["state"] not in OPEN:
             if row["state"] == DeliveryState.CONFIRMED.value or (withdrawn and row["state"] == CANCELLED):
                 continue
             return []  # held, failed or cancelled: nothing after it may go before a person has decided
         with tools.database.write() as connection:
-            again_at = None if rule is None else circuits.may_try(connection, name, rule)
-            tries = None if again_at is not None else deliveries.begin_try(connection, row["id"])
-        if again_at is not None:
-            return _postpone(tools, row, run["study_uid"], name, again_at, attempt, case["priority"])
+            until = circuit.again_at(tools, connection, name)
+            tries = None if until is not None else deliveries.begin_try(connection, row["id"])
+        if until is not None:
+            return _postpone(tools, row, run["study_uid"], name, until, attempt, case["priority"])
         if tries is None:
             return []
         reach("K13")
         try:
             confirmation = _send(tools, run_id, name, row, tries=tries)
         except PeerTrouble as trouble:
-            _count(tools, name, trouble)
+            circuit.count(tools, name, trouble)
             return _later(tools, row, run["study_uid"], name, trouble, attempt, tries, case["priority"])
         except Refused as refused:
-            _count(tools, name, refused)
+            circuit.count(tools, name, refused)
             if withdrawn and row["kind"] != withdrawals.NOTICE:
                 # looked for once more, and not there: nothing to take back, and no more to be sent
                 _stop(tools, row, run["study_uid"], name, DeliveryState.CANCELLED, refused.refusal.to_json())
@@ -106,8 +106,7 @@ def deliver(tools: Tools, run_id: int, name: str, attempt: int) -> list[Put]:
                 next_try_at=None,
                 reason=None,
             )
-            if rule is not None and circuits.succeeded(connection, name):
-                log.info("destination.circuit-closed", destination=name)
+            circuit.answered(tools, connection, name)
             if not confirmed:
                 return []
             note(
@@ -193,29 +192,11 @@ def _outgoing(
     return delivery.OutgoingFile.named(f"{stem}.json", data, str(row["sha256"]))
 
 
-def _count(tools: Tools, name: str, trouble: PeerTrouble | Refused) -> None:
-    """Count what went wrong for or against the destination's circuit."""
-    rule = circuit_rule(tools.settings, name)
-    if rule is None or (isinstance(trouble, Refused) and trouble.refusal.code not in _ITS_ANSWERS):
-        return
-    with tools.database.write() as connection:
-        if isinstance(trouble, Refused) or not trouble.is_down:
-            if circuits.succeeded(connection, name):
-                log.info("destination.circuit-closed", destination=name)
-        elif circuits.failed(connection, name, rule, str(trouble), retry_after_s=trouble.retry_after_s):
-            log.warning("destination.circuit-open", destination=name)
-
-
-_ITS_ANSWERS = (RefusalCode.PATIENT_CHANGED, RefusalCode.DELIVERY_CONFLICT, RefusalCode.DELIVERY_INCOMPLETE)
-"""Refusals that a destination must have been reached for."""
-
-
 def _postpone(
-    tools: Tools, row: Any, study_uid: str, name: str, again_at: datetime, attempt: int, priority: int
+    tools: Tools, row: Any, study_uid: str, name: str, until: datetime, attempt: int, priority: int
 ) -> list[Put]:
     """Come back when the circuit lets the next probe through; nothing was tried, and the span of retries runs on."""
-    wait_s = max(0.0, (again_at - datetime.fromisoformat(now())).total_seconds())
-    delay = wait_s + _jitter.uniform(0.0, min(5.0, 0.25 * wait_s))
+    delay = circuit.pause_s(until)
     over = _is_over(tools, name, row)
     reason = {"circuit": "open", "next_in_s": None if over else round(delay, 1)}
     with tools.database.write() as connection:
@@ -224,7 +205,7 @@ def _postpone(
             note(connection, "delivery.held", study_uid, run_id=row["run_id"], destination=name, object=row["kind"],
                  reason=reason)  # fmt: skip
         else:
-            deliveries.postpone(connection, row["id"], next_try_at=again_at, reason=reason)
+            deliveries.postpone(connection, row["id"], next_try_at=until, reason=reason)
             if "circuit" not in (row["reason"] or {}):  # once, not at every probe of somebody else
                 note(connection, "delivery.postponed", study_uid, run_id=row["run_id"], destination=name,
                      object=row["kind"], reason=reason)  # fmt: skip

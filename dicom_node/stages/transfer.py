@@ -1,8 +1,8 @@
 """Transfer: what came of a request goes to the configured destinations that its caller named (queue `out-<name>`).
 
 An archive gets the DICOM objects, a file destination the kinds that its `objects` names.  A destination that is down is
-tried again with back-off for its `retry_span_h`; what needs a person is *held*, and the answer says so.  Inference is
-never repeated for it (I26).
+tried again with back-off for its `retry_span_h`, and left alone while its circuit is open; what needs a person is
+*held*, and the answer says so.  Inference is never repeated for it (I26).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dicom_node.record import now, predictions
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.routing.gate import Channel
 from dicom_node.settings import FhirDestination, FileDestination, Settings
+from dicom_node.stages import circuit
 from dicom_node.stages.context import Tools
 from dicom_node.stages.publication import holds
 from dicom_node.stages.targets import target
@@ -76,20 +77,29 @@ def transfer(tools: Tools, number: int, name: str) -> list[Put]:
         told = dict((row["transfers"] or {}).get(name) or {})
         if row["state"] != RunState.BUILT.value or told.get("state") != PENDING:
             return []
-        told |= {"tries": int(told["tries"]) + 1, "since": told.get("since") or now()}
-        predictions.set_transfer(connection, number, name, told)
+        told["since"] = told.get("since") or now()
+        until = circuit.again_at(tools, connection, name)
+        if until is None:
+            told["tries"] = int(told["tries"]) + 1
+            predictions.set_transfer(connection, number, name, told)
+    if until is not None:
+        return _postpone(tools, row, name, told, until)
     try:
         if name not in takes_results(tools.settings):
             return _end(tools, number, name, {**told, "state": HELD, "reasons": ["it is not configured any more"]})
         sent = [delivery.send(one, target(tools.settings, name), attempt=told["tries"]) for one in
                 _outgoing(tools, row, name)]  # fmt: skip
     except PeerTrouble as trouble:
+        circuit.count(tools, name, trouble)
         return _later(tools, row, name, told, trouble)
     except Refused as refused:
+        circuit.count(tools, name, refused)
         return _end(tools, number, name, {**told, "state": HELD, "refusal": refused.refusal.to_json()})
     except Exception as fault:  # the job's boundary: never left pending without a word
         log.exception("transfer.fault", destination=name)
         return _end(tools, number, name, {**told, "state": FAILED, "reasons": [type(fault).__name__]})
+    with tools.database.write() as connection:
+        circuit.answered(tools, connection, name)
     seen = min((one.seen.value for one in sent), default="nothing to send")
     return _end(tools, number, name, {**told, "state": CONFIRMED, "objects": len(sent), "seen": seen})
 
@@ -111,8 +121,7 @@ def _outgoing(tools: Tools, row: RowMapping, name: str) -> list[delivery.Outgoin
 def _later(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], trouble: PeerTrouble) -> list[Put]:
     settings = tools.settings.destinations[name]
     tries = int(told["tries"])
-    waited = datetime.fromisoformat(now()) - datetime.fromisoformat(told["since"])
-    if waited > timedelta(hours=settings.retry_span_h):
+    if _is_over(tools, name, told):
         return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": [str(trouble)]})
     delay = delivery.backoff(
         tries, settings.retry_first_s, settings.retry_cap_s, _jitter, retry_after_s=trouble.retry_after_s
@@ -120,6 +129,22 @@ def _later(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], troub
     _end(tools, row["id"], name, {**told, "state": PENDING, "reasons": [str(trouble)]})
     key = f"predict/{row['id']}/send-{name}/{tries}"
     return [Put(f"out-{name}", "predict", key, (row["id"], "send", name), delay_s=delay)]
+
+
+def _postpone(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], until: datetime) -> list[Put]:
+    """Come back when the destination is no longer left alone: nothing was tried."""
+    if _is_over(tools, name, told):
+        return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": ["the destination is left alone"]})
+    with tools.database.write() as connection:
+        predictions.set_transfer(connection, row["id"], name, {**told, "reasons": ["the destination is left alone"]})
+    key = f"predict/{row['id']}/send-{name}/postponed-{now()}"
+    return [Put(f"out-{name}", "predict", key, (row["id"], "send", name), delay_s=circuit.pause_s(until))]
+
+
+def _is_over(tools: Tools, name: str, told: Mapping[str, Any]) -> bool:
+    waited = datetime.fromisoformat(now()) - datetime.fromisoformat(told["since"])
+    destination = tools.settings.destinations.get(name)
+    return destination is not None and waited > timedelta(hours=destination.retry_span_h)
 
 
 def _end(tools: Tools, number: int, name: str, told: Mapping[str, Any]) -> list[Put]:

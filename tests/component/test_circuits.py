@@ -20,6 +20,7 @@ from dicom_node.record import deliveries as record_deliveries
 from dicom_node.record.circuits import CLOSED, HALF_OPEN, OPEN, Rule
 from dicom_node.record.tables import deliveries, runs
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from dicom_node.stages import circuit as circuit_stage
 from dicom_node.stages import deliver as deliver_stage
 from dicom_node.work import reconcile
 from tests.support import slices
@@ -37,7 +38,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 0.0
-        for module in (circuits, record_deliveries, deliver_stage):
+        for module in (circuits, record_deliveries, circuit_stage, deliver_stage):
             monkeypatch.setattr(module, "now", self.now)
 
     def now(self) -> str:
@@ -304,3 +305,26 @@ def test_doctor_and_jobs_tell_which_destination_is_left_alone(tmp_path: Path) ->
     assert "after 3 failures" in said["destination gone", "warning"]
     listed = CliRunner().invoke(app, ["--config", str(config), "jobs", "list", "--json"])
     assert [row["id"] for row in json.loads(listed.stdout)] == ["destination-gone"]
+
+
+def test_the_metrics_show_it(tmp_path: Path, clock: Clock, database: Database) -> None:
+    from dicom_node.cli.web import _refresh
+    from dicom_node.metrics import METRICS
+    from dicom_node.settings import Settings
+
+    settings = Settings(data={"folder": tmp_path}, destinations={"pacs": {"kind": "folder", "path": tmp_path}})
+
+    def shown() -> float:
+        _refresh(settings, database)
+        lines = METRICS.render().decode().splitlines()
+        return float(next(x for x in lines if x.startswith('ainode_destination_circuit{target="pacs"}')).split()[1])
+
+    assert shown() == 0.0
+    for _ in range(3):
+        fail(database)
+    assert shown() == 1.0
+    clock.seconds = 31.0
+    assert shown() == 0.5
+    with database.write() as connection:
+        circuits.succeeded(connection, "pacs")
+    assert shown() == 0.0

@@ -1,0 +1,50 @@
+"""The circuit of a destination as the stages use it: ask before a try, count what came of it (`record.circuits`)."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime
+
+import structlog
+from sqlalchemy import Connection
+
+from dicom_node.record import circuits, now
+from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from dicom_node.stages.context import Tools
+from dicom_node.stages.targets import circuit_rule
+
+log = structlog.get_logger()
+
+_jitter = random.SystemRandom()
+_ITS_ANSWERS = (RefusalCode.PATIENT_CHANGED, RefusalCode.DELIVERY_CONFLICT, RefusalCode.DELIVERY_INCOMPLETE)
+"""Refusals that a destination must have been reached for."""
+
+
+def again_at(tools: Tools, connection: Connection, name: str) -> datetime | None:
+    """None: try now.  Otherwise the destination is left alone: when to come again."""
+    rule = circuit_rule(tools.settings, name)
+    return None if rule is None else circuits.may_try(connection, name, rule)
+
+
+def pause_s(until: datetime) -> float:
+    """Seconds until then, and a little more, so that not everything that waits comes at once."""
+    wait_s = max(0.0, (until - datetime.fromisoformat(now())).total_seconds())
+    return wait_s + _jitter.uniform(0.0, min(5.0, 0.25 * wait_s))
+
+
+def answered(tools: Tools, connection: Connection, name: str) -> None:
+    """The destination works."""
+    if circuit_rule(tools.settings, name) is not None and circuits.succeeded(connection, name):
+        log.info("destination.circuit-closed", destination=name)
+
+
+def count(tools: Tools, name: str, trouble: PeerTrouble | Refused) -> None:
+    """Count what went wrong for or against the destination."""
+    rule = circuit_rule(tools.settings, name)
+    if rule is None or (isinstance(trouble, Refused) and trouble.refusal.code not in _ITS_ANSWERS):
+        return
+    with tools.database.write() as connection:
+        if isinstance(trouble, Refused) or not trouble.is_down:
+            answered(tools, connection, name)
+        elif circuits.failed(connection, name, rule, str(trouble), retry_after_s=trouble.retry_after_s):
+            log.warning("destination.circuit-open", destination=name)
