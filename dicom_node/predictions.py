@@ -21,7 +21,7 @@ from sqlalchemy import RowMapping
 
 from ai_engine.packages import Description, find_package, list_packages, load_package
 from dicom_node import registry
-from dicom_node.durable import ROUTINE, Put
+from dicom_node.durable import Put
 from dicom_node.record import Database, digest, predictions
 from dicom_node.record.predictions import IdempotencyTaken, NewPrediction
 from dicom_node.refusals import RefusalCode, Refused
@@ -32,9 +32,12 @@ from dicom_node.stages.inputs import fitting_set, kind_of
 from dicom_node.stages.predict import stage_put
 from dicom_node.stages.prediction_files import FILES
 from dicom_node.stages.transfer import takes_results
+from dicom_node.turns import ROUTINE
 
 MAX_BATCH = 50
 
+_LAST_OF_BATCH = 40
+"""However long a batch is, it goes before what only compares models."""
 _SUFFIX = re.compile(r"[-_.](t1ce|t1gd|t1c|t1n|t1w|t1|t2w|t2f|t2|flair)\.nii(\.gz)?$", re.IGNORECASE)
 _SUFFIX_ROLES = {"t1n": "t1", "t1w": "t1", "t2w": "t2", "t2f": "flair"}
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,62}(@[0-9A-Za-z][0-9A-Za-z.-]{0,62})?$")
@@ -253,8 +256,6 @@ class Predictions:
             raise Refused(RefusalCode.TOO_BUSY, f"at most {api.max_waiting_per_key} waiting requests", f"{own}")
 
     def _new(self, asked: Asked, case: Sequence[GivenFile], position: int, batch: str | None) -> NewPrediction:
-        # the first of a batch waits like a single request; the others let single requests of others pass
-        priority = int(asked.options.get("priority", ROUTINE)) + position
         subject = digest(sorted(entry.upload.sha256 for entry in case))
         model = self.model(asked.name, subject)
         options = {key: value for key, value in asked.options.items() if key != "priority"}
@@ -265,7 +266,7 @@ class Predictions:
             "options": options,
             "body_sha256": asked.body_sha256,
             "warnings": asked.warnings,
-            "priority": priority,
+            "urgency": int(asked.options.get("priority", ROUTINE)),
             "batch": batch,
             "position": position,
             "idempotency_key": asked.idempotency_key,

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import anyio
 import anyio.to_thread
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 MAX_FIELD_BYTES = 4096
 MAX_FIELDS = 32
 MAX_HEADER_BYTES = 4096
+IDLE_S = 60.0
+"""A caller that says nothing for so long in the middle of a form is not waited for."""
 _CHUNK_BYTES = 1 << 20
 _DRAIN_BYTES = 64 << 20
 
@@ -211,7 +214,15 @@ async def drain(request: Request) -> None:
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
     """The body in pieces of about a mebibyte: one hop to a thread for each instead of one for each packet."""
     waiting = bytearray()
-    async for piece in request.stream():
+    stream = request.stream()
+    while True:
+        try:
+            with anyio.fail_after(IDLE_S):
+                piece = await anext(stream)
+        except StopAsyncIteration:
+            break
+        except TimeoutError:
+            raise Refused(RefusalCode.VALIDATION, f"a form that goes on within {IDLE_S:g} s", "silence") from None
         waiting += piece
         if len(waiting) >= _CHUNK_BYTES:
             yield bytes(waiting)
