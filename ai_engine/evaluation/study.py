@@ -110,7 +110,7 @@ def evaluate_dataset(
     pictures
         Folder for a picture of every case: truth and answer as outlines on the first sequence.
     roles
-        Hand over only these sequences, of a package that reads several sets; default all that the package reads.
+        Hand over only these sequences; default the package's best set that a case has.
 
     Raises
     ------
@@ -124,14 +124,19 @@ def evaluate_dataset(
     if not wanted:
         known, has = ", ".join(e.name for e in entries), ", ".join(sorted(set(dataset.names.values())))
         raise DatasetError(f"none of the package's regions ({known}) is among the dataset's labels ({has})")
-    needed = tuple(roles or (entry.role for entry in description.inputs))
+    sets = (tuple(roles),) if roles else description.accepted_roles
+    used: dict[str, None] = {}
     done: list[CaseAgreement] = []
     predicted_voxels: dict[str, int] = {}
     true_voxels: dict[str, int] = {}
     for case in dataset.cases:
-        missing = [role for role in needed if role not in case.images]
-        if missing:
-            raise DatasetError(f"case {case.name}: sequences {', '.join(missing)} expected, none found")
+        needed = next((wanted for wanted in sets if set(wanted) <= set(case.images)), None)
+        if needed is None:
+            expected = " or ".join(", ".join(wanted) for wanted in sets)
+            raise DatasetError(
+                f"case {case.name}: sequences {expected} expected, found {', '.join(sorted(case.images))}"
+            )
+        used["+".join(needed)] = None
         inputs = {role: read_image(case.images[role], spacing_mm) for role in needed}
         first = inputs[needed[0]]
         labels = read_label(case.label, first, dataset.names)
@@ -167,7 +172,7 @@ def evaluate_dataset(
             "device": engine.identity.device,
             "precision": engine.identity.precision,
             "settings": dict(engine.identity.settings),
-            "inputs": list(needed),
+            "inputs": list(used),
         },
         dataset=dataset.kind,
         regions={key: entry.name for key, entry in wanted.items()},
