@@ -25,45 +25,17 @@ from dicom_node.durable import Put
 from dicom_node.record import Database, digest, predictions
 from dicom_node.record.predictions import IdempotencyTaken, NewPrediction
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.routing.attributes import ROLE_ALIASES
 from dicom_node.settings import Settings
-from dicom_node.spool import Spool, Upload
-from dicom_node.stages.inputs import fitting_set, kind_of
+from dicom_node.spool import Spool
 from dicom_node.stages.predict import stage_put
 from dicom_node.stages.prediction_files import FILES
 from dicom_node.stages.transfer import takes_results
 from dicom_node.turns import ROUTINE
+from dicom_node.uploads import GivenFile, Model, inputs_of
 
 MAX_BATCH = 50
 
-_LAST_OF_BATCH = 40
-"""However long a batch is, it goes before what only compares models."""
-_SUFFIX = re.compile(r"[-_.](t1ce|t1gd|t1c|t1n|t1w|t1|t2w|t2f|t2|flair)\.nii(\.gz)?$", re.IGNORECASE)
-_SUFFIX_ROLES = {"t1n": "t1", "t1w": "t1", "t2w": "t2", "t2f": "flair"}
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,62}(@[0-9A-Za-z][0-9A-Za-z.-]{0,62})?$")
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a name in a URL stands for, for one upload."""
-
-    asked: str
-    reference: str
-    """``name@version``."""
-    description: Description
-    default_role: str = ""
-
-
-@dataclass(frozen=True)
-class GivenFile:
-    """One uploaded file, already in the spool."""
-
-    upload: Upload
-    role: str = ""
-    """As the caller said it, by the field's name or by `role`; empty: find out."""
-    told_name: str = ""
-    """As the caller called it: only looked at for its ending, never kept."""
-    is_image_field: bool = True
 
 
 @dataclass(frozen=True)
@@ -198,11 +170,7 @@ class Predictions:
         if known is not None:
             return known
         self.check_admission(asked.owner, len(asked.cases))
-        batch = (
-            digest([asked.owner, asked.body_sha256, asked.idempotency_key, secrets.token_hex(8)])[:32]
-            if asked.is_batch
-            else None
-        )
+        batch = secrets.token_hex(16) if asked.is_batch else None
         new = [self._new(asked, case, position, batch) for position, case in enumerate(asked.cases)]
         try:
             with self._database.write() as connection:
@@ -272,9 +240,9 @@ class Predictions:
             "idempotency_key": asked.idempotency_key,
         }
         try:
-            inputs = [entry for given in case for entry in self._input(given)]
+            inputs = inputs_of(self.spool, model, case)
             self._check_transfer(asked.options.get("transfer", ()), inputs)
-            return NewPrediction(inputs=self._with_roles(model, case, inputs), **common)
+            return NewPrediction(inputs=inputs, **common)
         except Refused as refused:
             if not asked.is_batch:
                 raise
@@ -285,56 +253,6 @@ class Predictions:
         takes = takes_results(self._settings)
         if any(entry["kind"] == "nifti" for entry in inputs) and not all(takes[name] for name in wanted):
             raise Refused(RefusalCode.VALIDATION, "DICOM input for a transfer to an archive", "NIfTI")
-
-    def _input(self, given: GivenFile) -> list[dict[str, Any]]:
-        if given.upload.size_bytes == 0:
-            raise Refused(RefusalCode.INPUT_EMPTY, "a file", "an empty one")
-        kind = kind_of(self.spool.path(given.upload.sha256))
-        if not kind:
-            # whatever it is, the reader of what it was sent as says what is wrong with it
-            kind = "dicom" if not given.is_image_field or given.told_name.lower().endswith(".dcm") else "nifti"
-        return [
-            {
-                "role": ROLE_ALIASES.get(given.role, given.role),
-                "kind": kind,
-                "sha256": given.upload.sha256,
-                "size_bytes": given.upload.size_bytes,
-            }
-        ]
-
-    def _with_roles(
-        self, model: Model, case: Sequence[GivenFile], inputs: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """Give every NIfTI file its role; DICOM is looked into by the worker.
-
-        Raises
-        ------
-        Refused
-            ``roles-unfilled`` where no role set of the model is filled; ``validation`` for a role that nobody knows.
-        """
-        if not inputs:
-            raise Refused(RefusalCode.INPUT_EMPTY, "at least one file", "none")
-        known = {entry.role for entry in model.description.inputs} | {"t1", "t1c", "t2", "flair"}
-        strangers = sorted({entry["role"] for entry in inputs} - known - {""})
-        if strangers:
-            raise Refused(RefusalCode.VALIDATION, f"a role among: {', '.join(sorted(known))}", "another")
-        if {entry["kind"] for entry in inputs} != {"nifti"}:
-            if all(entry["role"] for entry in inputs):
-                fitting_set(model.description, [entry["role"] for entry in inputs])
-            return list(inputs)
-        told = []
-        for given, entry in zip(case, inputs, strict=True):
-            role = entry["role"] or _role_of_name(given.told_name)
-            if not role and len(inputs) == 1:
-                role = model.default_role or _only_role(model.description)
-            if not role:
-                raise Refused(RefusalCode.ROLES_UNFILLED, "a role for every file", "a file without one")
-            told.append({**entry, "role": role})
-        roles = [entry["role"] for entry in told]
-        if len(set(roles)) != len(roles):
-            raise Refused(RefusalCode.VALIDATION, "one NIfTI file for each role", "several for one")
-        fitting_set(model.description, roles)
-        return told
 
     # -- what came of it
 
@@ -389,18 +307,3 @@ class Predictions:
 
 def _names(reference: str, model: str) -> bool:
     return reference.partition("@")[0] == model
-
-
-def _only_role(description: Description) -> str:
-    """The role of a lone file where the model leaves no choice."""
-    alone = [names[0] for names in description.accepted_roles if len(names) == 1]
-    return alone[0] if len(alone) == 1 else ""
-
-
-def _role_of_name(told: str) -> str:
-    """The role that a file's name ends in, as BraTS names its files; empty where it does not."""
-    found = _SUFFIX.search(told[-64:])
-    if found is None:
-        return ""
-    word = found[1].lower()
-    return ROLE_ALIASES.get(word, _SUFFIX_ROLES.get(word, word))
