@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from bench import engine, ingest, road
+from bench import engine, ingest, keras, road
 
-BENCHES = {"road": road.run, "ingest": ingest.run, "engine": engine.run}
+BENCHES = {"road": road.run, "ingest": ingest.run, "engine": engine.run, "keras": keras.run}
 
 
 def main() -> None:
