@@ -15,7 +15,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.door import scan, table
-from dicom_node.door.vault import Incoming, Placed, Recovery, Vault, read_meta
+from dicom_node.door.part10 import read_meta
+from dicom_node.door.vault import Incoming, Placed, Recovery, Vault
 from dicom_node.failpoints import reach
 from dicom_node.record import Database
 from dicom_node.record import arrivals as rows

@@ -20,7 +20,8 @@ from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 from sqlalchemy import RowMapping
 
-from dicom_node.door.vault import Vault, data_set_offset
+from dicom_node.door.part10 import data_set_offset
+from dicom_node.door.vault import Vault
 from dicom_node.record import Database
 from dicom_node.record import arrivals as rows
 from dicom_node.settings import Settings

@@ -14,25 +14,20 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from dicom_node.door.part10 import PREAMBLE, file_meta
 from dicom_node.door.storage import Storage
 from dicom_node.failpoints import reach
 from dicom_node.refusals import RefusalCode, Refused
 
-IMPLEMENTATION_CLASS_UID = "2.25.211366494093214370294527349071541213881"
-"""Ours, fixed for ever: which software wrote the file (PS3.10 7.1)."""
-IMPLEMENTATION_VERSION_NAME = "AINODE_1"
-
 BUFFER_BYTES = 1 << 20
 """Objects up to this size stay in memory until they are complete: one write instead of many."""
 
-_PREAMBLE = b"\0" * 128 + b"DICM"
 _NAME = re.compile(r"([0-9a-f]{64})\.dcm")
 
 log = structlog.get_logger(__name__)
@@ -208,7 +203,7 @@ class Vault:
 
     def receive(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> Incoming:
         """Begin to receive an object whose command set and presentation context say this about it."""
-        meta = _PREAMBLE + file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        meta = PREAMBLE + file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
         return Incoming(self, meta, self.max_object_bytes)
 
     def place(self, item: Incoming) -> Placed:
@@ -324,53 +319,3 @@ class Vault:
     def _fail(self) -> None:
         self._has_failed = True
         log.error("vault.fsync-failed")
-
-
-def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """File Meta Information (PS3.10 7.1), group length included, Explicit VR Little Endian."""
-    body = _element(0x0001, b"OB", b"\0\1")
-    for number, vr, text in (
-        (0x0002, b"UI", sop_class_uid),
-        (0x0003, b"UI", sop_instance_uid),
-        (0x0010, b"UI", transfer_syntax_uid),
-        (0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
-        (0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
-    ):
-        value = text.encode("ascii")
-        body += _element(number, vr, value + (b"\0" if vr == b"UI" else b" ") * (len(value) % 2))
-    return _element(0x0000, b"UL", struct.pack("<I", len(body))) + body
-
-
-def _element(number: int, vr: bytes, value: bytes) -> bytes:
-    head = struct.pack("<HH", 0x0002, number) + vr
-    if vr == b"OB":
-        return head + struct.pack("<HI", 0, len(value)) + value
-    return head + struct.pack("<H", len(value)) + value
-
-
-def read_meta(head: bytes) -> dict[int, str] | None:
-    """UIDs of the file meta information this vault wrote: element number -> value; None if it did not write them."""
-    if head[:132] != _PREAMBLE:
-        return None
-    position, found = 132, dict[int, str]()
-    while position + 8 <= len(head):
-        group, number = struct.unpack_from("<HH", head, position)
-        if group != 0x0002:
-            return found
-        vr = head[position + 4 : position + 6]
-        if vr == b"OB":
-            (length,) = struct.unpack_from("<I", head, position + 8)
-            start = position + 12
-        else:
-            (length,) = struct.unpack_from("<H", head, position + 6)
-            start = position + 8
-        if vr == b"UI":
-            found[number] = head[start : start + length].rstrip(b"\0 ").decode("ascii", "replace")
-        position = start + length
-    return None
-
-
-def data_set_offset(head: bytes) -> int:
-    """Where the data set begins in a file this vault wrote: behind the file meta information."""
-    (length,) = struct.unpack_from("<I", head, len(_PREAMBLE) + 8)
-    return len(_PREAMBLE) + 12 + int(length)

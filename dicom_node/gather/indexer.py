@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import RowMapping
 
 from dicom_node.record import Database
-from dicom_node.record import arrivals as rows
+from dicom_node.record import indexing as rows
 from dicom_node.refusals import Refusal, RefusalCode, Refused
 from dicom_node.words import PRODUCT
 

@@ -19,7 +19,7 @@ from sqlalchemy import insert, select, update
 
 from dicom_node.durable import MemoryEngine, Put
 from dicom_node.models import WarmModels
-from dicom_node.record import Database, arrivals, digest, now
+from dicom_node.record import Database, arrivals, digest, indexing, now
 from dicom_node.record.tables import revisions, series, studies
 from dicom_node.road import jobs
 from dicom_node.settings import Settings
@@ -72,12 +72,12 @@ class Node:
         )
         self.engine = MemoryEngine(jobs=dict(jobs(self.tools)))
 
-    def receive(self, files: Iterable[Path]) -> None:
+    def receive(self, files: Iterable[Path], calling_ae: str = "ORTHANC") -> None:
         """Store files and index them, as the door and the indexer do."""
         vault = self.settings.vault_folder
         vault.mkdir(parents=True, exist_ok=True)
         with self.database.write() as connection:
-            arrival = arrivals.open_arrival(connection, "ORTHANC", "127.0.0.1")
+            arrival = arrivals.open_arrival(connection, calling_ae, "127.0.0.1")
         for file in files:
             data = file.read_bytes()
             sha256 = hashlib.sha256(data).hexdigest()
@@ -96,7 +96,7 @@ class Node:
                         path=str(target.relative_to(self.settings.data.folder)),
                         size_bytes=len(data),
                         bytes_sha256=sha256,
-                        calling_ae="ORTHANC",
+                        calling_ae=calling_ae,
                     ),
                     arrival,
                 )
@@ -104,7 +104,7 @@ class Node:
                     row = connection.execute(
                         select(arrivals.instances.c.id).where(arrivals.instances.c.uid == header["SOPInstanceUID"])
                     ).scalar_one()
-                    arrivals.index_instance(
+                    indexing.index_instance(
                         connection, row, header, content_digest(target), own_result=False, is_input=True
                     )
         with self.database.write() as connection:

@@ -20,7 +20,8 @@ import pytest
 
 from dicom_node.door import Disk, Intake, Vault
 from dicom_node.door.intake import Arrival
-from dicom_node.door.vault import BUFFER_BYTES, data_set_offset, file_meta, read_meta
+from dicom_node.door.part10 import data_set_offset, file_meta, read_meta
+from dicom_node.door.vault import BUFFER_BYTES
 from dicom_node.record import Database
 from dicom_node.record.arrivals import Kept, stored_paths
 from dicom_node.refusals import RefusalCode, Refused
