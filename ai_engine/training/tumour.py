@@ -1,9 +1,10 @@
 """The recipe of ``brain-tumour`` and its training: one start for all, then the folds and the shipped network in step.
 
-First stage, *start*: outlines of FLAIR tumours and synthetic heads, no patient of *brats*.  Second stage: the three
-folds and the network that is shipped (``all``) begin from the start's averaged weights and take turns, a few steps
-each, at the same rate at the same time.  So all four have exactly the same recipe and the same number of steps, however
-fast the machine was, and nothing about the shipped network was chosen on patients that a fold tests.
+First stage, *start*: outlines of FLAIR tumours and synthetic heads, no patient of *brats*.  Then the three folds and
+the network that is shipped (``all``) begin from the start's averaged weights and take turns, a few steps each, at the
+same rate at the same time: first on small patches (*near*), then on the patch of use (*wide*).  So all four have
+exactly the same recipe and the same number of steps, however fast the machine was, and nothing about the shipped
+network was chosen on patients that a fold tests.
 
 The clock decides: a training is so many minutes long, whatever it gets done in them.  It can be stopped at any time and
 goes on from the states on disk.
@@ -15,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,17 @@ ALL = "all"
 HISTORY_FILE = "tumour-history.json"
 
 
-START_STAGE = Stage(shares={"lgg-flair": 0.5, "phantom": 0.5}, learning_rate=1e-3, plateau=0.8)
-MAIN_STAGE = Stage(
+START_STAGE = Stage(shares={"lgg-flair": 0.5, "phantom": 0.5}, learning_rate=1e-3, patch=(64, 80, 64), plateau=0.8)
+NEAR_STAGE = Stage(
     shares={"brats": 0.72, "lgg-flair": 0.18, "phantom": 0.1},
     learning_rate=1e-3,
-    plateau=0.45,
+    patch=(64, 80, 64),
+    plateau=1.0,
     augmentation=TumourAugmentation(drop_flair=0.3),
 )
+"""Small patches: many steps, but a patch without tumour has false regions, and nothing there says what is normal."""
+WIDE_STAGE = replace(NEAR_STAGE, patch=(96, 112, 96), smooth=500.0, plateau=0.35)
+"""Most of a brain at once.  This patch is the plan's, and so the patch of use."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,18 @@ class TumourRecipe:
 
     name: str = "brain-tumour"
     dataset_name: str = "Dataset502_BrainTumour"
-    patch: tuple[int, int, int] = (64, 80, 64)
     phantoms: int = 60
     minutes: float = 130.0
-    start_share: float = 0.14
     turn: int = 25
     """Steps that a network takes before the next one's turn."""
     save_every_s: float = 240.0
     seed: int = 2026
     start: Stage = START_STAGE
-    main: Stage = MAIN_STAGE
+    near: Stage = NEAR_STAGE
+    wide: Stage = WIDE_STAGE
+    start_until: float = 0.14
+    near_until: float = 0.41
+    """Ends of the first two stages, as shares of the time."""
 
 
 BRAIN_TUMOUR = TumourRecipe()
@@ -97,7 +104,7 @@ def tumour_plans(recipe: TumourRecipe = BRAIN_TUMOUR) -> dict[str, Any]:
                 "data_identifier": f"nnUNetPlans_{CONFIGURATION}",
                 "preprocessor_name": "DefaultPreprocessor",
                 "batch_size": 1,
-                "patch_size": list(recipe.patch),
+                "patch_size": list(recipe.wide.patch),
                 "median_image_size_in_voxels": [139.0, 169.0, 143.0],
                 "spacing": [1.0, 1.0, 1.0],
                 "normalization_schemes": ["ZScoreNormalization", "ZScoreNormalization"],
@@ -244,10 +251,10 @@ class TumourTraining:
 
     def run(self) -> None:
         """Train until the time is used up; safe to kill, then `resume`."""
-        start_s = self.recipe.start_share * self.budget_s
+        start_s = self.recipe.start_until * self.budget_s
         if not self.state_of(ALL).exists():
             start = self._open(START, {kind: self.groups[kind] for kind in self.recipe.start.shares})
-            self._stage([start], self.recipe.start, 0.0, start_s)
+            self._stage(START, [start], self.recipe.start, 0.0, start_s)
         weights = torch.load(self.state_of(START), map_location="cpu", weights_only=True)["ema"]
         runs = []
         for name in (ALL, *map(str, range(FOLDS))):
@@ -255,7 +262,9 @@ class TumourTraining:
             if run.iteration == 0:
                 run.begin_from(weights)
             runs.append(run)
-        self._stage(runs, self.recipe.main, start_s, self.budget_s)
+        near_s = self.recipe.near_until * self.budget_s
+        self._stage("near", runs, self.recipe.near, start_s, near_s)
+        self._stage("wide", runs, self.recipe.wide, near_s, self.budget_s)
 
     def _side_of(self, name: str) -> dict[str, Sequence[Volume]]:
         """Who a network learns from: everybody but the patients that its fold tests."""
@@ -268,22 +277,28 @@ class TumourTraining:
             self.say(f"{name}: resumed at step {run.iteration}")
         return run
 
-    def _stage(self, runs: Sequence[TumourRun], stage: Stage, begin_s: float, end_s: float) -> None:
+    def _stage(self, name: str, runs: Sequence[TumourRun], stage: Stage, begin_s: float, end_s: float) -> None:
         self.runs = {run.name: run for run in runs}
         while self.used_s < end_s:
             began = time.monotonic()
             progress = (self.used_s - begin_s) / (end_s - begin_s)
             losses = {run.name: run.steps(self.recipe.turn, progress, stage) for run in runs}
             self.used_s += time.monotonic() - began
-            self._record(losses, runs[0].iteration, progress)
+            self._record(name, losses, runs[0].iteration, progress)
             if self.used_s - self._saved_s >= self.recipe.save_every_s:
                 self._save()
         self._save()
 
-    def _record(self, losses: Mapping[str, float], iteration: int, progress: float) -> None:
+    def _record(self, stage: str, losses: Mapping[str, float], iteration: int, progress: float) -> None:
         self.history.append(
-            {"used_s": round(self.used_s, 1), "iteration": iteration, "progress": round(progress, 4), "loss": losses}
+            {
+                "stage": stage,
+                "used_s": round(self.used_s, 1),
+                "iteration": iteration,
+                "progress": round(progress, 4),
+                "loss": losses,
+            }
         )
         values = "  ".join(f"{name} {loss:+.3f}" for name, loss in losses.items())
         left = (self.budget_s - self.used_s) / 60
-        self.say(f"step {iteration}  {values}  {100 * progress:.0f} % of the stage  {left:.0f} min left")
+        self.say(f"step {iteration}  {values}  {100 * progress:.0f} % of stage {stage}  {left:.0f} min left")

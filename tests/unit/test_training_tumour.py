@@ -163,15 +163,26 @@ def test_an_outline_without_parts_judges_only_the_sum_of_the_parts() -> None:
     labels[:, 2:6, 2:6, 2:6] = PARTLESS
     logits = torch.randn(1, 4, 8, 8, 8)
     swapped = logits[:, [0, 3, 1, 2]]
-    assert torch.allclose(loss._one(logits, labels, True), loss._one(swapped, labels, True), atol=1e-6)
+    assert torch.allclose(loss._one(logits, labels, True, 1e-5), loss._one(swapped, labels, True, 1e-5), atol=1e-6)
     parts = labels.clamp(max=CORE)
-    assert not torch.allclose(loss._one(logits, parts, False), loss._one(swapped, parts, False), atol=1e-3)
+    assert not torch.allclose(loss._one(logits, parts, False, 1e-5), loss._one(swapped, parts, False, 1e-5), atol=1e-3)
     right = torch.nn.functional.one_hot((labels > 0).long(), 4).permute(0, 4, 1, 2, 3).float() * 20
-    assert float(loss._one(right, labels, True)) < -0.95
+    assert float(loss._one(right, labels, True, 1e-5)) < -0.95
+
+
+def test_false_voxels_in_a_patch_without_tumour_count() -> None:
+    labels = torch.zeros(1, 8, 8, 8, dtype=torch.long)
+    wrong = torch.zeros(1, 4, 8, 8, 8)
+    wrong[:, 3, :4] = 9.0
+    right = torch.zeros(1, 4, 8, 8, 8)
+    right[:, 0] = 9.0
+    loss = TumourLoss()
+    assert float(loss._one(right, labels, False, 5.0)) < -0.7
+    assert float(loss._one(wrong, labels, False, 5.0)) > -0.4
 
 
 def test_the_rate_warms_up_stays_and_falls() -> None:
-    stage = Stage(shares={}, learning_rate=1.0, warm_up=10, plateau=0.5)
+    stage = Stage(shares={}, learning_rate=1.0, patch=(8, 8, 8), warm_up=10, plateau=0.5)
     assert rate_at(0.0, 0, stage) == pytest.approx(0.1)
     assert rate_at(0.4, 100, stage) == pytest.approx(1.0)
     assert rate_at(1.0, 100, stage) == pytest.approx(0.01)
@@ -179,9 +190,9 @@ def test_the_rate_warms_up_stays_and_falls() -> None:
 
 def test_a_resumed_run_goes_on_from_the_same_place(tmp_path: Path) -> None:
     torch.set_num_threads(1)  # as a training does
-    plans = tumour_plans(replace(BRAIN_TUMOUR, patch=(32, 32, 32)))
+    plans = tumour_plans(BRAIN_TUMOUR)
     groups = {"brats": [_volume(0), _volume(1)]}
-    stage = Stage(shares={"brats": 1.0}, learning_rate=1e-3, warm_up=1)
+    stage = Stage(shares={"brats": 1.0}, learning_rate=1e-3, patch=(32, 32, 32), warm_up=1)
     whole = TumourRun("x", plans, CONFIGURATION, groups, 5)
     whole.steps(1, 0.0, stage)
     whole.save(tmp_path / "x.pt")
