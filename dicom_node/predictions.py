@@ -27,9 +27,7 @@ from dicom_node.record.predictions import IdempotencyTaken, NewPrediction
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import Settings
 from dicom_node.spool import Spool
-from dicom_node.stages.predict import stage_put
-from dicom_node.stages.prediction_files import FILES
-from dicom_node.stages.transfer import takes_results
+from dicom_node.stages.prediction_words import FILES, stage_put, takes_results
 from dicom_node.turns import ROUTINE
 from dicom_node.uploads import GivenFile, Model, inputs_of
 

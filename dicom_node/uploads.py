@@ -13,9 +13,9 @@ from typing import Any
 
 from ai_engine.packages import Description
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.routing.attributes import ROLE_ALIASES
 from dicom_node.spool import Spool, Upload
-from dicom_node.stages.inputs import fitting_set, kind_of
+from dicom_node.stages.kinds import fitting_set, kind_of
+from dicom_node.words import ROLE_ALIASES
 
 _SUFFIX = re.compile(r"[-_.](t1ce|t1gd|t1c|t1n|t1w|t1|t2w|t2f|t2|flair)\.nii(\.gz)?$", re.IGNORECASE)
 _SUFFIX_ROLES = {"t1n": "t1", "t1w": "t1", "t2w": "t2", "t2f": "flair"}

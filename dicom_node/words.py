@@ -25,6 +25,7 @@ __all__ = [
     "DELIVERY_MOVES",
     "PRODUCT",
     "REVISION_MOVES",
+    "ROLE_ALIASES",
     "RUN_MOVES",
     "CaseState",
     "DeliveryState",
@@ -48,6 +49,10 @@ __all__ = [
     "Volume",
     "may_move",
 ]
+
+
+ROLE_ALIASES: Mapping[str, str] = {"t1ce": "t1c", "t1gd": "t1c"}
+"""Other spellings of sequence roles that callers and data sets use."""
 
 
 class Grade(StrEnum):

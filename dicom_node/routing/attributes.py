@@ -36,4 +36,3 @@ OTHER_ROLES = ("localizer", "derived", "own-result", "other")
 ANY_IMAGE = "image"
 """Role of a route that reads any series its clauses accept, whatever its sequence (CT, radiographs)."""
 
-ROLE_ALIASES = {"t1ce": "t1c", "t1gd": "t1c"}

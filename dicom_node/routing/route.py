@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from dicom_node.routing.attributes import ANY_IMAGE, ROLE_ALIASES, ROLES
+from dicom_node.routing.attributes import ANY_IMAGE, ROLES
 from dicom_node.routing.clauses import MAX_CLAUSES, MAX_DEPTH, Clause, as_tuple
-from dicom_node.words import Publish
+from dicom_node.words import ROLE_ALIASES, Publish
 
 Criterion = Literal[
     "same-frame-of-reference",

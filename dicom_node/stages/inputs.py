@@ -6,7 +6,6 @@ Used by ``ai-node predict`` and by requests over HTTP alike, so that the same fi
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +16,18 @@ import numpy.typing as npt
 from ai_engine.packages.schema import Description
 from ai_engine.prediction import InputVolume
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.routing.attributes import ROLE_ALIASES
-from dicom_node.routing.facts import facts
+from dicom_node.routing.facts import age_in_years, facts
 from dicom_node.routing.roles import assign_roles
+from dicom_node.stages.kinds import fitting_set
 from dicom_node.volume import Limits, build_volume, read_header, read_nifti
 from dicom_node.volume.archive import unpack
-from dicom_node.words import Volume
+from dicom_node.words import ROLE_ALIASES, Volume
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 MAX_FILES = 20_000
 MAX_LABELS = 8
 """An image of so few different whole numbers is a label map."""
 
-_NIFTI_SIZES = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
 _SAMPLE_VOXELS = 200_000
 
 ReadNifti = Callable[..., Volume]
@@ -58,7 +56,14 @@ class CaseInput:
 
 def as_input(volume: Volume) -> InputVolume:
     """What a model is handed of a volume."""
-    return InputVolume(volume.array, volume.affine, volume.valid, volume.modality)
+    return InputVolume(
+        volume.array,
+        volume.affine,
+        volume.valid,
+        volume.modality,
+        age_in_years(volume.attributes.get("PatientAge")),
+        str(volume.attributes.get("BodyPartExamined") or ""),
+    )
 
 
 def parse_argument(text: str) -> Named:
@@ -67,46 +72,6 @@ def parse_argument(text: str) -> Named:
     if separator and not Path(text).exists():
         return Named(Path(path), ROLE_ALIASES.get(role, role))
     return Named(Path(text), "")
-
-
-def kind_of(path: Path) -> str:
-    """What a file's own bytes say that it is: ``zip``, ``dicom``, ``nifti``, or ``""`` for none of them."""
-    with open(path, "rb") as file:
-        head = file.read(512)
-    if head[:2] == b"\x1f\x8b":
-        inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        try:
-            inside = inflater.decompress(head, 512)
-        except zlib.error:
-            return "nifti"  # nothing else is read from gzip: the reader of NIfTI says what is wrong with it
-        return "nifti" if len(inside) < 4 or _is_nifti_head(inside) else ""
-    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return "zip"
-    if head[128:132] == b"DICM":
-        return "dicom"
-    return "nifti" if _is_nifti_head(head) else ""
-
-
-def _is_nifti_head(head: bytes) -> bool:
-    return head[:4] in _NIFTI_SIZES or head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
-
-
-def fitting_set(description: Description, given: Sequence[str]) -> tuple[str, ...]:
-    """The best set of roles that what is given fills.
-
-    Raises
-    ------
-    Refused
-        ``roles-unfilled``, naming for each set what is missing.
-    """
-    for names in description.accepted_roles:
-        if set(names) <= set(given):
-            return names
-    missing = [
-        f"{' and '.join(role for role in names if role not in given)} (for {' + '.join(names)})"
-        for names in description.accepted_roles
-    ]
-    raise Refused(RefusalCode.ROLES_UNFILLED, f"also {', or '.join(missing)}", ", ".join(sorted(given)) or "no role")
 
 
 def cases_of(arguments: Sequence[Named], description: Description) -> list[list[Named]]:

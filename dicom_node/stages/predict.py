@@ -35,6 +35,7 @@ from dicom_node.stages.context import ChildDied, Mask, Tools, pack_mask, unpack_
 from dicom_node.stages.inputs import CaseInput, Named, as_input, read_case
 from dicom_node.stages.prediction_cache import is_hit, pixels_digest
 from dicom_node.stages.prediction_files import write_files
+from dicom_node.stages.prediction_words import stage_put
 from dicom_node.stages.transfer import first_transfers, transfer, transfer_puts
 from dicom_node.stages.twins import note_twins
 from dicom_node.volume import CacheDamaged, Limits, load_volume, read_nifti_guarded, save_volume
@@ -42,16 +43,7 @@ from dicom_node.words import RunState, Volume
 
 log = structlog.get_logger()
 
-QUEUES: Mapping[str, str] = {"read": "cpu", "infer": "model", "write": "cpu"}
-"""Stage of a request -> the queue it runs on."""
-
 _MASK, _FINDINGS = "mask.bin", "findings.json"
-
-
-def stage_put(row: RowMapping | Mapping[str, Any], suffix: str = "", *, delay_s: float = 0.0) -> Put:
-    """The job of the stage that comes next for a request."""
-    key = f"predict/{row['id']}/{row['stage']}{suffix}"
-    return Put(QUEUES[row["stage"]], "predict", key, (row["id"], row["stage"]), row["priority"], delay_s)
 
 
 def predict(tools: Tools, number: int, stage: str, destination: str = "") -> list[Put]:
@@ -265,8 +257,9 @@ def _refuse(tools: Tools, turn: Turn, refused: Refused) -> None:
     with tools.database.write() as connection:
         if predictions.finish(connection, turn, RunState.REFUSED, refusal=told):
             predictions.tell(connection, turn.number, "prediction.refused", refusal=told)
-            row = predictions.by_id(connection, turn.number)
-    _clean(tools, row)
+        row = predictions.by_id(connection, turn.number)
+    if row["state"] == RunState.REFUSED.value:
+        _clean(tools, row)
 
 
 def _fail(tools: Tools, turn: Turn, reason: str) -> None:

@@ -15,7 +15,8 @@ import structlog
 from dicom_node.durable import Put
 from dicom_node.record import now, predictions, workers
 from dicom_node.stages.context import Tools
-from dicom_node.stages.predict import folder_of, spool_of, stage_put
+from dicom_node.stages.predict import folder_of, spool_of
+from dicom_node.stages.prediction_words import stage_put
 from dicom_node.stages.transfer import transfer_puts
 
 log = structlog.get_logger()

@@ -1,7 +1,7 @@
 """What a request leaves behind: mask, numbers, pictures and, for DICOM, the checked objects; and the short answer.
 
 Built for the images at hand, whether the model was asked or its answer came out of the cache.  Names of files are ours
-and the same for every request; `FILES` is the whole list.
+and the same for every request; `prediction_words.FILES` is the whole list.
 """
 
 from __future__ import annotations
@@ -29,17 +29,6 @@ from dicom_node.stages.prediction_cache import is_hit
 from dicom_node.stages.producer import producer
 from dicom_node.volume import write_nifti
 from dicom_node.words import ObjectKind, RunIdentity, Volume
-
-FILES: Mapping[str, str] = {
-    "mask.nii.gz": "application/gzip",
-    "result.json": "application/json",
-    "overlay.png": "image/png",
-    "seg.dcm": "application/dicom",
-    "sr.dcm": "application/dicom",
-    "pdf.dcm": "application/dicom",
-    "report.pdf": "application/pdf",
-}
-"""Name -> media type of everything that can be fetched."""
 
 _OBJECTS = {ObjectKind.SEG: "seg.dcm", ObjectKind.PDF: "pdf.dcm", ObjectKind.SR: "sr.dcm"}
 

@@ -20,9 +20,10 @@ from dicom_node.durable import Put
 from dicom_node.record import now, predictions
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.routing.gate import Channel
-from dicom_node.settings import FhirDestination, FileDestination, Settings
+from dicom_node.settings import FileDestination
 from dicom_node.stages import circuit
 from dicom_node.stages.context import Tools
+from dicom_node.stages.prediction_words import takes_results
 from dicom_node.stages.publication import holds
 from dicom_node.stages.targets import target
 from dicom_node.words import RunState
@@ -43,15 +44,6 @@ _KINDS = {
 _jitter = random.SystemRandom()
 
 
-def takes_results(settings: Settings) -> dict[str, bool]:
-    """The destinations that a caller may name, and whether each takes files of any kind or DICOM objects only."""
-    return {
-        name: isinstance(chosen, FileDestination)
-        for name, chosen in settings.destinations.items()
-        if not isinstance(chosen, FhirDestination)
-    }
-
-
 def first_transfers(
     tools: Tools, wanted: list[str], attributes: Mapping[str, Any], study_uid: str
 ) -> dict[str, dict[str, Any]]:
@@ -64,10 +56,21 @@ def first_transfers(
 def transfer_puts(row: RowMapping, suffix: str = "") -> list[Put]:
     """The jobs of the transfers of a request that are still to be made."""
     return [
-        Put(f"out-{name}", "predict", f"predict/{row['id']}/send-{name}{suffix}", (row["id"], "send", name))
+        Put(
+            f"out-{name}",
+            "predict",
+            f"predict/{row['id']}/send-{name}{suffix}",
+            (row["id"], "send", name),
+            row["priority"],
+        )
         for name, told in (row["transfers"] or {}).items()
         if told["state"] == PENDING
     ]
+
+
+def _put(row: RowMapping, name: str, what: str, delay_s: float = 0.0) -> Put:
+    key, args = f"predict/{row['id']}/{what}", (row["id"], "send", name)
+    return Put(f"out-{name}", "predict", key, args, row["priority"], delay_s)
 
 
 def transfer(tools: Tools, number: int, name: str) -> list[Put]:
@@ -127,8 +130,7 @@ def _later(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], troub
         tries, settings.retry_first_s, settings.retry_cap_s, _jitter, retry_after_s=trouble.retry_after_s
     )
     _end(tools, row["id"], name, {**told, "state": PENDING, "reasons": [str(trouble)]})
-    key = f"predict/{row['id']}/send-{name}/{tries}"
-    return [Put(f"out-{name}", "predict", key, (row["id"], "send", name), delay_s=delay)]
+    return [_put(row, name, f"send-{name}/{tries}", delay)]
 
 
 def _postpone(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], until: datetime) -> list[Put]:
@@ -138,7 +140,9 @@ def _postpone(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], un
     with tools.database.write() as connection:
         predictions.set_transfer(connection, row["id"], name, {**told, "reasons": ["the destination is left alone"]})
     key = f"predict/{row['id']}/send-{name}/postponed-{now()}"
-    return [Put(f"out-{name}", "predict", key, (row["id"], "send", name), delay_s=circuit.pause_s(until))]
+    return [
+        Put(f"out-{name}", "predict", key, (row["id"], "send", name), row["priority"], delay_s=circuit.pause_s(until))
+    ]
 
 
 def _is_over(tools: Tools, name: str, told: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from dicom_node.refusals import WORDS, RefusalCode
-from dicom_node.stages.prediction_files import FILES
+from dicom_node.stages.prediction_words import FILES
 from portal.problems import STATUS
 
 STATES: Mapping[str, str] = {

@@ -17,7 +17,7 @@ from sqlalchemy import RowMapping
 from dicom_node.predictions import MAX_BATCH, Asked, Predictions, UnknownModel
 from dicom_node.record import predictions as record
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.stages.prediction_files import FILES
+from dicom_node.stages.prediction_words import FILES
 from dicom_node.uploads import GivenFile
 from fhir_bridge.server import Access
 from portal.api import schemas

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from dicom_node.predictions import Predictions, UnknownModel
 from dicom_node.refusals import Refused
-from dicom_node.stages.prediction_files import FILES
+from dicom_node.stages.prediction_words import FILES
 from portal.api import schemas
 from portal.api.answers import refusal_problem
 from portal.api.handlers import Api, Slower

@@ -11,7 +11,8 @@ import pytest
 from ai_engine.packages.parameters import count_parameters
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.spool import Spool
-from dicom_node.stages.inputs import kind_of, refuse_label_map
+from dicom_node.stages.inputs import refuse_label_map
+from dicom_node.stages.kinds import kind_of
 from dicom_node.uploads import _role_of_name
 from dicom_node.volume import nifti_guard
 from portal.api.limits import Buckets, retry_after

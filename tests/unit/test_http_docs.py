@@ -9,8 +9,7 @@ import pytest
 
 from dicom_node.metrics import DEFINITIONS
 from dicom_node.record.keys import SCOPES
-from dicom_node.stages.predict import QUEUES
-from dicom_node.stages.prediction_files import FILES
+from dicom_node.stages.prediction_words import FILES, QUEUES
 from fhir_bridge.search import PARAMETERS
 
 pytestmark = pytest.mark.unit

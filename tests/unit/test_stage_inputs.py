@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dicom_node.stages.inputs import Named, read_case
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.stages.inputs import Named, read_case
 from tests.support import slices
 
 pytestmark = pytest.mark.unit

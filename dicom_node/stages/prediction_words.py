@@ -1,0 +1,43 @@
+"""What the web process and the worker both say about requests: stages and their jobs, files, destinations.
+
+Nothing here reads an image or builds an object, so the web process stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from dicom_node.durable import Put
+from dicom_node.settings import FhirDestination, FileDestination, Settings
+
+QUEUES: Mapping[str, str] = {"read": "cpu", "infer": "model", "write": "cpu"}
+"""Stage of a request -> the queue it runs on."""
+
+FILES: Mapping[str, str] = {
+    "mask.nii.gz": "application/gzip",
+    "result.json": "application/json",
+    "overlay.png": "image/png",
+    "seg.dcm": "application/dicom",
+    "sr.dcm": "application/dicom",
+    "pdf.dcm": "application/dicom",
+    "report.pdf": "application/pdf",
+}
+"""Name -> media type of everything that can be fetched."""
+
+
+def stage_put(row: RowMapping | Mapping[str, Any], suffix: str = "", *, delay_s: float = 0.0) -> Put:
+    """The job of the stage that comes next for a request."""
+    key = f"predict/{row['id']}/{row['stage']}{suffix}"
+    return Put(QUEUES[row["stage"]], "predict", key, (row["id"], row["stage"]), row["priority"], delay_s)
+
+
+def takes_results(settings: Settings) -> dict[str, bool]:
+    """The destinations that a caller may name, and whether each takes files of any kind or DICOM objects only."""
+    return {
+        name: isinstance(chosen, FileDestination)
+        for name, chosen in settings.destinations.items()
+        if not isinstance(chosen, FhirDestination)
+    }
