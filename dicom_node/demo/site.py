@@ -223,7 +223,7 @@ class Site:
             raise PeerTrouble(f"the node was not ready within {timeout_s:.0f} s; see {self.log}")
         if not self.api_key:
             name = f"demo-{secrets.token_hex(3)}"
-            self.api_key = keys.create(self.database, name, ["fhir:read"], actor="demo")
+            self.api_key = keys.create(self.database, name, ["fhir:read", "predict:run"], actor="demo")
 
     def stop_node(self) -> int | None:
         """SIGTERM to the supervisor, which stops its children; its exit code, or None if it did not run."""
