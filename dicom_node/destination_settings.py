@@ -6,12 +6,17 @@ by `objects` and named by `names`: `folder`, `http`, `ftp`, `ftps`, `sftp`.  `fh
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import string
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[A-Z0-9_ .-]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -149,6 +154,13 @@ class HttpDestination(CommonFileDestination):
 
     @model_validator(mode="after")
     def _one_way_in(self) -> HttpDestination:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username is not None:
+            raise ValueError("url: expected https://host/path, without user name and query")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.insecure_ok_because.strip():
+            raise ValueError(
+                "url: https, or insecure_ok_because with the written reason for plain HTTP beyond loopback"
+            )
         if self.token_file is not None and (self.username or self.password_file is not None):
             raise ValueError("either token_file or username and password_file")
         if self.webdav and (self.method != "PUT" or self.check != "read-back"):
@@ -196,6 +208,19 @@ class SftpDestination(CommonServerDestination):
         min_length=1
     )
     """Public keys of the server, as in `known_hosts` without the host; no other is accepted, and none is learnt."""
+
+    @field_validator("host_keys")
+    @classmethod
+    def _host_keys_are_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for line in value:
+            kind, text = line.split(" ")[:2]
+            try:
+                key = base64.b64decode(text, validate=True)
+            except binascii.Error:
+                key = b""
+            if key[4 : 4 + int.from_bytes(key[:4], "big")] != kind.encode():
+                raise ValueError("expected public keys as `type base64`, as in known_hosts without the host name")
+        return value
 
     @model_validator(mode="after")
     def _some_way_in(self) -> SftpDestination:

@@ -25,6 +25,8 @@ from typing import Any, Protocol
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
 
+from dicom_node.turns import ROUTINE
+
 APPLICATION = "ainode"
 APPLICATION_VERSION = "1"
 """A constant: with the default, a hash of the code, every upgrade would strand the work in flight."""
@@ -34,7 +36,6 @@ RECOVERY_ATTEMPTS = 1000
 """Set out of the way: our own attempt counters decide when a run has failed."""
 
 POLL_S = 0.2
-STAT, ROUTINE = 1, 5
 LIVE = ("PENDING", "ENQUEUED", "DELAYED")
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
@@ -48,7 +49,7 @@ class Put:
     key: str
     args: tuple[Any, ...] = ()
     priority: int = ROUTINE
-    """1 is most urgent."""
+    """Its place in the queue (`dicom_node.turns`): smaller goes first."""
     delay_s: float = 0.0
 
 

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.destination_settings import (
+    LOOPBACK,
     AETitle,
     CStoreDestination,
     Destination,
@@ -35,6 +36,7 @@ from dicom_node.destination_settings import (
 from dicom_node.zones import is_zone, offset, offset_of_study
 
 __all__ = [
+    "LOOPBACK",
     "CStoreDestination",
     "FhirDestination",
     "FileDestination",
@@ -49,8 +51,6 @@ __all__ = [
     "load_settings",
     "read_secret",
 ]
-
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class SettingsRefused(Exception):

@@ -16,6 +16,7 @@ from dicom_node.settings import (
     FhirDestination,
     FileDestination,
     Settings,
+    SettingsRefused,
     StowDestination,
     read_secret,
 )
@@ -33,6 +34,32 @@ class Verdict:
     """ok, warning or bad."""
     found: str
     advice: str = ""
+
+
+def check_files(chosen: Settings) -> None:
+    """Every secret and every certificate that a destination names can be read, and by nobody else (I22).
+
+    Raises
+    ------
+    SettingsRefused
+        With the key and what is wrong; never with what stands in the file.
+    """
+    for name, destination in chosen.destinations.items():
+        for key in (key for key in type(destination).model_fields if key.endswith("_file")):
+            path = getattr(destination, key)
+            if path is None:
+                continue
+            try:
+                if key.endswith("ca_file"):
+                    ssl.create_default_context(cafile=str(path))
+                else:
+                    read_secret(path)
+            except SettingsRefused as refused:
+                raise SettingsRefused(f"destinations.{name}.{key}: {refused}") from None
+            except (OSError, ssl.SSLError) as error:
+                raise SettingsRefused(
+                    f"destinations.{name}.{key}: expected a file of certificates, found {type(error).__name__}"
+                ) from None
 
 
 def check_destinations(chosen: Settings) -> Iterator[Verdict]:

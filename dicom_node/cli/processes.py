@@ -37,8 +37,8 @@ def listen() -> None:
     Example: ai-node listen
     """
     from dicom_node import durable
-    from dicom_node.durable import Put
     from dicom_node.listen import AlreadyListening, run_listen
+    from dicom_node.stages.places import quiet_put, read_put
     from dicom_node.volume.digest import content_digest
     from dicom_node.volume.geometry import series_geometry
     from dicom_node.volume.header import read_header
@@ -47,10 +47,14 @@ def listen() -> None:
     engine = durable.connect(chosen.engine_url)
 
     def put_read(revision_id: int) -> None:
-        engine.put(Put("cpu", "read", f"read/{revision_id}", ("revision", revision_id)))
+        with database.write() as connection:
+            item = read_put(chosen, connection, revision_id)
+        engine.put(item)
 
     def put_quiet(study_uid: str, number: int) -> None:
-        engine.put(Put("cpu", "read", f"quiet/{study_uid}/{number}", ("study", study_uid)))
+        with database.write() as connection:
+            item = quiet_put(chosen, connection, study_uid, number)
+        engine.put(item)
 
     def body(ended: threading.Event) -> None:
         run_listen(
@@ -143,14 +147,19 @@ def _start(name: str) -> tuple[Settings, Database]:
 
 def _check_before_start(chosen: Settings) -> None:
     """What must be right before anything listens: the route file and the models it names (I22, I25)."""
+    from dicom_node.cli.destinations import check_files
     from dicom_node.models import check_models
     from dicom_node.refusals import Refused
     from dicom_node.routing import RoutesRefused
     from dicom_node.routing.book import load_routes
-    from dicom_node.settings import FhirDestination
+    from dicom_node.settings import FhirDestination, SettingsRefused
     from dicom_node.stages.destinations import OWN_ENDPOINT
     from fhir_bridge.transport import check_address
 
+    try:
+        check_files(chosen)
+    except SettingsRefused as refused:
+        stop(Exit.CONFIGURATION, str(refused))
     for name, destination in chosen.destinations.items():
         if isinstance(destination, FhirDestination):
             try:

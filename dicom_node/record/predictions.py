@@ -14,9 +14,11 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from dicom_node.record import queueing
 from dicom_node.record.database import now
 from dicom_node.record.runs import IllegalMove
 from dicom_node.record.tables import pixels_seen, prediction_events, predictions
+from dicom_node.turns import ROUTINE, place
 from dicom_node.words import RunState, may_move
 
 UNFINISHED = (RunState.QUEUED.value, RunState.RUNNING.value)
@@ -37,7 +39,7 @@ class NewPrediction:
     options: Mapping[str, Any]
     body_sha256: str
     warnings: Sequence[str] = ()
-    priority: int = 5
+    urgency: int = ROUTINE
     batch: str | None = None
     position: int = 0
     idempotency_key: str | None = None
@@ -72,7 +74,7 @@ def add(connection: Connection, asked: Sequence[NewPrediction]) -> list[RowMappi
             "inputs": [dict(entry) for entry in one.inputs],
             "options": dict(one.options),
             "warnings": list(one.warnings),
-            "priority": one.priority,
+            "priority": place(one.urgency, queueing.take(connection, f"key:{one.owner}")),
             "state": (RunState.QUEUED if one.refusal is None else RunState.REFUSED).value,
             "stage": FIRST_STAGE,
             "refusal": None if one.refusal is None else dict(one.refusal),

@@ -13,16 +13,17 @@ from typing import Any
 from sqlalchemy import Connection
 
 from dicom_node.durable import Put
-from dicom_node.record import deliveries, digest, runs, studies, withdrawals
+from dicom_node.record import deliveries, digest, queueing, runs, studies, withdrawals
 from dicom_node.record.revisions import load_revision
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refusal
 from dicom_node.routing import CaseSpec, Decision, Verb
-from dicom_node.routing.route import PRIORITY_NUMBER
 from dicom_node.stages.context import ModelDescription, Tools
 from dicom_node.stages.deliver import withdraw_reports
+from dicom_node.stages.places import UNKNOWN, urgency_of
 from dicom_node.stages.withdraw import OBJECTS, take_back
+from dicom_node.turns import ROUTINE, STAT, place
 from dicom_node.words import CaseState, DeliveryState, Grade, Instance, RunIdentity, RunState
 
 WRITER_SCHEMA = "1"
@@ -45,7 +46,7 @@ def start_case(
     before = max((c["id"] for c in runs.cases_of(connection, study_uid)), default=0)
     key = digest([study_uid, spec.route, dict(spec.revisions), decision.supersedes, before])
     model = described[spec.model]
-    priority = _priority(tools, connection, spec)
+    priority = _place(tools, connection, study_uid, spec)
     case_id, is_new = runs.add_case(
         connection,
         study_uid=study_uid,
@@ -88,11 +89,14 @@ def start_case(
     return [Put("model", "infer", f"infer/{run_id}/case-{case_id}", (run_id,), priority)]
 
 
-def _priority(tools: Tools, connection: Connection, spec: CaseSpec) -> int:
-    """The route's, or stat where a sender of the chosen series is configured so; lower goes first."""
+def _place(tools: Tools, connection: Connection, study_uid: str, spec: CaseSpec) -> int:
+    """The study's turn, at the route's urgency, or at that of a more urgent sender of the chosen series."""
     titles = {studies.calling_ae(connection, uid) for uid in spec.series.values()}
-    senders = [tools.settings.sender(title) for title in titles if title]
-    return min([spec.priority_number, *(PRIORITY_NUMBER[s.priority] for s in senders if s is not None)])
+    urgencies = [urgency_of(tools.settings, title) for title in titles if title]
+    turn = studies.study_row(connection, study_uid)["turn"]
+    if turn is None:
+        turn = queueing.take_for_study(connection, study_uid, next((title for title in titles if title), UNKNOWN))
+    return place(min([STAT if spec.priority == "stat" else ROUTINE, *urgencies]), int(turn))
 
 
 def lift_holds(connection: Connection, study_uid: str, family: str) -> None:

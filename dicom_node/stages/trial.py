@@ -24,11 +24,9 @@ from dicom_node.refusals import Refused
 from dicom_node.results import side_by_side
 from dicom_node.stages.context import FINDINGS, MASK, ChildDied, Mask, Tools, pack_mask, unpack_mask
 from dicom_node.stages.read import case_inputs, load_or_build
+from dicom_node.turns import TRIAL
 
 log = structlog.get_logger()
-
-LAST = 50
-"""The priority of trials: behind every case."""
 
 
 def shadow_trials(connection: Connection, run_id: int, model: str) -> list[Put]:
@@ -46,7 +44,7 @@ def shadow_trials(connection: Connection, run_id: int, model: str) -> list[Put]:
 
 def trial_put(trial_id: int, suffix: str = "") -> Put:
     """The job of a trial."""
-    return Put("model", "trial", f"trial/{trial_id}{suffix}", (trial_id,), LAST)
+    return Put("model", "trial", f"trial/{trial_id}{suffix}", (trial_id,), TRIAL)
 
 
 def trial(tools: Tools, trial_id: int) -> list[Put]:

@@ -44,6 +44,7 @@ TOP_LEVEL = _table(
     00080060 CS Modality
     00080070 LO Manufacturer
     00080201 SH TimezoneOffsetFromUTC
+    00081010 SH StationName
     00081030 LO StudyDescription
     0008103E LO SeriesDescription
     00081090 LO ManufacturerModelName
