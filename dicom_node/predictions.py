@@ -22,7 +22,7 @@ from sqlalchemy import RowMapping
 from ai_engine.packages import Description, find_package, list_packages, load_package
 from dicom_node import registry
 from dicom_node.durable import Put
-from dicom_node.record import Database, digest, predictions
+from dicom_node.record import Database, audit, digest, predictions
 from dicom_node.record.predictions import IdempotencyTaken, NewPrediction
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import Settings
@@ -48,6 +48,8 @@ class Asked:
     warnings: Sequence[str] = ()
     idempotency_key: str | None = None
     body_sha256: str = ""
+    actor: str = ""
+    """Who asks, as the audit log names it."""
 
 
 class UnknownModel(Exception):
@@ -173,6 +175,8 @@ class Predictions:
         try:
             with self._database.write() as connection:
                 rows = predictions.add(connection, new)
+                ids = [str(row["public_id"]) for row in rows]
+                audit.append(connection, asked.actor, "prediction-asked", None, ids=ids, model=rows[0]["model"])
         except IdempotencyTaken:
             known = self.repeated(asked)
             if known is None:
@@ -276,13 +280,14 @@ class Predictions:
             state = predictions.by_id(connection, number)["state"]
             return predictions.events(connection, number, after), state not in predictions.UNFINISHED
 
-    def cancel(self, owner: str, public_id: str) -> RowMapping | None:
+    def cancel(self, owner: str, public_id: str, actor: str) -> RowMapping | None:
         """End a request that its caller no longer wants; the row as it is now, None for a stranger's as for none."""
         with self._database.write() as connection:
             row = predictions.owned(connection, owner, public_id)
             if row is None:
                 return None
-            predictions.cancel(connection, row["id"])
+            if predictions.cancel(connection, row["id"]):
+                audit.append(connection, actor, "prediction-cancelled", row["study_uid"], ids=[public_id])
             return predictions.by_id(connection, row["id"])
 
     def file(self, row: RowMapping, name: str) -> Path | None:

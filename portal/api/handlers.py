@@ -123,6 +123,7 @@ class Api:
             warnings=warnings_of(fields),
             idempotency_key=key,
             body_sha256=form.sha256,
+            actor=str(request.state.actor),
         )
         return await self._run(self._desk.accept, asked)
 
@@ -142,7 +143,7 @@ class Api:
 
     async def cancel(self, request: Request, id: str) -> Response:
         """End a request that nobody wants any more; one that is over stays as it is."""
-        row = await self._run(self._desk.cancel, _owner(request), id)
+        row = await self._run(self._desk.cancel, _owner(request), id, str(request.state.actor))
         if row is None:
             raise UnknownModel
         return JSONResponse(answer(row, self._origin(request)))
@@ -195,7 +196,7 @@ class Api:
         ok, checks = await report(self._services.ready, self._services.settings.check_timeout_s, self._limiter)
         waiting = await self._run(self._desk.waiting)
         body = {"status": "ok" if ok else "not-ready", "version": self._services.settings.version, "waiting": waiting}
-        return JSONResponse({**body, "checks": checks}, status_code=200 if ok else 503)
+        return JSONResponse({**body, "checks": checks})  # an answer is an answer; /readyz is for load balancers
 
     async def models(self, request: Request) -> Response:
         """The models that are installed, and the names under which they can be asked for."""

@@ -136,7 +136,6 @@ def router(services: PortalServices, desk: Predictions) -> APIRouter:
     contents: dict[str, Any] = {kind: {} for kind in sorted(set(FILES.values()))}
     add("/results/{id}/files/{name}", file, "GET", {200: {"content": contents}, **found})
     add("/batches/{id}", batch_result, "GET", {200: {"model": schemas.BatchAnswer}, **found})
-    health_answers = {200: {"model": schemas.Health}, 503: {"model": schemas.Health, "description": "Not ready"}}
-    add("/health", health, "GET", {**schemas.problems(), **health_answers}, scope=f"loopback:{SCOPE}")
+    add("/health", health, "GET", {200: {"model": schemas.Health}, **schemas.problems()}, scope=f"loopback:{SCOPE}")
     add("/models", models, "GET", {200: {"model": schemas.Models}, **schemas.problems()})
     return made

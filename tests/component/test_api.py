@@ -202,7 +202,8 @@ def test_dicom_gives_objects_for_its_own_patient(node: ApiNode, client: TestClie
     assert client.get(told["links"]["files"]["report.pdf"]).content.startswith(b"%PDF")
     picture = Image.open(BytesIO(client.get(told["links"]["files"]["overlay.png"]).content))
     assert picture.format == "PNG" and picture.width > 500
-    assert [r["action"] for r in node.rows(tables.audit) if r["action"] == "read-prediction-file"]
+    audited = {row["action"]: row["actor"] for row in node.rows(tables.audit)}
+    assert audited["prediction-asked"] == audited["read-prediction-file"] == "key:clinic"
 
 
 def test_the_same_pixels_under_two_patients(node: ApiNode, client: TestClient, tmp_path: Path) -> None:
