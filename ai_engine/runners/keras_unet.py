@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ai_engine.packages import ModelPackage
 from ai_engine.packages.schema import Preparation
 from ai_engine.packages.store import NETWORK
 from ai_engine.runners.keras_layers import parse_network
+from ai_engine.runners.resampling import same_resampling
 from ai_engine.runners.scores import Floats, OpenedNetworks, RunnerOptions, Scores, box_plan, classify, softmax
 from ai_engine.runners.tiles import Plan, sliding_window_logits
 
@@ -218,9 +220,10 @@ def _resample(
 ) -> Floats:
     from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
-    return np.asarray(
-        resample_data_or_seg_to_shape(data, shape, now, wanted, is_seg=False, order=order, order_z=0), dtype=np.float32
-    )
+    options = {"is_seg": False, "order": order, "order_z": 0}
+    theirs = partial(resample_data_or_seg_to_shape, **options)
+    resample = same_resampling(resample_data_or_seg_to_shape.__name__, options, theirs)
+    return np.asarray(resample(data, shape, now, wanted), dtype=np.float32)
 
 
 def _arrays(data: bytes) -> Mapping[str, npt.NDArray[Any]]:

@@ -74,6 +74,25 @@ def test_every_backend_answers_the_same_and_says_what_it_was(folder: Path) -> No
         assert (mask != usual).mean() < 0.03
 
 
+def test_a_picture_of_another_grid_is_resampled_and_the_mask_lies_on_its_own(folder: Path) -> None:
+    """2 mm slices: the network sees 1 mm, the mask has the picture's slices, and nothing outside the brain's box."""
+    thin = _inputs()
+    affine = Affine.from_axes([0, 0, 0], AXIAL, [2.0, 1.0, 1.0])
+    thick = {role: InputVolume(v.array[::2].copy(), affine, modality="MR") for role, v in thin.items()}
+    engine = Engine(load_package(folder), EngineSettings(device="cpu", precision="f32", threads=1))
+    seen, there = engine.prepared(thick), engine.prepared(thin)
+    assert abs(seen.shape[1] - there.shape[1]) <= 1 and seen.shape[2:] == there.shape[2:]
+    mask = engine.run(thick).mask
+    assert mask.shape == thick["t1c"].array.shape
+    brain = np.argwhere(thick["t1c"].array != 0)
+    box = tuple(slice(low, high + 1) for low, high in zip(brain.min(0), brain.max(0), strict=True))
+    outside = mask.copy()
+    outside[box] = 0
+    assert mask.any() and not outside.any()
+    agrees = (mask == engine.run(thin).mask[::2])[thick["t1c"].array != 0].mean()
+    assert agrees > 0.7
+
+
 def test_without_tensorflow_the_package_runs_and_the_backend_is_refused_by_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
