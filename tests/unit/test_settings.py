@@ -74,3 +74,14 @@ def test_a_secret_that_others_can_read_is_refused_and_not_printed(tmp_path: Path
     path.write_text("", encoding="utf-8")
     with pytest.raises(SettingsRefused, match="empty"):
         read_secret(path)
+
+
+def test_tensorflow_is_asked_of_keras_packages_only() -> None:
+    from dicom_node.models import engine_settings
+    from dicom_node.settings import EngineSection
+
+    section = EngineSection(backend="tensorflow", precision="int8", threads=2)
+    assert engine_settings(section, "keras").backend == "tensorflow"
+    told = engine_settings(section, "nnunet")
+    assert (told.backend, told.precision, told.threads) == ("auto", "int8", 2)
+    assert engine_settings(EngineSection(backend="torch"), "nnunet").backend == "torch"
