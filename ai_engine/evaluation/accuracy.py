@@ -17,24 +17,19 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from ai_engine.evaluation.agreement import agreement
 from ai_engine.evaluation.datasets import Dataset, DatasetError, LabelledCase, read_image, read_label, values_of
-from ai_engine.evaluation.metrics import bootstrap_mean, dice
+from ai_engine.evaluation.metrics import dice
+from ai_engine.evaluation.variants import MeasuredCase, Ran, compare_variant, region_mask
 from ai_engine.host import HostSettings, ModelHost
 from ai_engine.packages import Composite, Description, Label, load_package
 from ai_engine.packages.accuracy import (
     REFERENCE,
-    CaseDice,
-    Cost,
-    RegionOutcome,
     Report,
     Rule,
-    Variant,
     Way,
-    judge,
     measured_files,
 )
-from ai_engine.prediction import EngineSettings, InputVolume
+from ai_engine.prediction import EngineSettings
 
 Say = Callable[[str], None]
 Labels = npt.NDArray[np.uint8]
@@ -93,31 +88,6 @@ class GateRequest:
     calibration: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """A case in memory: inputs, and the truth of every region."""
-
-    name: str
-    inputs: Mapping[str, InputVolume]
-    truth: Mapping[str, Mask]
-    spacing_mm: tuple[float, float, float]
-
-
-@dataclass(eq=False)
-class _Ran:
-    """What one way answered, by case, and what it cost."""
-
-    way: Way
-    backend: str = ""
-    precision: str = ""
-    masks: dict[str, Labels] = field(default_factory=dict)
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-    passes: list[int] = field(default_factory=list)
-    tflop: list[float] = field(default_factory=list)
-    peak_mb: float = 0.0
-
-
 def ways(description: Description, reference_axes: tuple[int, ...], wanted: Sequence[str]) -> dict[str, Way]:
     """The reference and the wanted levers as ways of running this package.
 
@@ -158,8 +128,8 @@ def run_gate(request: GateRequest, say: Say) -> Report:
     """
     package = load_package(request.package, weights=False)
     asked = ways(package.description, request.reference_axes, request.variants)
-    ran = {name: _Ran(way) for name, way in asked.items()}
-    cases: dict[str, _Case] = {}
+    ran = {name: Ran(way) for name, way in asked.items()}
+    cases: dict[str, MeasuredCase] = {}
     regions = {region.key: region for region in _regions(request, package.description)}
     for evidence in request.evidence:
         here = _cases(request, package.description, evidence.cases)
@@ -167,14 +137,16 @@ def run_gate(request: GateRequest, say: Say) -> Report:
         for name, run in ran.items():
             say(f"{name}: {run.way.words()}")
             _run(run, evidence.folder, here, regions, request.threads, say)
-    variants = [_variant(name, run, ran[REFERENCE], cases, regions, request) for name, run in ran.items()]
+    variants = [
+        compare_variant(name, run, ran[REFERENCE], cases, regions, request.rule, request.reviewed)
+        for name, run in ran.items()
+    ]
     own = all(evidence.folder.resolve() == request.package.resolve() for evidence in request.evidence)
     return Report(
         files=measured_files(package.sha256, package.description),
         evidence=tuple(
             f"{_called(evidence, request.package)} on {', '.join(evidence.cases)}" for evidence in request.evidence
         ),
-        held_out=True,
         same_weights=own,
         rule=request.rule,
         reviewed=dict(request.reviewed),
@@ -203,7 +175,7 @@ def _regions(request: GateRequest, description: Description) -> list[Label | Com
     return found
 
 
-def _cases(request: GateRequest, description: Description, names: Sequence[str]) -> list[_Case]:
+def _cases(request: GateRequest, description: Description, names: Sequence[str]) -> list[MeasuredCase]:
     by_name = {case.name: case for case in request.dataset.cases}
     missing = [name for name in names if name not in by_name]
     if missing or not names:
@@ -211,7 +183,7 @@ def _cases(request: GateRequest, description: Description, names: Sequence[str])
     return [_read(by_name[name], request, description) for name in names]
 
 
-def _read(case: LabelledCase, request: GateRequest, description: Description) -> _Case:
+def _read(case: LabelledCase, request: GateRequest, description: Description) -> MeasuredCase:
     roles = [entry.role for entry in description.inputs]
     if set(roles) - set(case.images):
         raise DatasetError(f"{case.name}: sequences {', '.join(roles)} were expected")
@@ -222,7 +194,7 @@ def _read(case: LabelledCase, request: GateRequest, description: Description) ->
         entry.key: np.isin(labels, sorted(values_of(entry, description, request.dataset.names) or ()))
         for entry in _regions(request, description)
     }
-    return _Case(case.name, inputs, truth, first.affine.spacing_mm)
+    return MeasuredCase(case.name, inputs, truth, first.affine.spacing_mm)
 
 
 def settings_of(way: Way, threads: int) -> EngineSettings:
@@ -240,9 +212,9 @@ def settings_of(way: Way, threads: int) -> EngineSettings:
 
 
 def _run(
-    run: _Ran,
+    run: Ran,
     folder: Path,
-    cases: Sequence[_Case],
+    cases: Sequence[MeasuredCase],
     regions: Mapping[str, Label | Composite],
     threads: int,
     say: Say,
@@ -282,95 +254,6 @@ def _tflop_per_pass(folder: Path, way: Way) -> float | None:
     module, window = torch_module(package)
     count = len(package.description.inputs)
     return flop_of(module, count, window) * len(package.description.weights) / 1e12
-
-
-def region_mask(mask: Labels, entry: Label | Composite) -> Mask:
-    """Where a mask holds a region."""
-    return np.isin(mask, entry.labels if isinstance(entry, Composite) else (entry.label,))
-
-
-def _variant(
-    name: str,
-    run: _Ran,
-    reference: _Ran,
-    cases: Mapping[str, _Case],
-    regions: Mapping[str, Label | Composite],
-    request: GateRequest,
-) -> Variant:
-    outcomes: dict[str, RegionOutcome] = {}
-    worst: dict[str, str] = {}
-    by_case: dict[str, tuple[dict[str, float], dict[str, float]]] = {case: ({}, {}) for case in cases}
-    for key, entry in regions.items():
-        found = {case: region_mask(run.masks[case], entry) for case in cases}
-        usual = {case: region_mask(reference.masks[case], entry) for case in cases}
-        losses = {}
-        for case, content in cases.items():
-            truth = content.truth[key]
-            own = dice(found[case], truth)
-            losses[case] = dice(usual[case], truth) - own
-            by_case[case][0][key] = round(own, 5)
-            by_case[case][1][key] = round(dice(found[case], usual[case]), 5)
-        worst[key] = max(losses, key=lambda case: losses[case])
-        mean = bootstrap_mean(list(losses.values()))
-        lengths = _lengths(found, usual, cases, key)
-        outcomes[key] = RegionOutcome(
-            dice=round(float(np.mean([by_case[case][0][key] for case in cases])), 5),
-            loss=round(mean.value, 5),
-            loss_ci95=(round(mean.low, 5), round(mean.high, 5)),
-            worst_loss=round(losses[worst[key]], 5),
-            agreement=round(float(np.mean([by_case[case][1][key] for case in cases])), 5),
-            hd95_mm=lengths[0],
-            hd95_change_mm=lengths[1],
-            newly_missed=sum(
-                newly_missed(found[case], usual[case], content.truth[key], content.spacing_mm, request.rule.lesion_ml)
-                for case, content in cases.items()
-            ),
-        )
-    shortest = min(min(case.spacing_mm) for case in cases.values())
-    reasons = () if name == REFERENCE else judge(outcomes, worst, request.rule, shortest, request.reviewed)
-    return Variant(
-        name=name,
-        way=run.way,
-        precision=run.precision,
-        backend=run.backend,
-        passed=not reasons,
-        reasons=reasons,
-        cost=Cost(
-            wall_s=round(float(np.mean(run.wall_s)), 2),
-            cpu_s=round(float(np.mean(run.cpu_s)), 2),
-            passes=float(np.mean(run.passes)),
-            tflop=round(float(np.mean(run.tflop)), 3) if run.tflop else None,
-            peak_mb=round(run.peak_mb),
-        ),
-        regions=outcomes,
-        cases=tuple(CaseDice(case=case, dice=both[0], agreement=both[1]) for case, both in by_case.items()),
-    )
-
-
-def _lengths(
-    found: Mapping[str, Mask], usual: Mapping[str, Mask], cases: Mapping[str, _Case], key: str
-) -> tuple[float | None, float | None]:
-    """Mean HD95 and its change, over the cases in which both have one."""
-    own, change = [], []
-    for name, case in cases.items():
-        here = agreement(found[name], case.truth[key], case.spacing_mm, 1.0).hd95_mm
-        there = agreement(usual[name], case.truth[key], case.spacing_mm, 1.0).hd95_mm
-        if here is not None and there is not None:
-            own.append(here)
-            change.append(here - there)
-    return (round(float(np.mean(own)), 3), round(float(np.mean(change)), 3)) if own else (None, None)
-
-
-def newly_missed(found: Mask, usual: Mask, truth: Mask, spacing_mm: tuple[float, float, float], limit_ml: float) -> int:
-    """Connected parts of the truth above a size that the reference touches and this answer does not."""
-    from scipy import ndimage
-
-    parts, count = ndimage.label(truth, np.ones((3, 3, 3)))
-    if not count:
-        return 0
-    sizes = np.bincount(parts.ravel(), minlength=count + 1) * float(np.prod(spacing_mm)) / 1000
-    large = set(np.flatnonzero(sizes > limit_ml).tolist()) - {0}
-    return len((large & set(np.unique(parts[usual]).tolist())) - set(np.unique(parts[found]).tolist()))
 
 
 def _peak_mb(pid: int | None) -> float:

@@ -10,6 +10,7 @@ The rule was fixed before anything was measured: see `Rule`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -120,9 +121,7 @@ class Report(_Strict):
     files: dict[str, str]
     """sha256 of the weights and plans that were measured."""
     evidence: tuple[str, ...]
-    """Which network was measured on which cases, in words."""
-    held_out: bool
-    """Whether none of these cases was learnt from by the network that was measured on it."""
+    """Which network was measured on which cases, in words; whoever ran the gate named them as held out."""
     same_weights: bool
     """Whether the measured networks are this package's, or folds of the same recipe."""
     rule: Rule = Rule()
@@ -283,9 +282,32 @@ def as_table(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+_BEGIN, _END = "<!-- accuracy gate -->", "<!-- end of accuracy gate -->"
+
+
+def put_into_card(card: str, report: Report) -> str:
+    """The text of a card with the report's table in it, in place of an older one."""
+    passed = [variant.name for variant in report.variants if variant.passed and variant.name != REFERENCE]
+    failed = [f"{variant.name} ({'; '.join(variant.reasons)})" for variant in report.variants if not variant.passed]
+    section = "\n\n".join(
+        [
+            _BEGIN,
+            "## Ways of running it, measured",
+            f"Measured: {'; '.join(report.evidence)}. {report.machine}. Loss is the reference's mean Dice minus the "
+            "variant's; agreement is Dice with the reference's own answer. Wall seconds are worth something on a quiet "
+            "machine only.",
+            as_table(report).strip(),
+            f"Offered: {', '.join(passed) or 'the reference only'}. Not offered: {'; '.join(failed) or 'none'}.",
+            *([f"8-bit integers: {report.calibration}."] if report.calibration else []),
+            _END,
+        ]
+    )
+    before, begin, rest = card.partition(_BEGIN)
+    after = rest.partition(_END)[2] if begin else ""
+    return f"{before.rstrip()}\n\n{section}\n{after.lstrip()}"
+
+
 def canonical(report: Report) -> bytes:
     """The bytes of ``gate.json``."""
     tree: dict[str, Any] = report.model_dump(mode="json")
-    import json
-
     return (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode()

@@ -100,8 +100,6 @@ def card_text(
         parts.append(f"### From {roles.replace('+', ', ')}")
         parts.append(_table(study))
     parts += [
-        "## How its cheaper ways of running compare",
-        "`gate.json` holds the accuracy gate's report; `ai-node models gate` prints it anew.",
         "## Limits",
         "Six patients to learn from and three to test on say little about others. BraTS's terms were not confirmed; "
         "the strictest known of the sources is CC BY-NC-SA: research only.",

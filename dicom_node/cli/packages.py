@@ -36,7 +36,7 @@ def gate(
     dry_run: bool = typer.Option(False, "--dry-run", help="Measure and print; leave the package as it is."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Measure a package's cheaper ways of running against its full procedure, and write gate.json into it.
+    """Measure a package's cheaper ways of running against its full procedure; write gate.json and the card.
 
     Cost and Dice of every way stand side by side. A way that fails (mean Dice loss over 0.005, a case over 0.05 without
     review, a lesion over 1 ml newly missed, longer HD95) is not offered afterwards.
@@ -45,7 +45,7 @@ def gate(
     """
     from ai_engine.evaluation.accuracy import LEVERS, OFFERED, Evidence, GateRequest, run_gate
     from ai_engine.evaluation.datasets import DatasetError, open_dataset
-    from ai_engine.packages.accuracy import as_table, canonical
+    from ai_engine.packages.accuracy import as_table, canonical, put_into_card
     from ai_engine.packages.store import GATE
     from dicom_node.cli.evaluate import _names
 
@@ -88,6 +88,8 @@ def gate(
     digest = ""
     if not dry_run:
         (folder / GATE).write_bytes(canonical(report))
+        written = (folder / "CARD.md").read_text(encoding="utf-8") if (folder / "CARD.md").exists() else ""
+        (folder / "CARD.md").write_text(put_into_card(written, report), encoding="utf-8")
         digest = seal_package(folder)
         say(f"gate.json is written; the package's digest is now {digest}")
     if as_json:

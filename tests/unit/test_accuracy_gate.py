@@ -13,7 +13,8 @@ import pytest
 from fixtures_packages import make_tiny_package
 
 from ai_engine.engine import Engine
-from ai_engine.evaluation.accuracy import newly_missed, ways
+from ai_engine.evaluation.accuracy import ways
+from ai_engine.evaluation.variants import newly_missed
 from ai_engine.packages import load_package, seal_package
 from ai_engine.packages.accuracy import (
     REFERENCE,
@@ -28,6 +29,7 @@ from ai_engine.packages.accuracy import (
     canonical,
     judge,
     measured_files,
+    put_into_card,
     refuse_unless_offered,
     report_of,
     way_of,
@@ -67,7 +69,6 @@ def folder(tmp_path: Path) -> Path:
     report = Report(
         files=measured_files(package.sha256, package.description),
         evidence=("this package's network on a",),
-        held_out=True,
         same_weights=True,
         machine="a machine",
         variants=(
@@ -178,3 +179,7 @@ def test_the_table_puts_cost_and_dice_side_by_side(folder: Path) -> None:
     assert len(lines) == 5
     assert "| bf16 | bf16, not mirrored, step 0.5 | openvino bf16 | 8 | 1.50 | 2.0 |" in lines[4]
     assert "**failed**" in lines[4] and "0.800 (+0.0010)" in lines[4]
+    card = put_into_card("# A model\n\nText.\n", report)
+    assert "Offered: f32. Not offered: bf16 (whole_tumour: mean Dice loss" in card
+    assert put_into_card(card + "\nMore.\n", report).count("## Ways of running it") == 1
+    assert put_into_card(card + "\nMore.\n", report).endswith("More.\n")
