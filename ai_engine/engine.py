@@ -26,6 +26,8 @@ from ai_engine.packages.accuracy import refuse_unless_offered
 from ai_engine.packages.store import INT8
 from ai_engine.postprocess import postprocess
 from ai_engine.prediction import EngineSettings, InputVolume, Prediction
+from ai_engine.preparation.prepared import PreparedStudy
+from ai_engine.preparation.rigid import Grid
 from ai_engine.report import regions_of
 from ai_engine.runners.keras_unet import KerasRunner
 from ai_engine.runners.nnunet import NnunetRunner
@@ -63,7 +65,8 @@ class Engine:
         Parameters
         ----------
         inputs
-            Role to volume; exactly one of the package's role sets, all on one grid.
+            Role to volume; exactly one of the package's role sets, all on one grid unless the package asks for its
+            studies to be prepared (`ai_engine.preparation`).
 
         Raises
         ------
@@ -73,8 +76,9 @@ class Engine:
             If the network answered with NaN or infinity.
         """
         started = time.monotonic()
-        first, turn = self._check(inputs)
-        channels, spacing_mm = self._channels(inputs, turn)
+        study = self._study(inputs)
+        first, turn = self._check(study.volumes)
+        channels, spacing_mm = self._channels(study.volumes, turn)
         gated = time.monotonic()
         scores = self._runner.run(channels, spacing_mm)
         del channels
@@ -85,18 +89,21 @@ class Engine:
             label: np.asarray(rearrange(values, axes, flips), dtype=np.float16)
             for label, values in scores.probability.items()
         }
+        mask, probability = study.back(mask, probability)
+        first = inputs[self.package.description.inputs[0].role]
         mask, removed = postprocess(mask, first.affine, self.package.description)
         regions = regions_of(mask, probability, first, self.package.description, removed)
         measured = time.monotonic()
         timings = {
-            "gate": gated - started,
+            "gate": gated - started - sum(study.timings_s.values()),
+            **study.timings_s,
             **dict(scores.timings_s),
             "measure": measured - answered,
         }
         findings = Findings(
             model=self.identity,
             regions=regions,
-            notes=(*self.package.description.limits, *self._left_out(inputs)),
+            notes=(*self.package.description.limits, *self._left_out(inputs), *study.notes),
             timings_s=tuple(timings.items()),
         )
         return Prediction(mask, first.affine, findings, timings, scores.passes)
@@ -109,8 +116,24 @@ class Engine:
         Refused
             As `run`.
         """
-        _, turn = self._check(inputs)
-        return self._runner.prepared(*self._channels(inputs, turn))
+        study = self._study(inputs)
+        _, turn = self._check(study.volumes)
+        return self._runner.prepared(*self._channels(study.volumes, turn))
+
+    def _study(self, inputs: Mapping[str, InputVolume]) -> PreparedStudy:
+        """The study as the model wants it; as it came, for a package that does not ask for more."""
+        description = self.package.description
+        self._wanted(inputs)
+        first = inputs[description.inputs[0].role]
+        rule = description.study_preparation
+        if rule is None:
+            return PreparedStudy(inputs, Grid.of(first.array, first.affine), True)
+        for entry in description.inputs:
+            if entry.role in inputs:  # as acquired; whether the skull is on is for the preparation to find
+                check_input(inputs[entry.role], entry.model_copy(update={"skull": "any"}), description)
+        from ai_engine.preparation.study import prepare_study
+
+        return prepare_study(inputs, rule, description.inputs[0].role)
 
     def _left_out(self, inputs: Mapping[str, InputVolume]) -> tuple[str, ...]:
         """What a reader must know when the case did not fill every channel."""
@@ -119,7 +142,8 @@ class Engine:
             return ()
         return (f"Made without {', '.join(absent)}, which the model allows; its card gives the figures for that.",)
 
-    def _check(self, inputs: Mapping[str, InputVolume]) -> tuple[InputVolume, Turn]:
+    def _wanted(self, inputs: Mapping[str, InputVolume]) -> tuple[str, ...]:
+        """The role set that the inputs fill."""
         description = self.package.description
         known = {entry.role for entry in description.inputs}
         wanted = next((roles for roles in description.accepted_roles if set(roles) == set(inputs)), None)
@@ -129,6 +153,11 @@ class Engine:
                 expected=" or ".join(", ".join(roles) for roles in description.accepted_roles),
                 found=", ".join(sorted(set(inputs) & known)) or "none of them",
             )
+        return wanted
+
+    def _check(self, inputs: Mapping[str, InputVolume]) -> tuple[InputVolume, Turn]:
+        description = self.package.description
+        wanted = self._wanted(inputs)
         first = inputs[wanted[0]]
         turns = [
             check_input(inputs[entry.role], entry, description) for entry in description.inputs if entry.role in inputs

@@ -71,7 +71,29 @@ def check_input(volume: InputVolume, rule: Input, description: Description) -> T
     _check_grid(turned, (shape[0], shape[1], shape[2]), rule, is_turned=turn.axes[0] != 0)
     check_not_blank(volume)
     _check_skull(volume, rule)
+    check_patient(volume, description)
     return turn
+
+
+def check_patient(volume: InputVolume, description: Description) -> None:
+    """Refuse a patient's age or a body part that the model was not made for, where the images state it.
+
+    The refusal names limits only, never the patient's own age.
+    """
+    wanted = description.patient
+    age, part = volume.age_years, volume.body_part.strip().upper()
+    if wanted.age_years is not None and age is not None and not wanted.age_years[0] <= age <= wanted.age_years[1]:
+        raise Refused(
+            RefusalCode.OUT_OF_DISTRIBUTION,
+            expected=f"a patient of {wanted.age_years[0]:g} to {wanted.age_years[1]:g} years",
+            found="another age",
+        )
+    if wanted.body_parts and part and part not in wanted.body_parts:
+        raise Refused(
+            RefusalCode.OUT_OF_DISTRIBUTION,
+            expected=f"body part {' or '.join(wanted.body_parts)}",
+            found="another body part",
+        )
 
 
 def check_not_blank(volume: InputVolume) -> None:

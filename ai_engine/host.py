@@ -127,7 +127,8 @@ class ModelHost:
         """
         with self._lock:
             child = self._running()
-            body = {"kind": "predict", "inputs": {role: volume.modality for role, volume in inputs.items()}}
+            told = {role: [volume.modality, volume.age_years, volume.body_part] for role, volume in inputs.items()}
+            body = {"kind": "predict", "inputs": told}
             arrays: dict[str, wire.Array] = {}
             for role, volume in inputs.items():
                 arrays[f"{role}/array"] = np.asarray(volume.array, dtype=np.float32)

@@ -102,8 +102,10 @@ def _job(engine: Any, order: Mapping[str, Any], arrays: Mapping[str, wire.Array]
             affine=Affine(arrays[f"{role}/affine"]),
             valid=arrays.get(f"{role}/valid"),
             modality=str(modality),
+            age_years=None if age is None else float(age),
+            body_part=str(part),
         )
-        for role, modality in order["inputs"].items()
+        for role, (modality, age, part) in order["inputs"].items()
     }
     prediction = engine.run(inputs)
     answer = {

@@ -28,12 +28,18 @@ class InputVolume:
         (S, R, C) bool, False where padding; None when there is none.
     modality
         DICOM Modality (0008,0060); empty when the source says none (NIfTI), which is then the caller's word.
+    age_years
+        From Patient's Age (0010,1010); None when the source says none.
+    body_part
+        Body Part Examined (0018,0015); empty when the source says none.
     """
 
     array: npt.NDArray[np.float32]
     affine: Affine
     valid: npt.NDArray[np.bool_] | None = None
     modality: str = ""
+    age_years: float | None = None
+    body_part: str = ""
 
 
 @dataclass(frozen=True)

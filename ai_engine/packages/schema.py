@@ -213,6 +213,23 @@ class Preparation(_Strict):
     """Cut away what is zero in every channel first."""
 
 
+class StudyPreparation(_Strict):
+    """What the engine does to a study before a model of co-registered sequences sees it (`ai_engine.preparation`)."""
+
+    grid_mm: Annotated[float, Field(ge=0.5, le=3)] = 1.0
+    """The isotropic grid that displaced or native sequences are brought to."""
+    native: Literal["extract", "refuse"] = "refuse"
+    """Heads with their skulls: cut the brain out, or refuse them as ``brain-not-found``."""
+
+
+class Patient(_Strict):
+    """Whom the model was made for.  What the images do not say is not refused; what they say and is outside, is."""
+
+    age_years: Range | None = None
+    body_parts: tuple[Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")], ...] = ()
+    """Body Part Examined (0018,0015), e.g. BRAIN, HEAD; empty: any."""
+
+
 class Metric(_Strict):
     """One measured number, with its interval and what it was measured on."""
 
@@ -267,6 +284,9 @@ class Description(_Strict):
     inference: Inference
     preparation: Preparation | None = None
     """Required by runner ``keras``, and only there."""
+    study_preparation: StudyPreparation | None = None
+    """None: the inputs must come on one grid, as the model wants them."""
+    patient: Patient = Patient()
     threshold: Threshold = Threshold()
     weights: Annotated[tuple[Annotated[str, Field(pattern=FILE_NAME)], ...], Field(min_length=1)]
     """safetensors files; several are folds, whose logits are averaged as nnU-Net does."""

@@ -1,7 +1,7 @@
-"""Real volumes displaced by known motions and cut into thick slices, and registrations made to fail on purpose.
+"""Real volumes displaced by known motions and cut into thick slices.
 
-The ground of `ai_engine.preparation.measure` and of the tests: registration is judged by the error at targets inside the
-brain against a motion that is known because it was made.
+The ground of `ai_engine.preparation.measure` and of the tests: registration is judged by the error at targets inside
+the brain against a motion that is known because it was made.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Head:
 
 
 def read_head(path: Path, spacing_mm: tuple[float, float, float] | None = None) -> Head:
-    """Read a NIfTI file, ``.nii.bz2`` too; `spacing_mm` (slice, row, column) overrides one that the file does not know."""
+    """Read a NIfTI file, ``.nii.bz2`` too; `spacing_mm` (slice, row, column) where the file does not know its own."""
     import nibabel
 
     image = nibabel.load(path)
@@ -70,15 +70,17 @@ def acquired(head: Head, motion: Rigid, step_mm: float = 5.0) -> Head:
     margin = 25.0
     slice_step, row_step, column_step = head.affine.spacing_mm
     size = np.array(head.array.shape) * (slice_step, row_step, column_step) + 2 * margin
-    spacing = np.array([step_mm, row_step, column_step])
-    shape = np.ceil(size / spacing).astype(int)
+    spacing = (step_mm, row_step, column_step)
+    shape = np.ceil(size / np.array(spacing)).astype(int)
     first = head.affine.to_patient(-margin / np.array(head.affine.spacing_mm))
     total: Any = 0.0
     for part in np.linspace(-0.4, 0.4, 5):
         origin = first + head.affine.directions[0] * part * step_mm
-        grid = Grid((shape[0], shape[1], shape[2]), Affine.from_axes(origin, head.affine.directions, spacing))
+        grid = Grid((shape[0], shape[1], shape[2]), Affine.from_axes(origin.tolist(), head.affine.directions, spacing))
         total = total + carry(head.array, head.affine, grid, motion.inverse())
-    return Head(np.asarray(total / 5, dtype=np.float32), Affine.from_axes(first, head.affine.directions, spacing))
+    return Head(
+        np.asarray(total / 5, dtype=np.float32), Affine.from_axes(first.tolist(), head.affine.directions, spacing)
+    )
 
 
 def target_error_mm(found: Rigid, true: Rigid, targets_mm: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -64,7 +64,7 @@ class Rigid:
 
     def inverse(self) -> Rigid:
         """The way back."""
-        return Rigid(np.linalg.inv(self.matrix))
+        return Rigid(np.asarray(np.linalg.inv(self.matrix), dtype=np.float64))
 
     @property
     def angle_deg(self) -> float:

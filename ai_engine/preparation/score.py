@@ -144,7 +144,8 @@ def normalised_information(first: npt.NDArray[np.float32], second: npt.NDArray[n
 
 def _binned(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     low, high = np.percentile(values, (1, 99))
-    return np.clip((values - low) / max(float(high - low), 1e-9) * _BINS, 0, _BINS - 1).astype(np.int64)
+    level = (values - low) / max(float(high - low), 1e-9)
+    return np.asarray(np.clip(level * _BINS, 0, _BINS - 1), dtype=np.int64)
 
 
 def _entropy(share: npt.NDArray[np.float64]) -> float:

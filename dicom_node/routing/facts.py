@@ -68,10 +68,16 @@ def facts(headers: Sequence[Mapping[str, Any]], *, calling_ae: str | None = None
         attributes["AcquiredAt"] = acquired[0]
     if calling_ae:
         attributes["CallingAETitle"] = calling_ae.strip()
-    age = re.fullmatch(r"(\d{1,3})([DWMY])", str(first.get("PatientAge", "")).strip())
-    if age:
-        attributes["PatientAgeYears"] = round(int(age.group(1)) * _AGE_UNITS_YEARS[age.group(2)], 2)
+    age = age_in_years(first.get("PatientAge"))
+    if age is not None:
+        attributes["PatientAgeYears"] = age
     return SeriesFacts(series.pop(), studies.pop(), attributes)
+
+
+def age_in_years(text: Any) -> float | None:
+    """Patient's Age (0010,1010), an age string such as ``056Y`` or ``018M`` (PS3.5 6.2), in years; None without one."""
+    age = re.fullmatch(r"(\d{1,3})([DWMY])", str(text or "").strip())
+    return round(int(age.group(1)) * _AGE_UNITS_YEARS[age.group(2)], 2) if age else None
 
 
 def _images(header: Mapping[str, Any]) -> list[Mapping[str, Any]]:

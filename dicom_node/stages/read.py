@@ -16,6 +16,7 @@ from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.routing.appearance import appearance
 from dicom_node.stages.context import Tools
+from dicom_node.stages.inputs import as_input
 from dicom_node.volume import CacheDamaged, Limits, build_volume, load_volume, save_volume
 from dicom_node.words import Volume
 
@@ -111,7 +112,7 @@ def case_inputs(tools: Tools, revisions: Mapping[str, int], reference: int) -> d
     inputs = {}
     for role, revision_id in sorted(revisions.items(), key=lambda item: (item[1] != reference, item[0])):
         volume = load_or_build(tools, int(revision_id))
-        inputs[role] = InputVolume(volume.array, volume.affine, volume.valid, volume.modality)
+        inputs[role] = as_input(volume)
     return inputs
 
 
