@@ -16,6 +16,8 @@ from torch import nn
 from ai_engine.backends import FloatTiles, NetworkOptions
 
 _DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
+_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 
 
 class TorchNetwork:
@@ -28,12 +30,23 @@ class TorchNetwork:
         self._device = device
         self.batch = batch
         self.device = "CPU" if device.type == "cpu" else f"CUDA:{device.index or 0}"
-        self.precision = precision
+        self._asked = precision
+        self.precision = self._in_force()
+
+    def _in_force(self) -> str:
+        """The arithmetic that the first convolution really answers in, under the context that every call runs in."""
+        first = next((part for part in self._module.modules() if isinstance(part, _CONVOLUTIONS)), None)
+        if first is None:
+            return self._asked
+        sizes = [8 * size for size in first.kernel_size]
+        picture = torch.zeros((1, first.in_channels, *sizes), device=self._device)
+        with torch.inference_mode(), self._arithmetic():
+            return _NAMES[first(picture).dtype]
 
     def _arithmetic(self) -> AbstractContextManager[object]:
-        if self.precision == "f32":
+        if self._asked == "f32":
             return nullcontext()
-        cast: AbstractContextManager[object] = torch.autocast(self._device.type, dtype=_DTYPES[self.precision])
+        cast: AbstractContextManager[object] = torch.autocast(self._device.type, dtype=_DTYPES[self._asked])
         return cast
 
     def __call__(self, tiles: FloatTiles) -> FloatTiles:

@@ -121,6 +121,20 @@ def test_a_device_or_arithmetic_that_is_not_there_is_named() -> None:
             open_network(module, shape, options)
 
 
+def test_torch_says_what_it_computed_in_not_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contextlib import nullcontext
+
+    import torch
+
+    from ai_engine.backends.torch import TorchNetwork
+
+    module = torch.nn.Conv3d(2, 3, 3).eval()
+    options = NetworkOptions(device="cpu", backend="torch", precision_cpu="bf16", threads=1)
+    assert open_network(module, (1, 2, 8, 8, 8), options).precision == "bf16"
+    monkeypatch.setattr(TorchNetwork, "_arithmetic", lambda self: nullcontext())
+    assert open_network(module, (1, 2, 8, 8, 8), options).precision == "f32"
+
+
 def _tree(root: Path) -> Path:
     """Three cases as a BraTS tree."""
     for number in range(3):
