@@ -163,6 +163,7 @@ def _send(tools: Tools, run_id: int, name: str, row: Any, *, tries: int) -> dict
         "answer": confirmed.answer,
         "coerced": list(confirmed.coerced),
         "sha256": confirmed.sha256,
+        **({"file": outgoing.name} if isinstance(outgoing, delivery.OutgoingFile) else {}),
     }
 
 

@@ -242,6 +242,7 @@ def test_it_comes_back_and_everything_is_delivered_once(
         assert circuits.rows(connection) == []
     sent = next(d for d in node.rows(deliveries) if d["destination"] == "web")
     assert sent["confirmation"]["seen"] == "content"
+    assert sent["confirmation"]["file"] in names
 
 
 def test_a_refusal_of_one_object_is_no_trouble_of_the_destination(

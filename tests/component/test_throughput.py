@@ -21,11 +21,14 @@ import pytest
 from ai_engine.findings import Findings
 from ai_engine.prediction import InputVolume
 from dicom_node import durable
+from dicom_node.models import WarmModels
 from dicom_node.record.tables import attempts, events, runs
 from dicom_node.road import jobs, queues
 from dicom_node.stages.context import Mask
 from dicom_node.stages.places import read_put
+from tests.fixtures_packages import make_tiny_package
 from tests.support import slices
+from tests.support.node import Node
 from tests.support.quick import FLAIR, Quick, QuickModel
 
 pytestmark = pytest.mark.component
@@ -171,3 +174,30 @@ def test_stations_behind_an_archive_take_turns(tmp_path: Path) -> None:
     assert [(row["submitter"], row["turn"]) for row in sorted(rows, key=lambda row: row["first_seen_at"])] == [
         ("ORTHANC/MR1", 0), ("ORTHANC/MR1", 1), ("ORTHANC/MR1", 2), ("ORTHANC/MR2", 0)]  # fmt: skip
     node.close()
+
+
+def test_a_case_that_takes_too_long_ends_with_its_child_and_the_next_one_is_served(tmp_path: Path) -> None:
+    """The hard limit of a job, by the road: killed, counted, tried again, given up by name; the node goes on (I11)."""
+    models = tmp_path / "models"
+    make_tiny_package(models)
+    engine = {"models": models, "precision": "f32", "threads": 1, "timeout_s": 0.001}
+    node = Node(tmp_path / "node", models, engine=engine, work={"max_deaths": 2})
+    try:
+        late, good = (slices.series(tmp_path / name, 12, **{**FLAIR, "PatientID": name}) for name in ("late", "good"))
+        node.receive(late.files)
+        node.close_series(late.series_uid)
+        node.engine.run()
+        (run,) = node.rows(runs)
+        assert run["state"] == "failed" and run["child_deaths"] == 2, node.rows(events)
+        assert [row["outcome"] for row in node.rows(attempts)] == ["child-died"] * 2
+        assert {event["detail"]["reason"] for event in node.events("run.child-died")} == {"child-timeout"}
+        node.settings.engine.__dict__["timeout_s"] = 900.0
+        node.tools.models.close()
+        node.tools = replace(node.tools, models=WarmModels(node.settings))
+        node.engine.jobs.update(jobs(node.tools))
+        node.receive(good.files)
+        node.close_series(good.series_uid)
+        node.engine.run()
+        assert [row["state"] for row in node.rows(runs)] == ["failed", "built"]
+    finally:
+        node.close()
