@@ -23,7 +23,7 @@ from ai_engine.packages import find_package, load_package
 from ai_engine.packages.schema import Description
 from ai_engine.prediction import EngineSettings, InputVolume
 from dicom_node.record import Database, digest
-from dicom_node.registry import all_versions
+from dicom_node.registry import in_force
 from dicom_node.routing import RouteBook
 from dicom_node.settings import EngineSection, Settings
 from dicom_node.stages.context import ChildDied, Mask, ModelDescription
@@ -36,25 +36,25 @@ def engine_settings(section: EngineSection, runner: str = "keras") -> EngineSett
     return EngineSettings(device=section.device, backend=backend, precision=section.precision, threads=section.threads)
 
 
-def check_models(settings: Settings, routes: RouteBook, database: Database | None = None) -> None:
-    """Check every file of every model that a route names against its manifest, before anything listens (I25).
+def check_models(settings: Settings, routes: RouteBook, database: Database) -> None:
+    """Check every file of every model that a route may choose against its manifest, before anything listens (I25).
+
+    A version that an alias stands for must also be the very package that was put in force.
 
     Parameters
     ----------
     database
-        The records with the aliases; None checks what the names alone stand for.
+        The records with the aliases.
 
     Raises
     ------
     Refused
-        With the name of the model that is missing or not as its manifest says.
+        With the name of the model that is missing or not as its manifest or its alias says.
     """
-    wanted = [route.model for route in routes.routes if route.enabled]
-    if database is not None:
-        with database.read() as connection:
-            wanted = [exact for name in wanted for exact in all_versions(connection, name)]
-    for reference in dict.fromkeys(wanted):
-        load_package(find_package(settings.engine.models, reference), weights=False)
+    with database.read() as connection:
+        wanted = [in_force(connection, route.model) for route in routes.routes if route.enabled]
+    for reference, digest_sha256 in dict.fromkeys(pair for one in wanted for pair in one.items()):
+        load_package(find_package(settings.engine.models, reference), pinned_sha256=digest_sha256, weights=False)
 
 
 class WarmModels:

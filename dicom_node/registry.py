@@ -66,20 +66,38 @@ def resolve(connection: Connection, reference: str, subject: str) -> Resolved:
     if not choices:
         if not wanted:
             return Resolved(reference)
-        known = sorted(row["alias"] for row in registry.aliases(connection) if row["model"] == name)
-        told = f"a version, or an alias of {name} among: {', '.join(known) or 'none is set'}"
-        raise Refused(RefusalCode.VALIDATION, expected=told, found=wanted)
+        raise _never_set(connection, name, wanted)
     chosen = choose(choices, f"{name}/{subject}")
     share = f" ({chosen.percent} % of studies)" if len(choices) > 1 else ""
     return Resolved(f"{name}@{chosen.version}", f"{wanted or STABLE} is {chosen.version}{share}")
 
 
-def all_versions(connection: Connection, reference: str) -> list[str]:
-    """Every exact version that a reference may stand for; itself where no alias covers it."""
+def in_force(connection: Connection, reference: str) -> dict[str, str | None]:
+    """Every exact version that a reference may stand for, with the digest that was put in force.
+
+    Returns
+    -------
+    dict
+        The reference itself, without a digest, where no alias covers it.
+
+    Raises
+    ------
+    Refused
+        ``validation`` when the alias was never set.
+    """
     name, _, wanted = reference.partition("@")
     if wanted and re.match(VERSION, wanted):
-        return [reference]
-    return [f"{name}@{c.version}" for c in registry.alias(connection, name, wanted or STABLE)] or [reference]
+        return {reference: None}
+    choices = registry.alias(connection, name, wanted or STABLE)
+    if wanted and not choices:
+        raise _never_set(connection, name, wanted)
+    return {f"{name}@{choice.version}": choice.digest for choice in choices} or {reference: None}
+
+
+def _never_set(connection: Connection, name: str, alias: str) -> Refused:
+    known = sorted(row["alias"] for row in registry.aliases(connection) if row["model"] == name)
+    told = f"a version, or an alias of {name} among: {', '.join(known) or 'none is set'}"
+    return Refused(RefusalCode.VALIDATION, expected=told, found=alias)
 
 
 def choose(choices: Sequence[Choice], subject: str) -> Choice:

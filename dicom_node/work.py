@@ -20,7 +20,7 @@ from dicom_node.durable import Put, Worker
 from dicom_node.record import deliveries, now, registry, runs, studies, withdrawals, workers
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
-from dicom_node.registry import all_versions
+from dicom_node.registry import in_force
 from dicom_node.road import jobs, mourn, queues
 from dicom_node.routing.book import load_routes
 from dicom_node.settings import Settings
@@ -88,12 +88,16 @@ def say_stopping(tools: Tools) -> None:
 def warm_up(tools: Tools) -> None:
     """Load the routed models now, so that the first study does not wait for it."""
     routes = load_routes(tools.settings.routes)
-    with tools.database.read() as connection:
-        wanted = [name for route in routes.routes if route.enabled for name in all_versions(connection, route.model)]
-    for reference in dict.fromkeys(wanted):
+    ready: set[str] = set()
+    for name in dict.fromkeys(route.model for route in routes.routes if route.enabled):
+        reference = name
         try:
-            tools.models.describe(reference)
-            log.info("work.model-ready", model=reference)
+            with tools.database.read() as connection:
+                wanted = in_force(connection, name)
+            for reference in wanted.keys() - ready:
+                tools.models.describe(reference)
+                ready.add(reference)
+                log.info("work.model-ready", model=reference)
         except Exception:  # a warm-up that fails changes nothing: the first job meets the same trouble and reports it
             log.exception("work.model-not-ready", model=reference)
 

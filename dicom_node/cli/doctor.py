@@ -129,12 +129,28 @@ def _models(chosen: Settings) -> Iterator[Verdict]:
         if not route.enabled:
             continue
         try:
-            package = load_package(find_package(chosen.engine.models, route.model), weights=False)
+            for reference, pinned in _in_force(chosen, route.model).items():
+                folder = find_package(chosen.engine.models, reference)
+                package = load_package(folder, pinned_sha256=pinned, weights=False)
+                yield Verdict("model", "ok", f"{package.reference}: every file is the one its manifest names")
         except Refused as refused_model:
             told = refused_model.refusal
             yield Verdict("model", "bad", f"{route.model}: {told.message} found: {told.found}", told.advice)
-        else:
-            yield Verdict("model", "ok", f"{package.reference}: every file is the one its manifest names")
+
+
+def _in_force(chosen: Settings, reference: str) -> dict[str, str | None]:
+    """The exact versions behind a route's model; before there are records, what the name alone stands for."""
+    from dicom_node.record import Database
+    from dicom_node.registry import in_force
+
+    database = Database(chosen.records_url)
+    try:
+        if not database.is_migrated():
+            return {reference: None}
+        with database.read() as connection:
+            return in_force(connection, reference)
+    finally:
+        database.close()
 
 
 def _backends(_chosen: Settings) -> Iterator[Verdict]:

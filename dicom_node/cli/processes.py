@@ -28,6 +28,7 @@ def serve() -> None:
         migrate(chosen)
     except DatabaseRefused as refused:
         stop(Exit.CONFIGURATION, str(refused))
+    _check_models(chosen, Database(chosen.records_url))
     raise typer.Exit(Supervisor(chosen_config()).run())
 
 
@@ -86,6 +87,7 @@ def work() -> None:
 
     chosen, database = _start("work")
     _check_before_start(chosen)
+    _check_models(chosen, database)
     tools = Tools(
         settings=chosen,
         database=database,
@@ -146,10 +148,8 @@ def _start(name: str) -> tuple[Settings, Database]:
 
 
 def _check_before_start(chosen: Settings) -> None:
-    """What must be right before anything listens: the route file and the models it names (I22, I25)."""
+    """What must be right before anything listens: destinations and the route file (I22)."""
     from dicom_node.cli.destinations import check_files
-    from dicom_node.models import check_models
-    from dicom_node.refusals import Refused
     from dicom_node.routing import RoutesRefused
     from dicom_node.routing.book import load_routes
     from dicom_node.settings import FhirDestination, SettingsRefused
@@ -168,18 +168,27 @@ def _check_before_start(chosen: Settings) -> None:
                 stop(Exit.CONFIGURATION, f"destinations.{name}.url: {unsafe}")
     try:
         routes = load_routes(chosen.routes)
-        check_models(chosen, routes)
     except RoutesRefused as refused:
         stop(Exit.CONFIGURATION, str(refused))
-    except Refused as refused:
-        told = refused.refusal
-        stop(Exit.CONFIGURATION, f"{told.message} expected {told.expected}, found {told.found}. {told.advice}")
     for route in routes.routes:
         unknown = [name for name in route.destinations if name not in chosen.destinations]
         if route.enabled and unknown:
             stop(Exit.CONFIGURATION, f"route {route.name}: no destination {', '.join(unknown)} in the configuration")
     if OWN_ENDPOINT in chosen.destinations:
         stop(Exit.CONFIGURATION, f"destinations.{OWN_ENDPOINT}: the node's own endpoint has this name; choose another")
+
+
+def _check_models(chosen: Settings, database: Database) -> None:
+    """The models that the routes name, in the versions that the aliases stand for (I25)."""
+    from dicom_node.models import check_models
+    from dicom_node.refusals import Refused
+    from dicom_node.routing.book import load_routes
+
+    try:
+        check_models(chosen, load_routes(chosen.routes), database)
+    except Refused as refused:
+        told = refused.refusal
+        stop(Exit.CONFIGURATION, f"{told.message} expected {told.expected}, found {told.found}. {told.advice}")
 
 
 def _until_told(body: Callable[[threading.Event], None]) -> None:

@@ -79,14 +79,14 @@ def switch(
         with database.read() as connection:
             now = registry.alias(connection, name, alias)
         keep = max(now, key=lambda choice: choice.percent, default=None)
+        names = {f"{name}@{alias}", name if alias == STABLE else ""}
         routes = load_routes(chosen.routes).routes
-        wanted = {s for r in routes if r.enabled and r.model.partition("@")[0] == name for s in r.role_sets}
         choice = rules.check_switch(
             chosen.engine.models,
             name,
             version,
             predecessor=keep,
-            role_sets=wanted if alias == STABLE else (),
+            role_sets={s for r in routes if r.enabled and r.model in names for s in r.role_sets},
             accept_other_labels=accept_other_labels,
         )
         package = load_package(find_package(chosen.engine.models, reference), pinned_sha256=choice.digest)

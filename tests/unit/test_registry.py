@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from ai_engine.geometry import Affine
+from ai_engine.packages import load_package
 from dicom_node import registry as rules
+from dicom_node.models import check_models
 from dicom_node.record import Database, audit, registry
 from dicom_node.record.registry import Choice
 from dicom_node.refusals import Refused
+from dicom_node.routing.book import parse_routes
+from dicom_node.settings import Settings
 from dicom_node.stages.trial import compare
 from tests.fixtures_packages import make_tiny_package
 from tests.fixtures_results import findings_of
@@ -57,6 +61,26 @@ def test_an_alias_that_was_never_set_is_refused_by_name(database: Database) -> N
     with pytest.raises(Refused) as refused:
         resolved(database, "tiny@candidate")
     assert "stable" in refused.value.refusal.expected
+
+
+def test_the_start_checks_the_very_packages_that_aliases_stand_for(database: Database, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    folder = make_tiny_package(models, name="tiny", version="1.0.0")
+    make_tiny_package(models, name="tiny", version="1.1.0")
+    settings = Settings(engine={"models": models})
+    routes = parse_routes(
+        "schema_version: 1\nroutes:\n  - {name: r, when: {attribute: Modality, equals: MR}, role_sets: [[flair]], "
+        "model: tiny@candidate, result_family: f}\n"
+    )
+    with pytest.raises(Refused) as unset:
+        check_models(settings, routes, database)
+    assert "none is set" in unset.value.refusal.expected
+    put(database, "candidate", Choice("1.0.0", load_package(folder, weights=False).digest_sha256))
+    check_models(settings, routes, database)
+    _rename_region(folder)  # sealed again: whole, and not what was put in force
+    with pytest.raises(Refused) as other:
+        check_models(settings, routes, database)
+    assert other.value.refusal.code.value == "model-hash-mismatch"
 
 
 def test_a_switch_is_audited_with_what_was_before(database: Database) -> None:
