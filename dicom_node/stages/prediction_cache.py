@@ -1,15 +1,16 @@
 """The prediction cache: what a model said about the same arrays under the same settings is not computed again.
 
-Key: digest of every input (pixels, padding, geometry, modality), of the model and of its settings with the precision
-in force.  Nothing in the key and nothing in a file names a patient: objects and identities are built afterwards, for
-the patient at hand.  A file that is damaged, or was written by another version, is a miss; the cache may be deleted at
-any time.  Bounded by bytes; the longest unused file goes first (I7).
+Key: digest of every input (pixels, padding, geometry, modality), of the model, of its settings with the precision in
+force, and of this program's version.  Nothing in the key and nothing in a file names a patient: objects and identities
+are built afterwards, for the patient at hand.  A file that is damaged, or was written by another version, is a miss;
+the cache may be deleted at any time.  Bounded by bytes; the longest unused file goes first (I7).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import struct
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 
 FORM = "1"
 """Part of every key: another form of file is another cache."""
+PROGRAM = importlib.metadata.version("dicom-ai-node")
+"""Part of every key: another version of the program may answer otherwise with the same model."""
 HIT = "cache"
 """The only stage in the timings of an answer that came from here."""
 
@@ -112,9 +115,8 @@ def cache_key(model_digest: str, settings_digest: str, inputs: Mapping[str, Inpu
     """The name of an answer: inputs by role, the one on whose grid the mask lies, model and settings."""
     told = {role: input_digest(volume) for role, volume in inputs.items()}
     reference = next(iter(inputs), "")
-    return digest(
-        {"form": FORM, "model": model_digest, "settings": settings_digest, "inputs": told, "reference": reference}
-    )
+    made_by = {"form": FORM, "program": PROGRAM, "model": model_digest, "settings": settings_digest}
+    return digest({**made_by, "inputs": told, "reference": reference})
 
 
 def input_digest(volume: InputVolume) -> str:

@@ -12,11 +12,12 @@ import pytest
 from ai_engine.findings import Findings, ModelIdentity
 from ai_engine.geometry import Affine
 from ai_engine.prediction import InputVolume
+from dicom_node.stages import prediction_cache
 from dicom_node.stages.prediction_cache import HIT, PredictionCache, cache_key, is_hit, pixels_digest
 
 pytestmark = pytest.mark.unit
 
-MODEL = ModelIdentity("m", "1.0.0", "d" * 64)
+MODEL = ModelIdentity("m", "1.0.0", "d" * 64, "A model", "a framework", "torch", "CPU", "f32")
 
 
 def volume(**changes: object) -> InputVolume:
@@ -38,6 +39,12 @@ def test_what_was_kept_comes_back_with_the_time_of_the_look(tmp_path: Path) -> N
     assert found is not None and np.array_equal(found[0], mask)
     assert replace(found[1], timings_s=()) == replace(said, timings_s=())
     assert is_hit(found[1]) and not is_hit(said) and found[1].timings_s[0][0] == HIT
+
+
+def test_another_version_of_the_program_answers_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cache_key("m", "s", {"flair": volume()})
+    monkeypatch.setattr(prediction_cache, "PROGRAM", "0.0.0")
+    assert cache_key("m", "s", {"flair": volume()}) != before
 
 
 def test_every_field_of_an_input_is_part_of_the_key() -> None:
