@@ -140,6 +140,11 @@ def count_start(connection: Connection, trial_id: int) -> int:
     return int(connection.execute(select(trials.c.starts).where(trials.c.id == trial_id)).scalar_one())
 
 
+def uncount_start(connection: Connection, trial_id: int) -> None:
+    """Take the count of a start back: the worker was told to stop, and has not died of it."""
+    connection.execute(update(trials).where(trials.c.id == trial_id).values(starts=trials.c.starts - 1))
+
+
 def end_trial(connection: Connection, trial_id: int, state: str, **columns: Any) -> None:
     """Write what came of a trial, once."""
     connection.execute(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from ai_engine.findings import Findings, Region, findings_from_json
 from dicom_node import files
@@ -20,9 +21,18 @@ from dicom_node.durable import Put
 from dicom_node.record import registry, runs
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
-from dicom_node.refusals import Refused
+from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results import side_by_side
-from dicom_node.stages.context import FINDINGS, MASK, ChildDied, Mask, Tools, pack_mask, unpack_mask
+from dicom_node.stages.context import (
+    FINDINGS,
+    MASK,
+    ChildDied,
+    Mask,
+    ModelDescription,
+    Tools,
+    pack_mask,
+    unpack_mask,
+)
 from dicom_node.stages.read import case_inputs, load_or_build
 from dicom_node.turns import TRIAL
 
@@ -49,35 +59,49 @@ def trial_put(trial_id: int, suffix: str = "") -> Put:
 
 def trial(tools: Tools, trial_id: int) -> list[Put]:
     """Run one trial: predict, compare, keep both.  What goes wrong ends the trial and touches nothing else."""
+    try:
+        _trial(tools, trial_id)
+    except OperationalError:  # of the record itself: the reconciler comes back to it
+        raise
+    except Exception as fault:  # the job's boundary
+        if tools.stopping.is_set():  # what a stop interrupts is no start: it is taken up again after the next one
+            with tools.database.write() as connection:
+                registry.uncount_start(connection, trial_id)
+            return []
+        log.exception("trial.fault", trial=trial_id)
+        told = str(fault) if isinstance(fault, ChildDied) else f"{type(fault).__name__}; see the worker's log"
+        _end(tools, trial_id, registry.FAILED, f"a fault of the node: {told}")
+    return []
+
+
+def _trial(tools: Tools, trial_id: int) -> None:
     limit = tools.settings.work.max_deaths
     with tools.database.write() as connection:
         row = registry.trial(connection, trial_id)
         if row["state"] != registry.QUEUED:
-            return []
+            return
         run = runs.run_row(connection, int(row["run_id"]))
         case = dict(runs.row(connection, cases, run["case_id"]))
         if registry.count_start(connection, trial_id) > limit:
-            reason = f"the process ended {limit} times while this trial was running"
+            reason = f"it was begun {limit} times, and the process ended each time"
             registry.end_trial(connection, trial_id, registry.FAILED, reason=reason)
-            return []
+            return
         packed = tools.load(connection, int(row["run_id"]), MASK)
         said = tools.load(connection, int(row["run_id"]), FINDINGS)
     if packed is None or said is None:
         _end(tools, trial_id, registry.FAILED, "the run has no mask or findings to compare with")
-        return []
+        return
     reference = int(run["identity"]["reference_revision"])
     try:
         inputs = case_inputs(tools, case["revisions"], reference)
+        _on_the_same_grid(tools.models.describe(row["candidate"]), next(iter(inputs)))
         mask, findings = tools.models.predict(row["candidate"], inputs)
     except Refused as refused:
         _end(tools, trial_id, registry.REFUSED, json.dumps(refused.refusal.to_json(), ensure_ascii=False))
-        return []
-    except ChildDied as death:
-        _end(tools, trial_id, registry.FAILED, f"the model's process ended: {death}")
-        return []
+        return
     if findings.model.digest_sha256 != row["candidate_digest"]:
         _end(tools, trial_id, registry.FAILED, "the package is not the one that the trial was asked for")
-        return []
+        return
     before, expected = unpack_mask(packed), findings_from_json(json.loads(said))
     compared = compare(before, expected, mask, findings)
     picture = side_by_side(
@@ -96,7 +120,6 @@ def trial(tools: Tools, trial_id: int) -> list[Put]:
             candidate=row["candidate"],
             dice={entry["key"]: entry["dice"] for entry in compared["regions"]},
         )
-    return []
 
 
 def compare(reference: Mask, said: Findings, candidate: Mask, says: Findings) -> dict[str, Any]:
@@ -128,6 +151,16 @@ def compare(reference: Mask, said: Findings, candidate: Mask, says: Findings) ->
         "only_candidate": [key for key in theirs if key not in ours],
         "seconds": {"reference": _rounded(said.timings_s), "candidate": _rounded(says.timings_s)},
     }
+
+
+def _on_the_same_grid(candidate: ModelDescription, reference_role: str) -> None:
+    """Refuse a candidate that answers on the grid of another series: two masks can then not be compared."""
+    if candidate.reference_role != reference_role:
+        raise Refused(
+            RefusalCode.VALIDATION,
+            expected=f"a version that answers on the grid of {reference_role}, as the run did",
+            found=f"{candidate.name}@{candidate.version} answers on that of {candidate.reference_role}",
+        )
 
 
 def inside(mask: Mask, region: Region) -> np.ndarray[Any, np.dtype[np.bool_]]:

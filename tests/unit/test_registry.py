@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from dicom_node.record.registry import Choice
 from dicom_node.refusals import Refused
 from dicom_node.routing.book import parse_routes
 from dicom_node.settings import Settings
+from dicom_node.stages import trial as trials
+from dicom_node.stages.context import ModelDescription
 from dicom_node.stages.trial import compare
 from tests.fixtures_packages import make_tiny_package
 from tests.fixtures_results import findings_of
@@ -151,6 +156,34 @@ def test_empty_against_empty_is_one_and_says_so() -> None:
     said = findings_of(empty, MILLIMETRE)
     entry = compare(empty, said, empty, said)["regions"][0]
     assert (entry["dice"], entry["both_empty"], entry["difference_percent"]) == (1.0, True, None)
+
+
+@pytest.mark.parametrize("is_stopping", [False, True])
+def test_a_fault_ends_a_trial_and_a_stop_of_the_worker_does_not(
+    database: Database, monkeypatch: pytest.MonkeyPatch, is_stopping: bool
+) -> None:
+    said: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(trials, "_trial", lambda _tools, _number: 1 / 0)
+    monkeypatch.setattr(registry, "end_trial", lambda _connection, *told, **more: said.append((*told, more)))
+    monkeypatch.setattr(registry, "uncount_start", lambda _connection, number: said.append((number, "uncounted")))
+    stopping = threading.Event()
+    if is_stopping:
+        stopping.set()
+    assert trials.trial(SimpleNamespace(database=database, stopping=stopping), 7) == []
+    if is_stopping:
+        assert said == [(7, "uncounted")]
+    else:
+        ((number, state, more),) = said
+        assert (number, state) == (7, registry.FAILED)
+        assert "ZeroDivisionError" in more["reason"]
+
+
+def test_a_candidate_on_another_grid_is_not_compared() -> None:
+    candidate = ModelDescription("tiny", "1.1.0", "d" * 64, "s" * 64, ("t1c", "flair"), "t1c")
+    trials._on_the_same_grid(candidate, "t1c")
+    with pytest.raises(Refused) as refused:
+        trials._on_the_same_grid(candidate, "flair")
+    assert "grid of flair" in refused.value.refusal.expected
 
 
 def _rename_region(folder: Path) -> None:
