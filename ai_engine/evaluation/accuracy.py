@@ -21,7 +21,7 @@ from ai_engine.evaluation.datasets import Dataset, DatasetError, LabelledCase, r
 from ai_engine.evaluation.metrics import dice
 from ai_engine.evaluation.variants import MeasuredCase, Ran, compare_variant, region_mask
 from ai_engine.host import HostSettings, ModelHost
-from ai_engine.packages import Composite, Description, Label, load_package
+from ai_engine.packages import Composite, Description, Label, ModelPackage, load_package
 from ai_engine.packages.accuracy import (
     REFERENCE,
     Report,
@@ -73,7 +73,7 @@ class GateRequest:
     regions
         Keys of labels and composites that count; empty: all that the dataset knows.
     reference_axes
-        Patch axes that the reference mirrors.
+        Patch axes that the reference mirrors; None: `reference_axes_of` the package.
     """
 
     package: Path
@@ -81,14 +81,41 @@ class GateRequest:
     evidence: tuple[Evidence, ...]
     variants: tuple[str, ...] = OFFERED
     regions: tuple[str, ...] = ()
-    reference_axes: tuple[int, ...] = (0, 1, 2)
+    reference_axes: tuple[int, ...] | None = None
     threads: int = 0
     rule: Rule = field(default_factory=Rule)
     reviewed: Mapping[str, str] = field(default_factory=dict)
     calibration: str = ""
 
 
-def ways(description: Description, reference_axes: tuple[int, ...], wanted: Sequence[str]) -> dict[str, Way]:
+def reference_axes_of(package: ModelPackage) -> tuple[int, ...]:
+    """What the shipped procedure of a package's framework mirrors.
+
+    nnU-Net mirrors the axes that training mirrored: those that the package names, else every axis of its patch.  Keras'
+    ``model.predict`` mirrors nothing.
+    """
+    description = package.description
+    if description.runner == "keras" or description.inference.mirror_axes:
+        return description.inference.mirror_axes
+    return tuple(range(patch_axes_of(package)))
+
+
+def patch_axes_of(package: ModelPackage) -> int:
+    """Two for a network that reads slices, three for one that reads volumes."""
+    if package.description.runner == "keras":
+        return 3
+    entries = package.json("plans.json")["configurations"]
+    name: str | None = package.description.inference.configuration
+    while name is not None:
+        if "patch_size" in entries[name]:
+            return len(entries[name]["patch_size"])
+        name = entries[name].get("inherits_from")
+    return 3
+
+
+def ways(
+    description: Description, reference_axes: tuple[int, ...], wanted: Sequence[str], patch_axes: int = 3
+) -> dict[str, Way]:
     """The reference and the wanted levers as ways of running this package.
 
     Raises
@@ -100,12 +127,13 @@ def ways(description: Description, reference_axes: tuple[int, ...], wanted: Sequ
     if strange:
         raise ValueError(f"variants among {', '.join(LEVERS)} were expected, found {strange[0]}")
     step = description.inference.step
+    every = reference_axes or tuple(range(patch_axes))
     known = {
         REFERENCE: Way(precision="f32", mirror_axes=reference_axes, step=0.5),
         "f32": Way(precision="f32", mirror_axes=(), step=step),
         "bf16": Way(precision="bf16", mirror_axes=(), step=step),
-        "mirrored-bf16": Way(precision="bf16", mirror_axes=reference_axes, step=step),
-        "one-axis-bf16": Way(precision="bf16", mirror_axes=reference_axes[-1:], step=step),
+        "mirrored-bf16": Way(precision="bf16", mirror_axes=every, step=step),
+        "one-axis-bf16": Way(precision="bf16", mirror_axes=every[-1:], step=step),
         "step-0.75-bf16": Way(precision="bf16", mirror_axes=(), step=0.75),
         "step-1.0-bf16": Way(precision="bf16", mirror_axes=(), step=1.0),
         "box-f32": Way(precision="f32", mirror_axes=(), step=step, window="box"),
@@ -113,7 +141,8 @@ def ways(description: Description, reference_axes: tuple[int, ...], wanted: Sequ
         "int8": Way(precision="int8", mirror_axes=(), step=step),
         "tensorflow": Way(backend="tensorflow", precision="f32", mirror_axes=(), step=step),
     }
-    return {name: way for name, way in known.items() if name == REFERENCE or name in wanted}
+    chosen = {name: way for name, way in known.items() if name in wanted and way != known[REFERENCE]}
+    return {REFERENCE: known[REFERENCE], **chosen}
 
 
 def run_gate(request: GateRequest, say: Say) -> Report:
@@ -127,7 +156,8 @@ def run_gate(request: GateRequest, say: Say) -> Report:
         If a network cannot be run or refuses a case.
     """
     package = load_package(request.package, weights=False)
-    asked = ways(package.description, request.reference_axes, request.variants)
+    axes = reference_axes_of(package) if request.reference_axes is None else request.reference_axes
+    asked = ways(package.description, axes, request.variants, patch_axes_of(package))
     ran = {name: Ran(way) for name, way in asked.items()}
     cases: dict[str, MeasuredCase] = {}
     regions = {region.key: region for region in _regions(request, package.description)}

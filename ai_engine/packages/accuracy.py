@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ai_engine.prediction import EngineSettings
 
 REFERENCE = "reference"
-"""The variant that the others are compared with: float32, step 0.5, every axis mirrored."""
+"""The variant that the others are compared with: the framework's own procedure in float32, step 0.5 (nnU-Net mirrors
+every axis that training mirrored, Keras none)."""
 
 
 class _Strict(BaseModel):
@@ -230,6 +231,12 @@ def _refuse(report: Report | None, found: str) -> None:
     raise Refused(
         RefusalCode.VARIANT_NOT_OFFERED, expected=" or ".join(passed) or "a measured way of running", found=found[:500]
     )
+
+
+def cheapest(report: Report) -> Variant:
+    """The variant that passed at the least processor time; the reference where none did."""
+    passed = [variant for variant in report.variants if variant.passed and variant.way.backend is None]
+    return min(passed, key=lambda variant: variant.cost.cpu_s)
 
 
 def judge(regions: Mapping[str, RegionOutcome], worst_cases: Mapping[str, str], rule: Rule, shortest_mm: float,

@@ -69,7 +69,7 @@ def quantise_package(folder: Path, cases: Sequence[LabelledCase], say: Say, *, p
             (folder / name).write_bytes((Path(scratch) / name).read_bytes())
     return (
         f"NNCF {nncf.__version__} post-training quantisation, {len(found)} windows of "
-        f"{'x'.join(str(side) for side in size)} voxels from {len(cases)} cases that are not measured here"
+        f"{'x'.join(str(side) for side in size)} voxels from {len(cases)} cases, none measured with that network"
     )
 
 

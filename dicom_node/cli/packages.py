@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,6 +15,11 @@ from ai_engine.packages.schema import NAME, VERSION
 from dicom_node.cli import registry
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
 from dicom_node.cli.models import MODELS_OPTION, app, import_app
+
+if TYPE_CHECKING:
+    from ai_engine.evaluation.accuracy import Evidence
+    from ai_engine.evaluation.datasets import Dataset
+    from ai_engine.packages.accuracy import Report
 
 __all__ = ["app", "registry"]  # importing the latter adds its own commands to the former
 
@@ -33,6 +39,10 @@ def gate(
     reviewed: list[str] = typer.Option([], "--reviewed", help="CASE=WHAT WAS SEEN, for a case that lost over 0.05."),
     threads: int = typer.Option(0, "--threads", min=0, help="0: as many as there are processors."),
     table: Path | None = typer.Option(None, "--table", dir_okay=False, help="Write the table as Markdown, too."),
+    reference_axes: str = typer.Option(
+        "", "--reference-axes", help="Patch axes that the reference mirrors, e.g. 0,1,2 or none; default: as shipped."
+    ),
+    adopt: bool = typer.Option(False, "--adopt", help="Make the cheapest way that passed the package's default."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Measure and print; leave the package as it is."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -45,12 +55,8 @@ def gate(
     """
     from ai_engine.evaluation.accuracy import LEVERS, OFFERED, Evidence, GateRequest, run_gate
     from ai_engine.evaluation.datasets import DatasetError, open_dataset
-    from ai_engine.packages.accuracy import as_table, canonical, put_into_card
-    from ai_engine.packages.store import GATE
+    from ai_engine.packages.accuracy import as_table
     from dicom_node.cli.evaluate import _names
-
-    def say(line: str) -> None:
-        err.print(line, markup=False, soft_wrap=True)
 
     with answering(as_json=as_json):
         folder = (
@@ -62,43 +68,72 @@ def gate(
             stop(Exit.USAGE, "name held-out cases with --case, or folds with --fold FOLDER=CASE,CASE")
         try:
             dataset = open_dataset(data, _names(labels))
-            calibration = ""
-            for entry in evidence if int8 else ():
-                calibration = _quantise(entry.folder, dataset, entry.cases, patches, say)
-            if int8 and folder not in [entry.folder for entry in evidence]:
-                held_out = [name for entry in evidence for name in entry.cases]
-                calibration = _quantise(folder, dataset, held_out, patches, say)
-            wanted = LEVERS if levers else tuple(variant) or OFFERED
             request = GateRequest(
                 package=folder,
                 dataset=dataset,
                 evidence=tuple(evidence),
-                variants=_possible(folder, wanted, say),
+                calibration=_quantise_all(folder, dataset, evidence, patches) if int8 else "",
+                variants=_possible(folder, LEVERS if levers else tuple(variant) or OFFERED, with_int8=int8),
                 regions=tuple(region),
+                reference_axes=_axes(reference_axes),
                 threads=threads,
                 reviewed=dict(_pair(text) for text in reviewed),
-                calibration=calibration,
             )
-            report = run_gate(request, say)
+            report = run_gate(request, _say)
         except (DatasetError, ValueError, EngineFault) as trouble:
             stop(Exit.USAGE, str(trouble))
-    told = as_table(report)
     if table is not None:
-        table.write_text(told, encoding="utf-8")
-    digest = ""
-    if not dry_run:
-        (folder / GATE).write_bytes(canonical(report))
-        written = (folder / "CARD.md").read_text(encoding="utf-8") if (folder / "CARD.md").exists() else ""
-        (folder / "CARD.md").write_text(put_into_card(written, report), encoding="utf-8")
-        digest = seal_package(folder)
-        say(f"gate.json is written; the package's digest is now {digest}")
+        table.write_text(as_table(report), encoding="utf-8")
+    digest = "" if dry_run else _write(folder, report, adopt=adopt)
     if as_json:
         emit({"digest": digest, "gate": report.model_dump(mode="json")})
         return
-    out.print(told, markup=False, soft_wrap=True)
+    out.print(as_table(report), markup=False, soft_wrap=True)
     for measured in report.variants:
         for reason in measured.reasons:
             out.print(f"{measured.name}: {reason}", markup=False, soft_wrap=True)
+
+
+def _say(line: str) -> None:
+    err.print(line, markup=False, soft_wrap=True)
+
+
+def _write(folder: Path, report: Report, *, adopt: bool) -> str:
+    """gate.json, the table in the card, with `adopt` the settings of the cheapest way that passed; the new digest."""
+    import yaml
+
+    from ai_engine.packages import load_package
+    from ai_engine.packages.accuracy import canonical, cheapest, put_into_card, way_of
+    from ai_engine.packages.store import DESCRIPTION, GATE
+    from ai_engine.prediction import EngineSettings
+
+    (folder / GATE).write_bytes(canonical(report))
+    written = (folder / "CARD.md").read_text(encoding="utf-8") if (folder / "CARD.md").exists() else ""
+    (folder / "CARD.md").write_text(put_into_card(written, report), encoding="utf-8")
+    if adopt:
+        way = cheapest(report).way
+        tree = yaml.safe_load((folder / DESCRIPTION).read_bytes())
+        inference = tree["inference"]
+        inference |= {"step": way.step, "mirror_axes": list(way.mirror_axes), "window": way.window}
+        inference["precision"] = {**inference.get("precision", {}), "cpu": way.precision}
+        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+        (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+        _say(f"adopted: {way.words()}")
+    digest = seal_package(folder)
+    own = report.find(way_of(load_package(folder, weights=False).description, EngineSettings(device="cpu")))
+    if own is None or not own.passed:
+        _say("the package's own settings did not pass, so it cannot be run as it is: use --adopt, or edit model.yaml")
+    _say(f"gate.json is written; the package's digest is now {digest}")
+    return digest
+
+
+def _axes(text: str) -> tuple[int, ...] | None:
+    if not text:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip() and text != "none")
+    except ValueError:
+        stop(Exit.USAGE, f"--reference-axes: numbers with commas between, or none, expected; found {text[:40]}")
 
 
 def _fold(text: str) -> tuple[Path, tuple[str, ...]]:
@@ -115,17 +150,21 @@ def _pair(text: str) -> tuple[str, str]:
     return first, second
 
 
-def _quantise(folder: Path, dataset: Any, held_out: Any, patches: int, say: Any) -> str:
-    """Make the 8-bit variant of one package from the cases that are not held out; in words what was done."""
+def _quantise_all(folder: Path, dataset: Dataset, evidence: Sequence[Evidence], patches: int) -> str:
+    """Make the 8-bit variant of every network, each from cases that nothing is measured on; in words what was done."""
     from ai_engine.training.quantise import quantise_package
 
-    cases = [case for case in dataset.cases if case.name not in set(held_out)]
-    words = quantise_package(folder, cases, say, patches=patches)
-    seal_package(folder)
+    held_out = {name for entry in evidence for name in entry.cases}
+    work = {entry.folder: set(entry.cases) for entry in evidence} | {folder: held_out}
+    words = ""
+    for place, apart in work.items():
+        cases = [case for case in dataset.cases if case.name not in apart] or list(dataset.cases)
+        words = quantise_package(place, cases, _say, patches=patches)
+        seal_package(place)
     return words
 
 
-def _possible(folder: Path, wanted: tuple[str, ...], say: Any) -> tuple[str, ...]:
+def _possible(folder: Path, wanted: tuple[str, ...], *, with_int8: bool) -> tuple[str, ...]:
     """The wanted levers that this package and this machine have."""
     from ai_engine.backends.tensorflow import is_installed
     from ai_engine.packages import load_package
@@ -133,12 +172,12 @@ def _possible(folder: Path, wanted: tuple[str, ...], say: Any) -> tuple[str, ...
 
     package = load_package(folder, weights=False)
     missing = []
-    if INT8[0] not in package.sha256:
+    if not with_int8 and INT8[0] not in package.sha256:
         missing.append("int8")
     if package.description.runner != "keras" or not is_installed():
         missing.append("tensorflow")
     for name in set(missing) & set(wanted):
-        say(f"{name}: left out, this package or this machine has none")
+        _say(f"{name}: left out, this package or this machine has none")
     return tuple(name for name in wanted if name not in missing)
 
 

@@ -20,7 +20,7 @@ from ai_engine.evaluation.datasets import open_dataset
 from ai_engine.faults import ModelFault
 from ai_engine.geometry import Affine
 from ai_engine.packages import load_package, seal_package
-from ai_engine.packages.accuracy import canonical
+from ai_engine.packages.accuracy import canonical, cheapest, report_of
 from ai_engine.packages.store import GATE
 from ai_engine.prediction import EngineSettings, InputVolume
 from dicom_node.refusals import RefusalCode, Refused
@@ -190,6 +190,32 @@ def test_the_gate_measures_quantises_reports_and_holds_the_engine_to_it(tmp_path
     with pytest.raises(Refused) as caught:
         _run(folder, precision="f32", window="box")
     assert caught.value.refusal.code is RefusalCode.VARIANT_NOT_OFFERED
+
+
+def test_the_command_adopts_the_cheapest_way_that_passed(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from dicom_node.cli import app
+
+    folder = make_keras_package(tmp_path / "models", description={"title": "To be gated"})
+    data = _tree(tmp_path / "data")
+    base = ["models", "gate", str(folder), "--data", str(data), "--case", "case0", "--threads", "1"]
+    before = load_package(folder).digest_sha256
+    dry = CliRunner().invoke(app, [*base, "--variant", "bf16", "--dry-run", "--json"])
+    assert dry.exit_code == 0, dry.output
+    assert load_package(folder).digest_sha256 == before
+    run = CliRunner().invoke(app, [*base, "--variant", "bf16", "--adopt", "--table", str(tmp_path / "t.md"), "--json"])
+    assert run.exit_code == 0, run.output
+    package = load_package(folder)
+    report = report_of(package)
+    assert report is not None
+    assert [variant.name for variant in report.variants] == ["reference", "bf16"]
+    assert report.variants[0].way.mirror_axes == ()  # Keras' own procedure mirrors nothing
+    assert package.description.inference.precision.cpu == cheapest(report).way.precision
+    assert "Ways of running it" in package.files["CARD.md"].decode()
+    assert (tmp_path / "t.md").read_text().startswith("| variant |")
+    assert _run(folder)[1]["gate"] == "passed"
+    assert CliRunner().invoke(app, base[:5]).exit_code == 2  # no case named
 
 
 def test_a_quantised_network_may_hold_known_operations_only() -> None:

@@ -155,6 +155,8 @@ def test_settings_become_the_way_that_was_measured(folder: Path) -> None:
     named = ways(description, (0, 1, 2), ("int8", "box-bf16"))
     assert list(named) == [REFERENCE, "box-bf16", "int8"]
     assert named["int8"] == INT8 and named["box-bf16"].window == "box"
+    assert list(ways(description, (), ("f32", "bf16"))) == [REFERENCE, "bf16"]  # f32 is the reference itself then
+    assert ways(description, (), ("mirrored-bf16",), 2)["mirrored-bf16"].mirror_axes == (0, 1)
     with pytest.raises(ValueError, match="student"):
         ways(description, (0,), ("student",))
 
