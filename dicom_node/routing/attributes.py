@@ -35,4 +35,3 @@ OTHER_ROLES = ("localizer", "derived", "own-result", "other")
 
 ANY_IMAGE = "image"
 """Role of a route that reads any series its clauses accept, whatever its sequence (CT, radiographs)."""
-
