@@ -201,7 +201,8 @@ class Predictions:
             rows = predictions.with_idempotency_key(connection, asked.owner, asked.idempotency_key)
         if not rows:
             return None
-        if any(row["body_sha256"] != asked.body_sha256 for row in rows):
+        same = (asked.body_sha256, asked.name, asked.is_batch)
+        if any((row["body_sha256"], row["asked"], row["batch"] is not None) != same for row in rows):
             raise Refused(RefusalCode.IDEMPOTENCY_CONFLICT, "the same request again", "another one")
         return rows
 

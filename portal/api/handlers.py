@@ -227,6 +227,8 @@ class Api:
                 await anyio.sleep(_POLL_S[min(tries, len(_POLL_S) - 1)])
                 tries += 1
                 rows = await self._run(self._desk.again, owner, rows)
+                if await request.is_disconnected():
+                    return rows
             return rows
         finally:
             self._held.count -= 1
