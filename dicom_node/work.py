@@ -27,7 +27,7 @@ from dicom_node.settings import Settings
 from dicom_node.stages.context import Tools
 from dicom_node.stages.deliver import is_due
 from dicom_node.stages.destinations import is_configured, waits_for
-from dicom_node.stages.prediction_care import bury_requests, throw_away, unfinished_puts
+from dicom_node.stages.prediction_care import bury_requests, hold_homeless, throw_away, unfinished_puts
 from dicom_node.stages.read import trim_cache
 from dicom_node.stages.trial import trial_put
 from dicom_node.words import DeliveryState, RunState
@@ -142,6 +142,7 @@ def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
     wanted: list[tuple[str, Put, str]] = []
     live = set(engine.live())
     _give_up(tools)
+    hold_homeless(tools)
 
     def is_live(prefix: str) -> bool:
         return any(key == prefix or key.startswith(prefix + "/") for key in live)
@@ -155,7 +156,9 @@ def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
                 wanted.append((run["study_uid"], put, "run"))
         for number, name in deliveries.open_pairs(connection):
             if not is_live(f"deliver/{number}/{name}") and is_due(tools, connection, number, name):
-                put = Put(f"out-{name}", "deliver", f"deliver/{number}/{name}/{suffix}", (number, name, 0))
+                priority = int(runs.row(connection, cases, runs.run_row(connection, number)["case_id"])["priority"])
+                key = f"deliver/{number}/{name}/{suffix}"
+                put = Put(f"out-{name}", "deliver", key, (number, name, 0), priority)
                 wanted.append((deliveries.study_of(connection, number), put, "delivery"))
         for trial_id in registry.queued_trials(connection):
             if not is_live(f"trial/{trial_id}"):

@@ -16,8 +16,8 @@ from dicom_node.durable import Put
 from dicom_node.record import now, predictions, workers
 from dicom_node.stages.context import Tools
 from dicom_node.stages.predict import folder_of, spool_of
-from dicom_node.stages.prediction_words import stage_put
-from dicom_node.stages.transfer import transfer_puts
+from dicom_node.stages.prediction_words import stage_put, takes_results
+from dicom_node.stages.transfer import HELD, NOT_CONFIGURED, PENDING, end_transfer, transfer_puts
 
 log = structlog.get_logger()
 
@@ -44,6 +44,17 @@ def bury_requests(tools: Tools) -> None:
                 predictions.tell(connection, row["id"], "prediction.failed", reason=reason)
 
 
+def hold_homeless(tools: Tools) -> None:
+    """Hold the transfers to destinations that are not configured any more: nothing waits for ever (I11)."""
+    known = takes_results(tools.settings)
+    with tools.database.read() as connection:
+        rows = predictions.with_transfers(connection)
+    for row in rows:
+        for name, told in row["transfers"].items():
+            if told["state"] == PENDING and name not in known:
+                end_transfer(tools, row["id"], name, {**told, "state": HELD, "reasons": [NOT_CONFIGURED]})
+
+
 def unfinished_puts(tools: Tools, is_live: Callable[[str], bool], suffix: str) -> list[Put]:
     """Jobs for the requests that have no final state and no live job."""
     with tools.database.read() as connection:
@@ -60,7 +71,8 @@ def throw_away(tools: Tools) -> int:
     moment = datetime.fromisoformat(now())
     line = (moment - timedelta(hours=api.keep_results_h)).isoformat(timespec="microseconds")
     with tools.database.read() as connection:
-        old = predictions.finished_before(connection, line)
+        # results that are still on their way somewhere are kept until they are there, or held
+        old = [row for row in predictions.finished_before(connection, line) if not transfer_puts(row)]
     for row in old:
         shutil.rmtree(folder_of(tools, row), ignore_errors=True)
         with tools.database.write() as connection:

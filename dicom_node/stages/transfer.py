@@ -31,6 +31,7 @@ from dicom_node.words import RunState
 log = structlog.get_logger()
 
 PENDING, CONFIRMED, HELD, FAILED = "pending", "confirmed", "held", "failed"
+NOT_CONFIGURED = "it is not configured any more"
 _ARCHIVED = ("seg.dcm", "pdf.dcm", "sr.dcm")
 _KINDS = {
     "seg": "seg.dcm",
@@ -89,7 +90,7 @@ def transfer(tools: Tools, number: int, name: str) -> list[Put]:
         return _postpone(tools, row, name, told, until)
     try:
         if name not in takes_results(tools.settings):
-            return _end(tools, number, name, {**told, "state": HELD, "reasons": ["it is not configured any more"]})
+            return end_transfer(tools, number, name, {**told, "state": HELD, "reasons": [NOT_CONFIGURED]})
         sent = [delivery.send(one, target(tools.settings, name), attempt=told["tries"]) for one in
                 _outgoing(tools, row, name)]  # fmt: skip
     except PeerTrouble as trouble:
@@ -97,14 +98,14 @@ def transfer(tools: Tools, number: int, name: str) -> list[Put]:
         return _later(tools, row, name, told, trouble)
     except Refused as refused:
         circuit.count(tools, name, refused)
-        return _end(tools, number, name, {**told, "state": HELD, "refusal": refused.refusal.to_json()})
+        return end_transfer(tools, number, name, {**told, "state": HELD, "refusal": refused.refusal.to_json()})
     except Exception as fault:  # the job's boundary: never left pending without a word
         log.exception("transfer.fault", destination=name)
-        return _end(tools, number, name, {**told, "state": FAILED, "reasons": [type(fault).__name__]})
+        return end_transfer(tools, number, name, {**told, "state": FAILED, "reasons": [type(fault).__name__]})
     with tools.database.write() as connection:
         circuit.answered(tools, connection, name)
     seen = min((one.seen.value for one in sent), default="nothing to send")
-    return _end(tools, number, name, {**told, "state": CONFIRMED, "objects": len(sent), "seen": seen})
+    return end_transfer(tools, number, name, {**told, "state": CONFIRMED, "objects": len(sent), "seen": seen})
 
 
 def _outgoing(tools: Tools, row: RowMapping, name: str) -> list[delivery.OutgoingObject | delivery.OutgoingFile]:
@@ -125,18 +126,20 @@ def _later(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], troub
     settings = tools.settings.destinations[name]
     tries = int(told["tries"])
     if _is_over(tools, name, told):
-        return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": [str(trouble)]})
+        return end_transfer(tools, row["id"], name, {**told, "state": HELD, "reasons": [str(trouble)]})
     delay = delivery.backoff(
         tries, settings.retry_first_s, settings.retry_cap_s, _jitter, retry_after_s=trouble.retry_after_s
     )
-    _end(tools, row["id"], name, {**told, "state": PENDING, "reasons": [str(trouble)]})
+    end_transfer(tools, row["id"], name, {**told, "state": PENDING, "reasons": [str(trouble)]})
     return [_put(row, name, f"send-{name}/{tries}", delay)]
 
 
 def _postpone(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], until: datetime) -> list[Put]:
     """Come back when the destination is no longer left alone: nothing was tried."""
     if _is_over(tools, name, told):
-        return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": ["the destination is left alone"]})
+        return end_transfer(
+            tools, row["id"], name, {**told, "state": HELD, "reasons": ["the destination is left alone"]}
+        )
     with tools.database.write() as connection:
         predictions.set_transfer(connection, row["id"], name, {**told, "reasons": ["the destination is left alone"]})
     key = f"predict/{row['id']}/send-{name}/postponed-{now()}"
@@ -151,7 +154,8 @@ def _is_over(tools: Tools, name: str, told: Mapping[str, Any]) -> bool:
     return destination is not None and waited > timedelta(hours=destination.retry_span_h)
 
 
-def _end(tools: Tools, number: int, name: str, told: Mapping[str, Any]) -> list[Put]:
+def end_transfer(tools: Tools, number: int, name: str, told: Mapping[str, Any]) -> list[Put]:
+    """Write what came of a transfer, and tell the caller; no jobs follow."""
     with tools.database.write() as connection:
         predictions.set_transfer(connection, number, name, told)
         predictions.tell(
