@@ -8,7 +8,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from dicom_node.record.database import now
-from dicom_node.record.tables import attempts, revisions, runs, site, studies
+from dicom_node.record.tables import attempts, prediction_events, predictions, revisions, runs, site, studies
 from dicom_node.words import RevisionState, RunState
 
 STOPPING = "worker_stopping"
@@ -16,6 +16,9 @@ STOPPING = "worker_stopping"
 
 SEEN = "worker_seen_at"
 """Key in `site`: when the worker last said that it lives."""
+
+_AT_WORK = ("read", "was-read", "infer", "inferred", "write", "completed")
+"""Events of a request that only a worker writes."""
 
 
 def note_stopping(connection: Connection, worker: str) -> None:
@@ -39,7 +42,7 @@ def seen_at(connection: Connection) -> str | None:
 
 
 def oldest_waiting(connection: Connection) -> str | None:
-    """Since when the longest waiting thing waits for the worker: a closed series, or a run; None when nothing does.
+    """Since when the longest waiting thing waits for the worker: a closed series, a run or a request; None for nothing.
 
     What waits for a person, or was rejected, is left out.
     """
@@ -49,18 +52,27 @@ def oldest_waiting(connection: Connection) -> str | None:
         .join(studies, studies.c.uid == revisions.c.study_uid)
         .where(revisions.c.state == RevisionState.COMPLETE.value, revisions.c.assembled.is_(False), *free)
     )
+    live = (RunState.QUEUED.value, RunState.RUNNING.value)
     of_runs = (
         select(func.min(runs.c.created_at))
         .join(studies, studies.c.uid == runs.c.study_uid)
-        .where(runs.c.state.in_([RunState.QUEUED.value, RunState.RUNNING.value]), *free)
+        .where(runs.c.state.in_(live), *free)
     )
-    found = [connection.execute(query).scalar_one() for query in (of_series, of_runs)]
+    of_requests = select(func.min(predictions.c.created_at)).where(predictions.c.state.in_(live))
+    found = [connection.execute(query).scalar_one() for query in (of_series, of_runs, of_requests)]
     return min((str(at) for at in found if at is not None), default=None)
 
 
 def last_progress(connection: Connection) -> str | None:
     """When the worker last began or ended anything; None when it never did."""
-    found = connection.execute(select(func.max(attempts.c.started_at), func.max(attempts.c.ended_at))).one()
+    of_runs = connection.execute(select(func.max(attempts.c.started_at), func.max(attempts.c.ended_at))).one()
+    of_requests = (
+        select(prediction_events.c.at)
+        .where(prediction_events.c.name.in_([f"prediction.{name}" for name in _AT_WORK]))
+        .order_by(prediction_events.c.id.desc())
+        .limit(1)
+    )
+    found = [*of_runs, connection.execute(of_requests).scalar_one_or_none()]
     return max((str(at) for at in found if at is not None), default=None)
 
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from dicom_node.predictions import Asked, Predictions
-from dicom_node.record import Database, predictions, tables
+from dicom_node.record import Database, predictions, tables, workers
 from dicom_node.record.predictions import NewPrediction
 from dicom_node.refusals import Refused
 from dicom_node.settings import Settings
@@ -62,6 +62,17 @@ def test_a_transfer_to_a_destination_that_is_gone_is_held(tools: SimpleNamespace
         "elsewhere": "held",
     }
     assert "not configured" in str(transfers(tools)["elsewhere"]["reasons"])
+
+
+def test_readiness_sees_requests_that_wait_and_the_work_on_them(tools: SimpleNamespace) -> None:
+    with tools.database.write() as connection:
+        assert workers.oldest_waiting(connection) == predictions.by_id(connection, 1)["created_at"]
+        assert workers.last_progress(connection) is None  # that it was accepted is no work
+        predictions.tell(connection, 1, "prediction.infer", attempt=1)
+        moved_at = workers.last_progress(connection)
+        assert moved_at is not None
+        predictions.cancel(connection, 1)
+        assert (workers.oldest_waiting(connection), workers.last_progress(connection)) == (None, moved_at)
 
 
 def test_an_idempotency_key_stands_for_one_model_and_one_kind_of_call(tools: SimpleNamespace) -> None:
