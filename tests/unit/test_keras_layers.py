@@ -14,6 +14,7 @@ from ai_engine.backends.tensorflow import build_keras, get_weights, set_weights
 from ai_engine.faults import ModelFault
 from ai_engine.runners.keras_layers import Network, multiscale_unet, network_of, parse_network
 from ai_engine.runners.keras_torch import build_torch, check_shapes
+from ai_engine.runners.modules import flop_of
 
 pytestmark = pytest.mark.unit
 
@@ -93,6 +94,12 @@ def test_the_shipped_network_has_the_stated_size_and_answers_every_voxel() -> No
     check_shapes(build_torch(network, weights), network)
     again = parse_network(network.model_dump_json().encode())
     assert again == network
+
+
+def test_arithmetic_is_counted_from_shapes() -> None:
+    network = _network(CONV)
+    module = build_torch(network, random_keras_weights(network, np.random.default_rng(0)))
+    assert flop_of(module, 3, (8, 8, 8)) == 2 * 27 * 3 * 4 * 8**3
 
 
 def test_weights_travel_through_keras_unchanged() -> None:
