@@ -17,6 +17,8 @@ FURROW_MM = 4.0
 """Furrows narrower than twice this are closed."""
 OUTSIDE_MM = 12.0
 """What is farther outside the expected outline is sure to be no brain."""
+AROUND_MM = 20.0
+"""How much around the expected brain is looked at."""
 DARK = 0.6
 """Share of the slice's brain median that counts as dark, for the score."""
 
@@ -50,10 +52,20 @@ def outline(head: Floats, expected: Mask, spacing_mm: Spacing, band: Band) -> Ma
     expected
         (S, R, C) where the brain is expected.
     """
+    whole = np.zeros(head.shape, dtype=np.bool_)
+    if not expected.any():
+        return whole
+    index = np.argwhere(expected)
+    margin = np.ceil(np.array([AROUND_MM / side for side in spacing_mm])).astype(int)
+    low, high = np.maximum(index.min(axis=0) - margin, 0), index.max(axis=0) + margin + 1
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    whole[box] = _outline(head[box], expected[box], spacing_mm, band)
+    return whole
+
+
+def _outline(head: Floats, expected: Mask, spacing_mm: Spacing, band: Band) -> Mask:
     from scipy import ndimage
 
-    if not expected.any():
-        return np.zeros(head.shape, dtype=np.bool_)
     inside = ndimage.distance_transform_edt(expected, sampling=spacing_mm)
     outside = ndimage.distance_transform_edt(~expected, sampling=spacing_mm)
     core = inside > min(band.inside_mm + 4, 0.6 * inside.max())
