@@ -29,7 +29,7 @@ FIELDS = frozenset(
         "grade", "queue", "job", "error", "limit", "free_bytes", "check", "method", "key_id", "worker", "slices",
         "deaths", "instances", "wait_s", "tries", "dropped_fields", "cause", "files", "rows", "where", "section",
         "adopted", "because", "copy", "correlation", "final", "instance", "kept", "parts_removed", "passed", "pending",
-        "quarantined", "released", "senders",
+        "quarantined", "released", "senders", "state", "trial",
     }
 )  # fmt: skip
 """What may be printed: numbers, fixed words, row ids of the record, words of the configuration."""

@@ -1,4 +1,4 @@
-"""``ai-node models aliases|switch|shadow|compare|replay``: which version is in force, and how another one compares."""
+"""``ai-node models``, what needs the records: which version is in force, and how another one compares."""
 
 from __future__ import annotations
 
