@@ -1,9 +1,10 @@
 """A 3D U-Net that does its work at half the resolution: nnU-Net's network between a halving and a doubling layer.
 
 On two processor cores the first level of a 3D U-Net is nearly the whole cost: with 16 features it takes three times as
-long as everything else together (measured: 1.23 against 0.48 CPU seconds a training step of 96 x 112 x 96).  Here a strided convolution folds 2 x 2 x 2 voxels into features,
-nnU-Net's ``PlainConvUNet`` works on those, and a transposed convolution unfolds its features into class scores of every
-voxel.  Borders are drawn at full resolution; only the thinking is coarse.
+long as everything else together (measured: 1.23 against 0.48 CPU seconds a training step of 96 x 112 x 96).  Here a
+strided convolution folds 2 x 2 x 2 voxels into features, nnU-Net's ``PlainConvUNet`` works on those, and a transposed
+convolution unfolds its features into class scores of every voxel.  Borders are drawn at full resolution; only the
+thinking is coarse.
 """
 
 from __future__ import annotations
