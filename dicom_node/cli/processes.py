@@ -28,7 +28,11 @@ def serve() -> None:
         migrate(chosen)
     except DatabaseRefused as refused:
         stop(Exit.CONFIGURATION, str(refused))
-    _check_models(chosen, Database(chosen.records_url))
+    database = Database(chosen.records_url)
+    try:
+        _check_models(chosen, database)
+    finally:
+        database.close()
     raise typer.Exit(Supervisor(chosen_config()).run())
 
 
