@@ -45,6 +45,7 @@ LEVERS = (
     "box-f32",
     "box-bf16",
     "int8",
+    "mirrored-int8",
     "tensorflow",
 )
 """Names of the ways that can be measured, besides the reference."""
@@ -139,6 +140,7 @@ def ways(
         "box-f32": Way(precision="f32", mirror_axes=(), step=step, window="box"),
         "box-bf16": Way(precision="bf16", mirror_axes=(), step=step, window="box"),
         "int8": Way(precision="int8", mirror_axes=(), step=step),
+        "mirrored-int8": Way(precision="int8", mirror_axes=every, step=step),
         "tensorflow": Way(backend="tensorflow", precision="f32", mirror_axes=(), step=step),
     }
     chosen = {name: way for name, way in known.items() if name in wanted and way != known[REFERENCE]}

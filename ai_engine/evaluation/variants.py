@@ -41,6 +41,8 @@ class Ran:
     passes: list[int] = field(default_factory=list)
     tflop: list[float] = field(default_factory=list)
     peak_mb: float = 0.0
+    hd95_mm: dict[tuple[str, str], float | None] = field(default_factory=dict)
+    """By case and region, as they are asked for."""
 
 
 def region_mask(mask: Labels, entry: Label | Composite) -> Mask:
@@ -60,32 +62,30 @@ def compare_variant(
     """One variant beside the reference, region by region, and whether it passes the rule."""
     outcomes: dict[str, RegionOutcome] = {}
     worst: dict[str, str] = {}
-    by_case: dict[str, tuple[dict[str, float], dict[str, float]]] = {case: ({}, {}) for case in cases}
+    by_case: dict[str, CaseDice] = {case: CaseDice(case=case, dice={}, agreement={}) for case in cases}
     for key, entry in regions.items():
-        found = {case: region_mask(run.masks[case], entry) for case in cases}
-        usual = {case: region_mask(reference.masks[case], entry) for case in cases}
         losses = {}
+        missed = 0
         for case, content in cases.items():
+            found, usual = region_mask(run.masks[case], entry), region_mask(reference.masks[case], entry)
             truth = content.truth[key]
-            own = dice(found[case], truth)
-            losses[case] = dice(usual[case], truth) - own
-            by_case[case][0][key] = round(own, 5)
-            by_case[case][1][key] = round(dice(found[case], usual[case]), 5)
+            own = dice(found, truth)
+            losses[case] = dice(usual, truth) - own
+            by_case[case].dice[key] = round(own, 5)
+            by_case[case].agreement[key] = round(dice(found, usual), 5)
+            missed += newly_missed(found, usual, truth, content.spacing_mm, rule.lesion_ml)
         worst[key] = max(losses, key=lambda case: losses[case])
         mean = bootstrap_mean(list(losses.values()))
-        lengths = _lengths(found, usual, cases, key)
+        own_mm, change_mm = _lengths(run, reference, cases, key, entry)
         outcomes[key] = RegionOutcome(
-            dice=round(float(np.mean([by_case[case][0][key] for case in cases])), 5),
+            dice=round(float(np.mean([entry.dice[key] for entry in by_case.values()])), 5),
             loss=round(mean.value, 5),
             loss_ci95=(round(mean.low, 5), round(mean.high, 5)),
             worst_loss=round(losses[worst[key]], 5),
-            agreement=round(float(np.mean([by_case[case][1][key] for case in cases])), 5),
-            hd95_mm=lengths[0],
-            hd95_change_mm=lengths[1],
-            newly_missed=sum(
-                newly_missed(found[case], usual[case], content.truth[key], content.spacing_mm, rule.lesion_ml)
-                for case, content in cases.items()
-            ),
+            agreement=round(float(np.mean([entry.agreement[key] for entry in by_case.values()])), 5),
+            hd95_mm=own_mm,
+            hd95_change_mm=change_mm,
+            newly_missed=missed,
         )
     shortest = min(min(case.spacing_mm) for case in cases.values())
     reasons = () if name == REFERENCE else judge(outcomes, worst, rule, shortest, reviewed)
@@ -104,22 +104,28 @@ def compare_variant(
             peak_mb=round(run.peak_mb),
         ),
         regions=outcomes,
-        cases=tuple(CaseDice(case=case, dice=both[0], agreement=both[1]) for case, both in by_case.items()),
+        cases=tuple(by_case.values()),
     )
 
 
 def _lengths(
-    found: Mapping[str, Mask], usual: Mapping[str, Mask], cases: Mapping[str, MeasuredCase], key: str
+    run: Ran, reference: Ran, cases: Mapping[str, MeasuredCase], key: str, entry: Label | Composite
 ) -> tuple[float | None, float | None]:
     """Mean HD95 and its change, over the cases in which both have one."""
-    own, change = [], []
-    for name, case in cases.items():
-        here = agreement(found[name], case.truth[key], case.spacing_mm, 1.0).hd95_mm
-        there = agreement(usual[name], case.truth[key], case.spacing_mm, 1.0).hd95_mm
-        if here is not None and there is not None:
-            own.append(here)
-            change.append(here - there)
-    return (round(float(np.mean(own)), 3), round(float(np.mean(change)), 3)) if own else (None, None)
+    pairs = [(_hd95_mm(run, case, key, entry), _hd95_mm(reference, case, key, entry)) for case in cases.values()]
+    both = [(here, there) for here, there in pairs if here is not None and there is not None]
+    if not both:
+        return None, None
+    own, change = np.mean([here for here, _ in both]), np.mean([here - there for here, there in both])
+    return round(float(own), 3), round(float(change), 3)
+
+
+def _hd95_mm(run: Ran, case: MeasuredCase, key: str, entry: Label | Composite) -> float | None:
+    """Computed once for each answer: the reference's is asked for by every variant."""
+    if (case.name, key) not in run.hd95_mm:
+        found = region_mask(run.masks[case.name], entry)
+        run.hd95_mm[case.name, key] = agreement(found, case.truth[key], case.spacing_mm, 1.0).hd95_mm
+    return run.hd95_mm[case.name, key]
 
 
 def newly_missed(found: Mask, usual: Mask, truth: Mask, spacing_mm: tuple[float, float, float], limit_ml: float) -> int:

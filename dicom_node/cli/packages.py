@@ -173,7 +173,7 @@ def _possible(folder: Path, wanted: tuple[str, ...], *, with_int8: bool) -> tupl
     package = load_package(folder, weights=False)
     missing = []
     if not with_int8 and INT8[0] not in package.sha256:
-        missing.append("int8")
+        missing += ["int8", "mirrored-int8"]
     if package.description.runner != "keras" or not is_installed():
         missing.append("tensorflow")
     for name in set(missing) & set(wanted):
