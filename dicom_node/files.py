@@ -6,6 +6,7 @@ which a test may cut the power.)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -68,3 +69,24 @@ def load(folder: Path, relative: str, sha256: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError("a kept file has other bytes than those that were kept: the disk or somebody changed it")
     return data
+
+
+def trim(folder: Path, limit_bytes: int) -> int:
+    """Remove the longest unused files of a cache until the rest fits (I7); how many were removed.
+
+    Whoever reads one just now keeps it.  The time of the last change counts: a reader may touch what it has used.
+    """
+    found = []
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    removed = 0
+    for _, size, path in sorted(found):
+        if total <= limit_bytes:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+        removed += 1
+    return removed

@@ -8,7 +8,6 @@ the cache may be deleted at any time.  Bounded by bytes; the longest unused file
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -90,20 +89,7 @@ class PredictionCache:
 
     def trim(self) -> int:
         """Remove the longest unused files above the limit; how many were removed."""
-        found = []
-        for path in self._folder.glob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(size for _, size, _ in found)
-        removed = 0
-        for _, size, path in sorted(found):
-            if total <= self._limit:
-                break
-            path.unlink(missing_ok=True)
-            total -= size
-            removed += 1
-        return removed
+        return files.trim(self._folder, self._limit)
 
 
 def is_hit(findings: Findings) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from ai_engine.prediction import InputVolume
+from dicom_node import files
 from dicom_node.record import studies
 from dicom_node.record.revisions import load_revision
 from dicom_node.record.timeline import note
@@ -118,20 +118,7 @@ def case_inputs(tools: Tools, revisions: Mapping[str, int], reference: int) -> d
 
 def trim_cache(tools: Tools, limit_bytes: int = CACHE_BYTES) -> int:
     """Remove the oldest volumes above the limit (I7); whoever reads one just now keeps it; how many were removed."""
-    found = []
-    for path in tools.volume_folder.glob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            found.append((status.st_mtime, status.st_size, path))
-    total = sum(size for _, size, _ in found)
-    removed = 0
-    for _, size, path in sorted(found):
-        if total <= limit_bytes:
-            break
-        path.unlink(missing_ok=True)
-        total -= size
-        removed += 1
-    return removed
+    return files.trim(tools.volume_folder, limit_bytes)
 
 
 def cache_path(tools: Tools, revision_id: int) -> Path:
