@@ -189,6 +189,9 @@ class SftpPlace:
             raise TimeoutError("the whole transfer took too long")
 
 
+_CLOSED = "Socket is closed"
+"""The library's own text for a connection that has ended, which it raises as it raises a server's failure."""
+
 OTHER_KEY = (
     "the destination shows none of the pinned host keys: compare them with its administrator before changing any"
 )
@@ -208,10 +211,11 @@ def _answers() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise IsFull("the destination has no room") from None
-        if type(error) is OSError and error.errno is None:  # SSH_FX_FAILURE: version 3 has no words for why
+        if type(error) is OSError and error.errno is None and str(error) != _CLOSED:
+            # SSH_FX_FAILURE: version 3 has no words for why
             raise IsFull("the destination answered SFTP failure (a full disk, often)") from None
         raise PeerTrouble(f"the destination did not answer as SFTP does ({type(error).__name__})") from None
-    except (paramiko.SSHException, EOFError) as error:
+    except (paramiko.SSHException, paramiko.SFTPError, EOFError) as error:
         raise PeerTrouble(f"the destination did not answer as SFTP does ({type(error).__name__})") from None
 
 

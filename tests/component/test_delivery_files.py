@@ -84,7 +84,7 @@ def sftp_target(sshd: Sshd, folder: Path, **changes: object) -> SftpTarget:
         (sshd.host_key,),
         private_key=sshd.key_file.read_text,
         folder=str(folder),
-        timeout_s=5.0,
+        timeout_s=20.0,  # a busy machine may take its time to fork a session
     )
     return replace(made, **changes)
 
@@ -97,7 +97,7 @@ def ftp_target(server: Ftp, **changes: object) -> FtpTarget:
         lambda: PASSWORD,
         is_tls=server.certificate is not None,
         insecure_ok_because="" if server.certificate is not None else "loopback, in a test",
-        timeout_s=3.0,
+        timeout_s=10.0,
     )
     return replace(made, **changes)
 
@@ -131,7 +131,7 @@ def at(request: pytest.FixtureRequest, tmp_path: Path, sshd: Sshd, certificates:
                     secret=lambda: "token-marker",
                     is_bearer=True,
                     ca_file=certificates.ca_file,
-                    timeout_s=3.0,
+                    timeout_s=10.0,
                 )
                 yield At(target, lambda: {k.removeprefix("/in/"): v for k, v in web.files.items()}, put)
 
@@ -302,7 +302,7 @@ def test_half_a_file_of_a_web_server_is_no_delivery_and_webdav_never_shows_one()
 @pytest.mark.parametrize("says_more", [0, 3])
 def test_an_sftp_server_that_spoils_or_lies_about_sizes(tmp_path: Path, says_more: int) -> None:
     with LyingSftp(tmp_path, drops=0 if says_more else 2, says_more=says_more) as server:
-        target = SftpTarget("127.0.0.1", server.port, USER, (server.host_key,), secret=lambda: PASSWORD, timeout_s=5.0)
+        target = SftpTarget("127.0.0.1", server.port, USER, (server.host_key,), secret=lambda: PASSWORD, timeout_s=20.0)
         for attempt in (1, 2):
             with pytest.raises(PeerTrouble) as trouble:
                 send(FILE, target, attempt=attempt)
@@ -438,7 +438,7 @@ def test_wrong_credentials_are_trouble_and_are_read_again(
     with pytest.raises(Refused):
         send(FILE, sftp_target(sshd, tmp_path, private_key=lambda: "no key"))
     with LyingSftp(tmp_path) as server:
-        target = SftpTarget("127.0.0.1", server.port, USER, (server.host_key,), secret=lambda: "wrong", timeout_s=5.0)
+        target = SftpTarget("127.0.0.1", server.port, USER, (server.host_key,), secret=lambda: "wrong", timeout_s=20.0)
         with pytest.raises(PeerTrouble, match="credentials"):
             reach(target)
         assert reach(replace(target, secret=lambda: PASSWORD))
