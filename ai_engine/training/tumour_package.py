@@ -21,8 +21,9 @@ from ai_engine.training.tumour_phantom import SPACING_MM, synthetic_study
 
 ROLE_SETS: tuple[tuple[str, ...], ...] = (("t1c", "flair"), ("t1c",))
 
-NATIVE = "refuse"
-"""Heads with their skulls: `extract` only when brain extraction has been shown to be good enough."""
+NATIVE = "extract"
+"""Heads with their skulls: `extract`, because brain extraction was measured at Dice 0.946 and 0.935 on the two patients
+whose brains are known with and without their skull; below 0.93 it would have to be `refuse`."""
 
 TRAINING_DATA = (
     "9 patients of BraTS (8 of 2018, 1 of 2023; T1 after contrast and FLAIR, skull removed, tumour parts labelled); "
@@ -38,7 +39,8 @@ INTENDED_USE = (
 LIMITS = (
     "Not for clinical use.",
     "Nine patients with parts outlined is very few: figures on other patients will differ, mostly downwards.",
-    "Expects a brain without its skull, T1 after contrast and FLAIR; displaced sequences are co-registered.",
+    "Measured on skull-stripped, co-registered studies; native or displaced ones are prepared first, which is not in "
+    "the figures (brain extraction was judged on two patients).",
     "Glioma before treatment only; other tumours, resection cavities, stroke and healthy brains were not in the data.",
     "Without FLAIR, oedema cannot be seen well and the whole tumour comes out too small.",
 )
