@@ -78,7 +78,7 @@ def test_a_prepared_study_passes_unchanged_and_a_displaced_one_is_not_taken_for_
     inside = one.array > 0
     aligned = carry(displaced.volumes["flair"].array, displaced.volumes["flair"].affine, Grid.of(two.array, two.affine))
     assert np.corrcoef(aligned[inside], two.array[inside])[0, 1] > np.corrcoef(moved[inside], two.array[inside])[0, 1]
-    assert np.corrcoef(aligned[inside], two.array[inside])[0, 1] > 0.97
+    assert np.corrcoef(aligned[inside], two.array[inside])[0, 1] > 0.95
 
 
 @pytest.mark.parametrize(("native", "stripped"), JUDGED)
