@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
@@ -15,7 +16,9 @@ from dicom_node.record import actions
 from dicom_node.record.tables import deliveries, reports, runs, series, studies
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from dicom_node.stages import deliver as deliver_stage
+from tests.peers.fhir_peer import FhirPeer
 from tests.support import slices
+from tests.support.node import ROUTES
 from tests.support.quick import FLAIR, Quick, QuickModel, Trouble, down
 
 pytestmark = pytest.mark.component
@@ -440,4 +443,81 @@ def test_the_rejection_is_built_once(node: Quick, flair: slices.SeriesFiles, mon
     monkeypatch.setattr(delivery, "send", lossy)
     spoil(node, flair)
     assert len(sent) == 2 and len(set(sent)) == 1 and len(rejections(node)) == 1
+    node.nothing_is_left()
+
+
+# a real FHIR server
+
+
+PATIENTS = "urn:test:patients"
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Iterator[tuple[Quick, FhirPeer]]:
+    """A node with an archive folder and a hospital's FHIR server, which knows the patient."""
+    with FhirPeer() as fhir:
+        fhir.create({"resourceType": "Patient", "identifier": [{"system": PATIENTS, "value": FLAIR["PatientID"]}]})
+        folder = tmp_path / "node"
+        made = Quick(
+            folder,
+            ROUTES.replace("[archive]", "[archive, ehr]"),
+            destinations={
+                "archive": {"kind": "folder", "path": folder / "archive"},
+                "ehr": {"kind": "fhir", "url": fhir.url},
+            },
+            report={"issuers": {FLAIR["IssuerOfPatientID"]: PATIENTS}},
+        )
+        yield made, fhir
+        made.close()
+
+
+@pytest.fixture
+def smooth(tmp_path: Path) -> slices.SeriesFiles:
+    """A series of a ramp: pictures of noise make a page of more bytes than the server takes in one element."""
+    ramp = np.tile(np.arange(64, dtype=np.uint16) * 60, (64, 1))
+    return slices.series(tmp_path / "smooth", 9, **FLAIR, PixelData=ramp.tobytes())
+
+
+@pytest.mark.parametrize("fault", ["", "drop-before", "drop-after"])
+def test_the_hospitals_server_shows_the_report_as_entered_in_error(
+    hospital: tuple[Quick, FhirPeer], smooth: slices.SeriesFiles, fault: str
+) -> None:
+    node, fhir = hospital
+    node.bring(smooth, 6)
+    assert [r["status"] for r in fhir.all("DiagnosticReport")] == ["preliminary"]
+    if fault:  # the request is lost, or the answer after the server has done its work
+        fhir.fail("POST /", fault)
+    spoil(node, smooth)
+    (shown,) = fhir.all("DiagnosticReport")
+    assert shown["status"] == "entered-in-error" and "presentedForm" not in shown
+    assert shown["conclusion"].startswith("Withdrawn: ")
+    assert {o["status"] for o in fhir.all("Observation")} == {"entered-in-error"}
+    operations = [p["activity"]["coding"][0]["code"] for p in fhir.all("Provenance")]
+    assert sorted(operations) == ["CREATE", "NULLIFY"]
+    assert set(node.states()) == {"confirmed"}
+    node.nothing_is_left()
+    if not fault:  # a good revision is a new report beside it, which says what it replaces
+        node.bring(smooth)
+        first, second = sorted(fhir.all("DiagnosticReport"), key=lambda r: r["status"])
+        assert (first["status"], second["status"]) == ("entered-in-error", "preliminary")
+        assert second["extension"][0]["valueReference"]["reference"] == f"DiagnosticReport/{first['id']}"
+        node.nothing_is_left()
+
+
+def test_a_doctors_report_stays_as_it_is(hospital: tuple[Quick, FhirPeer], smooth: slices.SeriesFiles) -> None:
+    """Standards 4.5: never over what a person has signed; the delivery is held, and a person decides."""
+    node, fhir = hospital
+    node.bring(smooth, 6)
+    (written,) = fhir.all("DiagnosticReport")
+    signed = {**written, "status": "final", "resultsInterpreter": [{"display": "Dr. Roe"}]}
+    fhir.update(signed)
+    spoil(node, smooth)
+    (shown,) = fhir.all("DiagnosticReport")
+    assert (shown["status"], shown["resultsInterpreter"]) == ("final", signed["resultsInterpreter"])
+    assert len(rejections(node)) == 1 and report(node)["status"] == "entered-in-error"
+    held = node.ids("ehr", "held")
+    assert node.held() == [f"delivery-{held[0]}"]
+    assert [d["reason"]["code"] for d in node.rows(deliveries) if d["id"] == held[0]] == ["delivery-conflict"]
+    node.act(actions.reject, node.held()[0])
+    assert node.held() == [] and fhir.all("DiagnosticReport")[0]["status"] == "final"
     node.nothing_is_left()

@@ -23,7 +23,7 @@ from dicom_node.stages.context import ChildDied, Mask, ModelDescription
 from dicom_node.work import reconcile
 from tests.fixtures_results import MODEL, findings_of
 from tests.support import slices
-from tests.support.node import Node
+from tests.support.node import ROUTES, Node
 
 FLAIR: dict[str, Any] = {
     "SeriesDescription": "ax t2 flair",
@@ -67,8 +67,8 @@ class QuickModel:
 class Quick(Node):
     """A node whose model needs no child process."""
 
-    def __init__(self, folder: Path, **sections: Any) -> None:
-        super().__init__(folder, folder / "models", **sections)
+    def __init__(self, folder: Path, routes: str = ROUTES, **sections: Any) -> None:
+        super().__init__(folder, folder / "models", routes, **sections)
         self.model = QuickModel()
         self.tools = replace(self.tools, models=self.model)
         self.forget_jobs()

@@ -28,6 +28,7 @@ from dicom_node import durable
 from dicom_node.demo.site import free_ports
 from dicom_node.durable import Put
 from dicom_node.orthanc import OrthancChild
+from dicom_node.record import workers
 from dicom_node.record.tables import attempts, deliveries, runs
 from tests.fixtures_packages import make_tiny_package
 from tests.peers.fhir_peer import FhirPeer
@@ -96,6 +97,7 @@ class Site:
         self.fhir = fhir
         self.orthanc = orthanc
         self.log = folder / "work.log"
+        self._begun = ""
 
     def bring(self, files: list[Path]) -> str:
         """A study arrives and its series closes; its UID."""
@@ -121,6 +123,14 @@ class Site:
                 [sys.executable, "-m", "dicom_node.cli", "--config", str(self.config), "work"],
                 env=environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+
+    def wait_begun(self, worker: subprocess.Popen[bytes]) -> None:
+        """Until the worker has said that it lives, or has ended."""
+        before, deadline = self._begun, time.monotonic() + DEADLINE_S
+        while self._begun == before and worker.poll() is None and time.monotonic() < deadline:
+            with self.node.database.read() as connection:
+                self._begun = workers.seen_at(connection) or ""
+            time.sleep(0.05)
 
     def is_done(self, studies: int) -> bool:
         rows = self.node.rows(deliveries)
@@ -221,7 +231,8 @@ def random_kills(site: Site, flair: list[Path], folder: Path, kills: int, studie
             number = len(brought)
             brought.append(site.bring(as_study(flair, folder / f"study-{number}", number)))
         worker = site.start()
-        time.sleep(rng.uniform(0.5, 8.0))
+        site.wait_begun(worker)  # an instant in a life: however long the machine takes to start one
+        time.sleep(rng.uniform(0.0, 4.0))
         os.kill(worker.pid, signal.SIGKILL)
         wait_dead(worker, site.log)
     finish(site, brought)
