@@ -15,7 +15,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 
 import paramiko
@@ -65,7 +65,9 @@ class SftpPlace:
     def __exit__(self, *_: object) -> None:
         for one in (self._sftp, self._transport):
             if one is not None:
-                one.close()
+                # a farewell over a wire that is cut must not take the place of what went wrong
+                with suppress(OSError, EOFError, paramiko.SSHException):
+                    one.close()
 
     def _connect(self) -> None:
         target = self._target

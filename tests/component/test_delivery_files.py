@@ -565,3 +565,13 @@ def test_nothing_stays_open(sshd: Sshd, tmp_path: Path) -> None:
         time.sleep(0.05)
     assert threads() == 0
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_farewell_that_fails_hides_nothing(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_client: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("paramiko.SFTPClient.close", fail)
+    assert send(FILE, sftp_target(sshd, tmp_path)).seen is Seen.CONTENT
+    with pytest.raises(Refused):
+        send(OutgoingFile.named(NAME, b"other"), sftp_target(sshd, tmp_path))

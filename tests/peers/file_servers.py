@@ -93,22 +93,20 @@ class Sshd:
         program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         assert program is not None, "no sshd: run `make setup-test`"
         self._process = subprocess.Popen(
-            [program, "-D", "-e", "-f", str(self._config)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [program, "-D", "-E", str(self._config.with_name("log")), "-f", str(self._config)], stdin=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 10
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return self
-            assert self._process.poll() is None, self._process.stderr.read().decode()  # type: ignore[union-attr]
+            assert self._process.poll() is None, self._config.with_name("log").read_text()
             assert time.monotonic() < deadline, "sshd does not answer"
             time.sleep(0.05)
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(10)
-        if self._process.stderr is not None:
-            self._process.stderr.close()
 
 
 class LyingSftp:
