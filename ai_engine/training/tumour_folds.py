@@ -133,7 +133,8 @@ def tumour_card(recipe: TumourRecipe, version: str, history: Mapping[str, Any], 
         "A brain **without its skull**, T1 after contrast and FLAIR co-registered on one grid; about 1 mm is what it "
         "was trained on, other grids are resampled. Or T1 after contrast **alone**: the network was trained with FLAIR "
         "left out of every third patch, and the figures for that are its own, below. Displaced sequences are laid on "
-        "T1 after contrast by the engine. Heads with their skull are refused by name. No figure below is on a study that had to be prepared.",
+        "T1 after contrast by the engine. Heads with their skull are refused by name. No figure below is on a study "
+        "that had to be prepared.",
         "## What it was trained on",
         TRAINING_DATA,
         "The two years of BraTS number their labels differently; they are mapped by name. Two persons are in both real "
