@@ -19,6 +19,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +73,9 @@ class AlreadyRunning(Exception):
 
 
 _jobs: dict[str, Job] = {}
+_places: dict[str, threading.BoundedSemaphore] = {}
+"""Queue -> how many of its jobs may run.  The engine counts a job only once its thread has begun: a look that follows
+another at once (a bell, a busy machine) lets through more than it should, and those wait here."""
 
 
 @DBOS.step(name="ainode_step")
@@ -90,16 +94,17 @@ def _step(job: str, args: list[Any]) -> list[dict[str, Any]]:
 
 
 @DBOS.workflow(name="ainode_job", max_recovery_attempts=RECOVERY_ATTEMPTS)
-def _workflow(job: str, args: list[Any]) -> int:
-    follow = _step(job, args)
+def _workflow(job: str, args: list[Any], queue: str = "") -> int:
+    with _places.get(queue) or nullcontext():
+        follow = _step(job, args)
     for item in follow:
         with (
             SetWorkflowID(item["key"]),
             SetEnqueueOptions(priority=item["priority"], delay_seconds=item["delay_s"] or None),
         ):
-            DBOS.enqueue_workflow(item["queue"], _workflow, item["job"], item["args"])
+            DBOS.enqueue_workflow(item["queue"], _workflow, item["job"], item["args"], item["queue"])
     if follow:
-        _bell.ring()
+        _bell.ring_again()
     return len(follow)
 
 
@@ -120,6 +125,14 @@ class _Bell:
         with self._condition:
             self._rings += 1
             self._condition.notify_all()
+
+    def ring_again(self) -> None:
+        """Ring now, and twice a moment later: this job itself still counts in its queue until it has returned."""
+        self.ring()
+        for pause_s in (0.05, 0.5):
+            later = threading.Timer(pause_s, self.ring)
+            later.daemon = True
+            later.start()
 
     def hang_on(self, stop: threading.Event) -> None:
         """Let those that wait for `stop` hear the bell."""
@@ -161,7 +174,7 @@ class Client:
         }
         if item.delay_s > 0:
             options["delay_seconds"] = item.delay_s
-        self._client.enqueue(options, item.job, list(item.args))  # type: ignore[arg-type]
+        self._client.enqueue(options, item.job, list(item.args), item.queue)  # type: ignore[arg-type]
 
     def cancel(self, prefix: str) -> int:
         keys = self.live(prefix)
@@ -252,6 +265,8 @@ class Worker:
         self._lock: int | None = None
         _jobs.clear()
         _jobs.update(jobs)
+        _places.clear()
+        _places.update({name: threading.BoundedSemaphore(count) for name, count in queues.items()})
 
     def start(self) -> None:
         path = _prepare_sqlite(self._url)
