@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import MutableMapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -76,6 +76,16 @@ class _NameOnly(logging.Formatter):
         return f"{record.levelname} {record.name}" + (f" {failure.__name__}" if failure else "")
 
 
+class _StandardError:
+    """Standard error as it is when something is written: a logger that is kept outlives a stream that was replaced."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def set_up(process: str, *, level: int = logging.INFO) -> None:
     """Configure logging of one process; everything goes to standard error."""
     structlog.configure(
@@ -89,7 +99,7 @@ def set_up(process: str, *, level: int = logging.INFO) -> None:
             blot_uids,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _StandardError())),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -65,8 +66,9 @@ class KerasTrainer:
 
         if not tf.executing_eagerly() or plan.threads < 1:
             raise ValueError("threads: 1 or more")
-        tf.config.threading.set_intra_op_parallelism_threads(plan.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        with contextlib.suppress(RuntimeError):  # this process has computed with TensorFlow before: its threads stand
+            tf.config.threading.set_intra_op_parallelism_threads(plan.threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
         keras.utils.set_random_seed(plan.seed)
         self.work, self.network, self.plan, self.say = work, network, plan, say
         self._patches = patches
