@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from bench import engine, ingest, keras, road
+from bench import engine, ingest, keras, road, shipped, thesis
 
-BENCHES = {"road": road.run, "ingest": ingest.run, "engine": engine.run, "keras": keras.run}
+BENCHES = {
+    "road": road.run,
+    "ingest": ingest.run,
+    "engine": engine.run,
+    "keras": keras.run,
+    "shipped": lambda _: shipped.main([]),
+    "thesis": lambda _: thesis.main([]),
+}
 
 
 def main() -> None:

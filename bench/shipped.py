@@ -18,7 +18,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +25,8 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import psutil
 
-from bench.machine import machine, save, table
+from bench.machine import machine, memory_of, save, table
 
 FEATURES = (32, 64, 128, 256, 320, 320)
 CHANNELS = ("t1", "t1c", "t2", "flair")
@@ -235,38 +233,19 @@ def package(results: Path, root: Path) -> str:
 def timed(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, float]:
     """Run a command; wall and CPU seconds with all children, peak of the summed proportional set sizes in MB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    begun, peak, over = time.monotonic(), 0.0, threading.Event()
+    begun = time.monotonic()
     process = subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
-    def watch() -> None:
-        nonlocal peak
-        while not over.wait(0.5):
-            peak = max(peak, _tree_mb(process.pid))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    said, _ = process.communicate()
-    over.set()
-    watcher.join()
+    with memory_of(process.pid) as memory:
+        said, _ = process.communicate()
     wall = time.monotonic() - begun
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         raise SystemExit(f"{command[0]} ended with {process.returncode}:\n{said[-3000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": peak}
-
-
-def _tree_mb(pid: int) -> float:
-    total = 0
-    try:
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            total += process.memory_full_info().pss
-    except psutil.Error:
-        pass
-    return total / 1e6
+    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": memory.peak_bytes / 1e6}
 
 
 def peak_rates() -> dict[str, float]:

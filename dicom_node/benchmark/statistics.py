@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 SLOPE_MB_PER_100_RUNS = 20.0
 """Memory that grows by more than this per hundred runs, and surely so, is called a leak."""
 
@@ -65,17 +67,17 @@ def summarise(values: Sequence[float]) -> Summary:
     mean = statistics.fmean(ordered)
     sd = statistics.stdev(ordered) if len(ordered) > 1 else 0.0
     half = float(stats.t.ppf(0.975, len(ordered) - 1)) * sd / math.sqrt(len(ordered)) if len(ordered) > 1 else 0.0
-    quantiles = {name: _percentile(ordered, share) for name, share in (("50", 50), ("90", 90), ("95", 95), ("99", 99))}
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(ordered, (50, 90, 95, 99)))
     return Summary(
         n=len(ordered),
         mean=mean,
         sd=sd,
         low=mean - half,
         high=mean + half,
-        p50=quantiles["50"],
-        p90=quantiles["90"],
-        p95=quantiles["95"],
-        p99=quantiles["99"],
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
         least=ordered[0],
         most=ordered[-1],
     )
@@ -101,11 +103,3 @@ def memory_slope(mb_after_run: Sequence[float]) -> Slope:
     slope, low, high = (100 * float(value) for value in (line.slope, line.slope - half, line.slope + half))
     grows = low > 0 and slope > SLOPE_MB_PER_100_RUNS
     return Slope(slope, low, high, "grows" if grows else "steady")
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    """Linear between the two nearest ranks."""
-    place = (len(ordered) - 1) * share / 100
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

@@ -65,6 +65,18 @@ def emit(value: Any) -> None:
     sys.stdout.flush()
 
 
+def spacing_of(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        stop(Exit.USAGE, f"--spacing-mm: expected X,Y,Z, three numbers in millimetres; found {text!r}")
+    if not all(0.05 <= value <= 20 for value in (x, y, z)):
+        stop(Exit.USAGE, f"--spacing-mm: expected spacings between 0.05 and 20 mm; found {text!r}")
+    return x, y, z
+
+
 @contextmanager
 def answering(*, as_json: bool) -> Iterator[None]:
     """Turn the three kinds of trouble into exit codes."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, spacing_of, stop
 
 
 def evaluate(
@@ -16,7 +16,7 @@ def evaluate(
     out_folder: Path = typer.Option(Path("evaluation"), "--out", help="Where evaluation.html and .json go."),
     labels: str = typer.Option("", "--labels", help="What label values mean: 1=necrosis,2=oedema,4=enhancing."),
     roles: str = typer.Option("", "--roles", help="Hand over only these sequences, e.g. t1c."),
-    spacing_mm: str = typer.Option("", "--spacing-mm", help="X,Y,Z for NIfTI that does not state its units."),
+    spacing_mm: str | None = typer.Option(None, "--spacing-mm", help="X,Y,Z for NIfTI that does not state its units."),
     no_mirroring: bool = typer.Option(False, "--no-mirroring", help="Switch the package's mirroring off."),
     step: float | None = typer.Option(None, "--step", min=0.1, max=1.0, help="Tile step, as a share of the tile."),
     precision: str = typer.Option("package", "--precision", help="package, f32, bf16 or int8."),
@@ -54,7 +54,7 @@ def evaluate(
                 open_dataset(dataset, _names(labels)),
                 lambda line: err.print(line, markup=False, soft_wrap=True),
                 pictures=out_folder / "cases",
-                spacing_mm=_spacing(spacing_mm),
+                spacing_mm=spacing_of(spacing_mm),
                 roles=[role.strip() for role in roles.split(",") if role.strip()] or None,
             )
         except DatasetError as trouble:
@@ -80,16 +80,6 @@ def _names(text: str) -> dict[int, str] | None:
         return {int(value): name.strip() for value, _, name in pairs} or None
     except ValueError:
         stop(Exit.USAGE, f"--labels: VALUE=NAME with commas between expected, found {text!r}")
-
-
-def _spacing(text: str) -> tuple[float, float, float] | None:
-    if not text:
-        return None
-    try:
-        x, y, z = (float(part) for part in text.split(","))
-    except ValueError:
-        stop(Exit.USAGE, f"--spacing-mm: X,Y,Z expected, found {text!r}")
-    return x, y, z
 
 
 def check_flair(

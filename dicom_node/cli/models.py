@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
@@ -14,6 +15,9 @@ from ai_engine.packages.accuracy import report_of
 from ai_engine.packages.schema import NAME, VERSION
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
 from dicom_node.refusals import Refused
+
+if TYPE_CHECKING:
+    from ai_engine.packages.importing import Imported
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Model packages: list, show, verify, seal, import.")
 import_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Turn a trained model into a package.")
@@ -156,14 +160,19 @@ def import_nnunet_command(
             )
         except (EngineFault, DescriptionError, FileExistsError) as error:
             stop(Exit.USAGE, f"not imported: {error}")
+    tell_imported(done, f"{name}@{version}", "results folder", MUST_BE_GIVEN, as_json=as_json)
+
+
+def tell_imported(done: Imported, reference: str, source: str, must_be_given: Sequence[str], *, as_json: bool) -> None:
+    """Say what an import made, and what the author still has to write where a `source` does not know it."""
     if as_json:
         emit({"folder": str(done.folder), "digest": done.digest_sha256, "missing": done.missing})
         return
     if done.digest_sha256:
-        out.print(f"{name}@{version} is ready in {done.folder}, digest {done.digest_sha256}", markup=False)
+        out.print(f"{reference} is ready in {done.folder}, digest {done.digest_sha256}", markup=False)
         return
-    err.print(f"{done.folder} is a draft. A results folder does not say:", markup=False)
-    for line in MUST_BE_GIVEN:
+    err.print(f"{done.folder} is a draft. A {source} does not say:", markup=False)
+    for line in must_be_given:
         err.print(f"  {line}", markup=False)
     err.print(f"Write them into model.yaml, then: ai-node models seal {done.folder}", markup=False)
 

@@ -14,7 +14,7 @@ from ai_engine.packages import DescriptionError, find_package, seal_package
 from ai_engine.packages.schema import NAME, VERSION
 from dicom_node.cli import registry
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
-from dicom_node.cli.models import MODELS_OPTION, app, import_app
+from dicom_node.cli.models import MODELS_OPTION, app, import_app, tell_imported
 
 if TYPE_CHECKING:
     from ai_engine.evaluation.accuracy import Evidence
@@ -209,13 +209,4 @@ def import_keras_command(
             )
         except (EngineFault, DescriptionError, FileExistsError) as error:
             stop(Exit.USAGE, f"not imported: {error}")
-    if as_json:
-        emit({"folder": str(done.folder), "digest": done.digest_sha256, "missing": done.missing})
-        return
-    if done.digest_sha256:
-        out.print(f"{name}@{version} is ready in {done.folder}, digest {done.digest_sha256}", markup=False)
-        return
-    err.print(f"{done.folder} is a draft. A Keras file does not say:", markup=False)
-    for line in KERAS_MUST_BE_GIVEN:
-        err.print(f"  {line}", markup=False)
-    err.print(f"Write them into model.yaml, then: ai-node models seal {done.folder}", markup=False)
+    tell_imported(done, f"{name}@{version}", "Keras file", KERAS_MUST_BE_GIVEN, as_json=as_json)

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, settings, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, settings, spacing_of, stop
 from dicom_node.refusals import Refused
 
 
@@ -45,7 +45,7 @@ def predict(
 
     logs.set_up("predict")
     chosen = settings()
-    declared = _spacing(spacing_mm)
+    declared = spacing_of(spacing_mm)
     if device not in ("auto", "cpu", "cuda") or precision not in ("package", "f32", "bf16", "f16", "int8"):
         stop(Exit.USAGE, "--device is auto, cpu or cuda; --precision is package, f32, bf16, f16 or int8")
     if backend not in ("auto", "openvino", "torch", "tensorflow"):
@@ -176,18 +176,6 @@ def _tell(result: dict[str, Any], target: Path) -> None:
     if not any(region["voxels"] for region in result["classes"]):
         err.print("no region above threshold (this does not mean that there is no disease)")
     err.print(f"written to {target}", markup=False)
-
-
-def _spacing(text: str | None) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    try:
-        x, y, z = (float(part) for part in text.split(","))
-    except ValueError:
-        stop(Exit.USAGE, f"--spacing-mm: expected X,Y,Z, three numbers in millimetres; found {text!r}")
-    if not all(0.05 <= value <= 20 for value in (x, y, z)):
-        stop(Exit.USAGE, f"--spacing-mm: expected spacings between 0.05 and 20 mm; found {text!r}")
-    return x, y, z
 
 
 def _progress() -> Progress:

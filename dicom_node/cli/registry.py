@@ -78,7 +78,8 @@ def switch(
     with record() as (chosen, database), answering(as_json=as_json):
         with database.read() as connection:
             now = registry.alias(connection, name, alias)
-        keep = max(now, key=lambda choice: choice.percent, default=None)
+        others = [choice for choice in now if choice.version != version]
+        keep = max(others, key=lambda choice: choice.percent, default=None)
         names = {f"{name}@{alias}", name if alias == STABLE else ""}
         routes = load_routes(chosen.routes).routes
         choice = rules.check_switch(
@@ -206,7 +207,7 @@ def _candidate(chosen: Settings, database: Database, name: str, version: str) ->
 def _share(choice: Choice, percent: int, keep: Choice | None) -> tuple[Choice, ...]:
     if percent == 100:
         return (choice,)
-    if keep is None or keep.version == choice.version:
+    if keep is None:
         stop(Exit.USAGE, "--percent needs another version that is in force now: put one in force first")
     return (
         Choice(keep.version, keep.digest, 100 - percent),
