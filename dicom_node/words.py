@@ -4,7 +4,7 @@ bytes (`door`) -> `Instance` (`record`) -> `Revision` (`gather`) -> `Case` (`rou
 `ai_engine.findings.Findings` -> `ResultSet` (`results`) -> confirmed copies (`delivery`) -> report (`fhir_bridge`).
 
 DICOM elements keep their keywords as attribute names in JSON; our own fields are snake_case with the unit at the end.
-Ground floor: imports numpy, `ai_engine.geometry` and `dicom_node.refusals` only.
+Ground floor: imports numpy, `ai_engine.geometry`, `ai_engine.findings` and `dicom_node.refusals` only.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ai_engine.findings import Code
 from ai_engine.geometry import Affine
 from dicom_node.refusals import PeerTrouble, Refusal, RefusalCode, Refused
 
@@ -33,6 +34,7 @@ __all__ = [
     "Instance",
     "ObjectKind",
     "PeerTrouble",
+    "Picture",
     "Publish",
     "Refusal",
     "RefusalCode",
@@ -284,6 +286,40 @@ class Volume:
     """Attributes by keyword from the first slice, for gates and reports."""
     notes: tuple[str, ...] = ()
     """What was handled on the way in, in words: one duplicate slice dropped, lossy source."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A photograph as it was archived: colours decoded from the DICOM object, never from what was uploaded.
+
+    Attributes
+    ----------
+    pixels
+        (rows, columns, 3) uint8, sRGB, upright as a viewer shows it.
+    path
+        Of the stored file: absolute, or relative to the data folder as the caller gave it.
+    declared
+        Kind of photograph as the object declares it; empty where it says nothing.
+    body_site
+        Anatomic region (0008,2218); None where the object names none.
+    laterality
+        Image Laterality (0020,0062): R, L, B, U or empty.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    study_uid: str
+    modality: str
+    path: str
+    declared: Literal["dermoscopic", "plain", ""] = ""
+    body_site: Code | None = None
+    laterality: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Attributes by keyword, for gates and reports."""
+    notes: tuple[str, ...] = ()
+    """What was handled on the way in, in words: colour profile converted, lossy source."""
 
 
 @dataclass(frozen=True)
