@@ -81,6 +81,13 @@ class RefusalCode(StrEnum):
     NIFTI_NOT_ORTHOGONAL = "nifti-not-orthogonal"
     GZIP_DAMAGED = "gzip-damaged"
     IMAGE_IS_LABEL_MAP = "image-is-label-map"
+    IMAGE_TOO_SMALL = "image-too-small"
+    IMAGE_EXPOSURE = "image-exposure"
+    IMAGE_TOO_BLURRED = "image-too-blurred"
+    NO_LESION_IN_VIEW = "no-lesion-in-view"
+    NOT_SKIN = "not-skin"
+    PICTURE_KIND_UNSUPPORTED = "picture-kind-unsupported"
+    PICTURE_KIND_CONTRADICTED = "picture-kind-contradicted"
     INPUT_EMPTY = "input-empty"
     VALIDATION = "validation"
     IDEMPOTENCY_CONFLICT = "idempotency-conflict"
@@ -197,6 +204,31 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.IMAGE_IS_LABEL_MAP: (
         "This file is a label map, not an image: whole numbers, and few of them.",
         "Send the image that the labels were drawn on.",
+    ),
+    _C.IMAGE_TOO_SMALL: (
+        "The picture is too small or too narrow.",
+        "Send the whole picture in full size, as the camera took it.",
+    ),
+    _C.IMAGE_EXPOSURE: (
+        "The picture is too dark or too bright to be read.",
+        "Take it again: switch the dermatoscope's light on, hold it flat on the skin, avoid glare.",
+    ),
+    _C.IMAGE_TOO_BLURRED: (
+        "The picture is blurred.",
+        "Take it again: hold still, let the camera focus, move closer until the lesion is sharp.",
+    ),
+    _C.NO_LESION_IN_VIEW: (
+        "No lesion can be seen in the picture.",
+        "Put the lesion in the middle and move closer, with some skin around it.",
+    ),
+    _C.NOT_SKIN: ("This does not look like a picture of skin.", "Send a dermatoscope picture of one skin lesion."),
+    _C.PICTURE_KIND_UNSUPPORTED: (
+        "This model reads dermatoscope pictures; this is a plain photograph.",
+        "Take the picture through a dermatoscope.",
+    ),
+    _C.PICTURE_KIND_CONTRADICTED: (
+        "The picture is not of the kind that its sender declared.",
+        "Look at the picture: was it taken through a dermatoscope? Send it again with the right declaration.",
     ),
     _C.INPUT_EMPTY: ("There is nothing to read.", "Give at least one image."),
     _C.VALIDATION: ("The request is not valid.", "See the message for the field."),
