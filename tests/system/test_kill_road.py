@@ -222,17 +222,39 @@ def test_killed_at_every_point_of_the_road(site: Site, flair: list[Path], tmp_pa
     assert len(inferred) == 1
 
 
+def one_life_s(site: Site) -> float:
+    """Seconds from a worker's first sign of life until the one study that waits has everything."""
+    worker = site.start()
+    site.wait_begun(worker)
+    begun = time.monotonic()
+    try:
+        while not site.is_done(1) and time.monotonic() < begun + DEADLINE_S:
+            time.sleep(0.1)
+        life_s = time.monotonic() - begun
+    finally:
+        worker.terminate()
+        worker.wait(40)
+    assert site.is_done(1), site.log.read_text()[-3000:]
+    return life_s
+
+
 def random_kills(site: Site, flair: list[Path], folder: Path, kills: int, studies: int, seed: int) -> None:
-    """Studies arrive one by one between the kills, so that there is always some work for a worker to die in."""
+    """Studies arrive one by one between the kills, so that there is always some work for a worker to die in.
+
+    One study goes through undisturbed first, and says how long a life on this machine takes to do one: instants are
+    drawn from a little more than that.  On a slow machine shorter lives would never finish anything, and a study that
+    twenty workers died of is given up, as it should be.
+    """
     rng = random.Random(seed)
-    brought: list[str] = []
+    brought = [site.bring(as_study(flair, folder / "study-0", 0))]
+    life_s = one_life_s(site)
     for kill in range(kills):
         while len(brought) * kills < studies * (kill + 1):
             number = len(brought)
             brought.append(site.bring(as_study(flair, folder / f"study-{number}", number)))
         worker = site.start()
         site.wait_begun(worker)  # an instant in a life: however long the machine takes to start one
-        time.sleep(rng.uniform(0.0, 4.0))
+        time.sleep(rng.uniform(0.0, 1.3 * life_s))
         os.kill(worker.pid, signal.SIGKILL)
         wait_dead(worker, site.log)
     finish(site, brought)
