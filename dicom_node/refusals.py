@@ -81,6 +81,15 @@ class RefusalCode(StrEnum):
     NIFTI_NOT_ORTHOGONAL = "nifti-not-orthogonal"
     GZIP_DAMAGED = "gzip-damaged"
     IMAGE_IS_LABEL_MAP = "image-is-label-map"
+    NOT_AN_IMAGE = "not-an-image"
+    IMAGE_TYPE_UNSUPPORTED = "image-type-unsupported"
+    IMAGE_TYPE_MISMATCH = "image-type-mismatch"
+    IMAGE_TRUNCATED = "image-truncated"
+    IMAGE_DECODE_FAILED = "image-decode-failed"
+    IMAGE_TOO_LARGE = "image-too-large"
+    IMAGE_ANIMATED = "image-animated"
+    IMAGE_MODE_UNSUPPORTED = "image-mode-unsupported"
+    IMAGE_TRAILING_DATA = "image-trailing-data"
     IMAGE_TOO_SMALL = "image-too-small"
     IMAGE_EXPOSURE = "image-exposure"
     IMAGE_TOO_BLURRED = "image-too-blurred"
@@ -160,8 +169,14 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.PIXEL_DATA_MISSING: ("There is no pixel data.", "Send images."),
     _C.PIXEL_DATA_LENGTH: ("Pixel data is shorter or longer than the header says.", "Send the object again."),
     _C.PIXEL_DECODE_FAILED: ("Pixel data could not be decoded.", "Send it in another transfer syntax."),
-    _C.PIXEL_FORMAT_UNSUPPORTED: ("This pixel format is not read for this modality.", "Send grey-scale originals."),
-    _C.PHOTOMETRIC_UNSUPPORTED: ("This photometric interpretation is not read.", "Send grey-scale originals."),
+    _C.PIXEL_FORMAT_UNSUPPORTED: (
+        "This pixel format is not read for this modality.",
+        "Send the originals: grey-scale slices, or photographs in colour.",
+    ),
+    _C.PHOTOMETRIC_UNSUPPORTED: (
+        "This photometric interpretation is not read.",
+        "Send the originals: grey-scale slices, or photographs in RGB or YBR_FULL_422.",
+    ),
     _C.RESCALE_INVALID: ("Rescale slope or intercept is missing or not possible.", "Send the original images."),
     _C.IMAGE_BLANK: ("The images hold no picture.", "Check the acquisition; a blank is not a negative result."),
     _C.MODALITY_UNSUPPORTED: ("The model does not read this modality.", "See the model's card."),
@@ -204,6 +219,30 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.IMAGE_IS_LABEL_MAP: (
         "This file is a label map, not an image: whole numbers, and few of them.",
         "Send the image that the labels were drawn on.",
+    ),
+    _C.NOT_AN_IMAGE: ("This file is not a picture.", "Send the photograph as JPEG, PNG or WebP."),
+    _C.IMAGE_TYPE_UNSUPPORTED: (
+        "This kind of picture file is not read.",
+        "Send JPEG, PNG or WebP; a telephone that makes HEIC has a setting for JPEG (most compatible).",
+    ),
+    _C.IMAGE_TYPE_MISMATCH: (
+        "The picture is of another type than the one it is said to be.",
+        "Name its real type, or leave the type out.",
+    ),
+    _C.IMAGE_TRUNCATED: ("The picture is cut off.", "Send the file again from where it was taken."),
+    _C.IMAGE_DECODE_FAILED: (
+        "The picture is damaged and cannot be decoded.",
+        "Send the file again from where it was taken, as JPEG or PNG.",
+    ),
+    _C.IMAGE_TOO_LARGE: ("The picture has more pixels or bytes than the limit.", "Send it smaller."),
+    _C.IMAGE_ANIMATED: ("The file holds more than one picture.", "Send one still picture in each file."),
+    _C.IMAGE_MODE_UNSUPPORTED: (
+        "The picture's colours are of a kind that is not read.",
+        "Save it as an RGB (sRGB) JPEG or PNG and send that.",
+    ),
+    _C.IMAGE_TRAILING_DATA: (
+        "The file holds something else besides the picture.",
+        "Do not send it as it is; save the picture alone, and ask where the file came from.",
     ),
     _C.IMAGE_TOO_SMALL: (
         "The picture is too small or too narrow.",
