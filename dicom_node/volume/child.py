@@ -20,7 +20,7 @@ import sys
 import warnings
 from typing import Any, BinaryIO
 
-from dicom_node.volume.lockdown import die_with_parent, forbid_system_calls, limit_resources
+from dicom_node.lockdown import die_with_parent, forbid_system_calls, limit_resources
 
 
 def main() -> int:

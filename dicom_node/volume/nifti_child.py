@@ -13,9 +13,9 @@ import struct
 import sys
 from typing import Any, BinaryIO
 
+from dicom_node.lockdown import die_with_parent, forbid_system_calls, limit_resources
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.limits import Limits
-from dicom_node.volume.lockdown import die_with_parent, forbid_system_calls, limit_resources
 from dicom_node.volume.nifti import NiftiImage, file_bytes, parse_nifti
 
 
