@@ -90,9 +90,9 @@ class Engine:
             for label, values in scores.probability.items()
         }
         mask, probability = study.back(mask, probability)
-        first = inputs[self.package.description.inputs[0].role]
-        mask, removed = postprocess(mask, first.affine, self.package.description)
-        regions = regions_of(mask, probability, first, self.package.description, removed)
+        first = inputs[self.package.segmentation.inputs[0].role]
+        mask, removed = postprocess(mask, first.affine, self.package.segmentation)
+        regions = regions_of(mask, probability, first, self.package.segmentation, removed)
         measured = time.monotonic()
         timings = {
             "gate": gated - started - sum(study.timings_s.values()),
@@ -103,7 +103,7 @@ class Engine:
         findings = Findings(
             model=self.identity,
             regions=regions,
-            notes=(*self.package.description.limits, *self._left_out(inputs), *study.notes),
+            notes=(*self.package.segmentation.limits, *self._left_out(inputs), *study.notes),
             timings_s=tuple(timings.items()),
         )
         return Prediction(mask, first.affine, findings, timings, scores.passes)
@@ -122,7 +122,7 @@ class Engine:
 
     def _study(self, inputs: Mapping[str, InputVolume]) -> PreparedStudy:
         """The study as the model wants it; as it came, for a package that does not ask for more."""
-        description = self.package.description
+        description = self.package.segmentation
         self._wanted(inputs)
         first = inputs[description.inputs[0].role]
         rule = description.study_preparation
@@ -137,14 +137,14 @@ class Engine:
 
     def _left_out(self, inputs: Mapping[str, InputVolume]) -> tuple[str, ...]:
         """What a reader must know when the case did not fill every channel."""
-        absent = [entry.role for entry in self.package.description.inputs if entry.role not in inputs]
+        absent = [entry.role for entry in self.package.segmentation.inputs if entry.role not in inputs]
         if not absent:
             return ()
         return (f"Made without {', '.join(absent)}, which the model allows; its card gives the figures for that.",)
 
     def _wanted(self, inputs: Mapping[str, InputVolume]) -> tuple[str, ...]:
         """The role set that the inputs fill."""
-        description = self.package.description
+        description = self.package.segmentation
         known = {entry.role for entry in description.inputs}
         wanted = next((roles for roles in description.accepted_roles if set(roles) == set(inputs)), None)
         if wanted is None:
@@ -156,7 +156,7 @@ class Engine:
         return wanted
 
     def _check(self, inputs: Mapping[str, InputVolume]) -> tuple[InputVolume, Turn]:
-        description = self.package.description
+        description = self.package.segmentation
         wanted = self._wanted(inputs)
         first = inputs[wanted[0]]
         turns = [
@@ -178,19 +178,19 @@ class Engine:
         from ai_engine.runners.intensity import STANDARDISATIONS
 
         channels: list[npt.NDArray[np.float32]] = []
-        for entry in self.package.description.inputs:
+        for entry in self.package.segmentation.inputs:
             volume = inputs.get(entry.role)
             if volume is None:  # left out by contract: the network knows this channel as zero everywhere
                 channels.append(np.zeros_like(channels[0]))
                 continue
             values = rearrange(_without_padding(volume, entry.intensity), turn.axes, turn.flips)
             channels.append(STANDARDISATIONS[entry.intensity](np.ascontiguousarray(values, dtype=np.float32)))
-        affine = inputs[self.package.description.inputs[0].role].affine
+        affine = inputs[self.package.segmentation.inputs[0].role].affine
         step, row, column = (affine.spacing_mm[axis] for axis in turn.axes)
         return np.stack(channels), (step, row, column)
 
     def _identity(self) -> ModelIdentity:
-        description, network, plan = self.package.description, self._runner.networks[0], self._runner.plan
+        description, network, plan = self.package.segmentation, self._runner.networks[0], self._runner.plan
         return ModelIdentity(
             name=description.name,
             version=description.version,
@@ -218,7 +218,7 @@ class Engine:
 
 def _runner(package: ModelPackage, settings: EngineSettings) -> KerasRunner | NnunetRunner:
     """The package's runner, from the closed list of two."""
-    kind = KerasRunner if package.description.runner == "keras" else NnunetRunner
+    kind = KerasRunner if package.segmentation.runner == "keras" else NnunetRunner
     options = RunnerOptions(
         step=settings.step,
         mirroring=settings.mirroring,
@@ -232,12 +232,12 @@ def _runner(package: ModelPackage, settings: EngineSettings) -> KerasRunner | Nn
 
 
 def _threshold_words(package: ModelPackage) -> str:
-    rule = package.description.threshold
+    rule = package.segmentation.threshold
     return rule.rule if rule.value is None else f"{rule.rule}>={rule.value:g}"
 
 
 def _network_options(package: ModelPackage, settings: EngineSettings) -> NetworkOptions:
-    asked = package.description.inference.precision
+    asked = package.segmentation.inference.precision
     given: Precision | None = None if settings.precision == "package" else settings.precision
     on_cpu: Precision = asked.cpu
     if on_cpu == "int8" and settings.backend in ("torch", "tensorflow"):

@@ -37,7 +37,7 @@ def self_test(package: ModelPackage, run: Predictor) -> SelfTestResult | None:
     Refused
         ``model-untrusted`` if the stored case is not what ``model.yaml`` says.
     """
-    rule = package.description.self_test
+    rule = package.segmentation.self_test
     if rule is None:
         return None
     inputs = _stored(package, rule.file)
@@ -55,7 +55,7 @@ def _stored(package: ModelPackage, file: str) -> Mapping[str, InputVolume]:
         affine = Affine(tensors["affine"])
         return {
             entry.role: InputVolume(tensors[entry.role], affine, modality=entry.modality[0])
-            for entry in package.description.inputs
+            for entry in package.segmentation.inputs
         }
     except (SafetensorError, ValueError, KeyError) as error:
         raise Refused(

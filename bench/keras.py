@@ -161,10 +161,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
     folder = options.package or find_package(options.models, options.model)
     package = load_package(folder)
-    entries = {entry.key: entry for entry in (*package.description.composites, *package.description.labels)}
+    entries = {entry.key: entry for entry in (*package.segmentation.composites, *package.segmentation.labels)}
     _, truth = read(options.data, options.case, folder)
     module, window = torch_module(package)
-    per_pass = flop_of(module, len(package.description.inputs), window) / 1e12
+    per_pass = flop_of(module, len(package.segmentation.inputs), window) / 1e12
     names = [name for name in ARMS if name != "OpenVINO int8" or INT8[0] in package.sha256]
     facts = machine()
     with tempfile.TemporaryDirectory() as scratch:

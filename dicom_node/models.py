@@ -20,7 +20,7 @@ from ai_engine.faults import ChildTimeout, MemoryExceeded
 from ai_engine.findings import Findings
 from ai_engine.host import HostSettings, ModelHost
 from ai_engine.packages import find_package, load_package
-from ai_engine.packages.schema import Description
+from ai_engine.packages.schema import AnyDescription
 from ai_engine.prediction import EngineSettings, InputVolume
 from dicom_node.record import Database, digest
 from dicom_node.registry import in_force
@@ -62,7 +62,7 @@ class WarmModels:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._packages: dict[str, tuple[Path, Description, str]] = {}
+        self._packages: dict[str, tuple[Path, AnyDescription, str]] = {}
         self._hosts: OrderedDict[Path, ModelHost] = OrderedDict()
         self._in_use: Counter[Path] = Counter()
         self._used_mb: dict[Path, int] = {}
@@ -141,7 +141,7 @@ class WarmModels:
         for host in hosts:
             host.close()
 
-    def _package(self, reference: str) -> tuple[Path, Description, str]:
+    def _package(self, reference: str) -> tuple[Path, AnyDescription, str]:
         with self._lock:
             if reference not in self._packages:
                 folder = find_package(self._settings.engine.models, reference)

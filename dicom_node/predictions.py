@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from ai_engine.packages import Description, find_package, list_packages, load_package
+from ai_engine.packages import AnyDescription, Classification, find_package, list_packages, load_package
 from dicom_node import registry
 from dicom_node.durable import Put
 from dicom_node.record import Database, audit, digest, predictions
@@ -70,7 +70,7 @@ class Predictions:
         self._settings = settings
         self._database = database
         self._put = put
-        self._described: dict[Path, tuple[int, Description]] = {}
+        self._described: dict[Path, tuple[int, AnyDescription]] = {}
         self._lock = threading.Lock()
         self.spool = Spool(settings.data.folder / "spool")
 
@@ -129,9 +129,7 @@ class Predictions:
                     "task": description.task.value,
                     "framework": description.framework,
                     "role_sets": [list(names) for names in description.accepted_roles],
-                    "labels": [
-                        {"label": entry.label, "key": entry.key, "name": entry.name} for entry in description.labels
-                    ],
+                    **_answers(description),
                     "intended_use": description.intended_use,
                     "limits": list(description.limits),
                     "licence": description.licence,
@@ -140,7 +138,7 @@ class Predictions:
             )
         return told
 
-    def _description(self, folder: Path) -> Description:
+    def _description(self, folder: Path) -> AnyDescription:
         """Of a package whose every file was checked against its manifest, again when the manifest changes."""
         stamp = (folder / "manifest.json").stat().st_mtime_ns
         with self._lock:
@@ -306,6 +304,18 @@ class Predictions:
 
     def destinations(self) -> list[str]:
         """Names that `transfer` may use."""
+
+
+def _answers(description: AnyDescription) -> dict[str, Any]:
+    """What a model says: labels of a mask, or outputs about a whole picture."""
+    if isinstance(description, Classification):
+        outputs = [
+            {"key": entry.key, "name": entry.code.meaning, "threshold": entry.threshold}
+            for entry in description.outputs
+        ]
+        return {"outputs": outputs}
+    labels = [{"label": entry.label, "key": entry.key, "name": entry.name} for entry in description.labels]
+    return {"labels": labels}
         return sorted(takes_results(self._settings))
 
 

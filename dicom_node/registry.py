@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from ai_engine.packages import Description, find_package, load_package
+from ai_engine.packages import AnyDescription, Classification, find_package, list_packages, load_package
 from ai_engine.packages.schema import VERSION
 from dicom_node.record import registry
 from dicom_node.record.registry import STABLE, Choice
@@ -158,12 +158,14 @@ def check_switch(
     return Choice(version, package.digest_sha256)
 
 
-def roles_of(description: Description) -> tuple[frozenset[str], ...]:
+def roles_of(description: AnyDescription) -> tuple[frozenset[str], ...]:
     """The sets of roles that a package reads."""
     return tuple(frozenset(roles) for roles in description.accepted_roles)
 
 
-def meanings(description: Description) -> Mapping[str, tuple[str, str]]:
-    """Region key to its coded type: what must not change under a reader's eyes when a version does."""
+def meanings(description: AnyDescription) -> Mapping[str, tuple[str, str]]:
+    """Key of a region or of an output to its code: what must not change under a reader's eyes when a version does."""
+    if isinstance(description, Classification):
+        return {entry.key: (entry.code.scheme, entry.code.value) for entry in description.outputs}
     entries = (*description.labels, *description.composites)
     return {entry.key: (entry.type.scheme, entry.type.value) for entry in entries}

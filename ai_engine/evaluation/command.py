@@ -151,7 +151,7 @@ def _row(entry: Evaluated) -> Row:
 def postprocessing_table(engine: Engine, done: list[Evaluated], say: Say) -> list[dict[str, Any]]:
     """Mean Dice under each post-processing on its own; the package is expected to have none switched on."""
     table = []
-    description = engine.package.description
+    description = engine.package.segmentation
     label = description.labels[0]
     for name, rule in POSTPROCESSING:
         new = label.postprocessing.model_copy(update={**rule, "measured_effect": "being measured"})

@@ -68,7 +68,7 @@ def as_volume(pair: Pair) -> InputVolume:
 
 def predict(engine: Engine, volume: InputVolume) -> tuple[Mask, float]:
     """Mask of everything that is not background, and the seconds it took."""
-    role = engine.package.description.inputs[0].role
+    role = engine.package.segmentation.inputs[0].role
     start = time.monotonic()
     prediction = engine.run({role: volume})
     return prediction.mask > 0, time.monotonic() - start

@@ -117,7 +117,7 @@ def evaluate_dataset(
     DatasetError
         If a case lacks a sequence, or the dataset knows none of the package's regions.
     """
-    description = engine.package.description
+    description = engine.package.segmentation
     entries: list[Label | Composite] = [*description.labels, *description.composites]
     truths = {entry.key: values_of(entry, description, dataset.names) for entry in entries}
     wanted = {entry.key: entry for entry in entries if truths[entry.key] is not None}

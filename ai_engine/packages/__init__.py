@@ -8,7 +8,9 @@ Guaranteed: nothing in a package is executed, unpickled or imported, and no name
 guaranteed: that a package is *good*; a digest can be pinned in the configuration, but packages are not signed yet.
 """
 
+from ai_engine.packages.classification import Classification
 from ai_engine.packages.schema import (
+    AnyDescription,
     Composite,
     Description,
     DescriptionError,
@@ -21,9 +23,18 @@ from ai_engine.packages.schema import (
     Task,
     Threshold,
 )
-from ai_engine.packages.store import ModelPackage, find_package, list_packages, load_package, seal_package
+from ai_engine.packages.store import (
+    ModelPackage,
+    find_package,
+    list_packages,
+    load_package,
+    seal_package,
+    segmentation_of,
+)
 
 __all__ = [
+    "AnyDescription",
+    "Classification",
     "Composite",
     "Description",
     "DescriptionError",
@@ -40,4 +51,5 @@ __all__ = [
     "list_packages",
     "load_package",
     "seal_package",
+    "segmentation_of",
 ]

@@ -213,7 +213,7 @@ def refuse_unless_offered(package: ModelPackage, settings: EngineSettings, *, on
         needed: 8-bit integers and one window over the box.
     """
     report = report_of(package)
-    way = way_of(package.description, settings, on_cuda=on_cuda)
+    way = way_of(package.segmentation, settings, on_cuda=on_cuda)
     found = report.find(way) if report is not None else None
     if found is not None and found.passed:
         return "passed"

@@ -15,29 +15,52 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ai_engine.findings import Code
+from ai_engine.packages.classification import Classification
 from ai_engine.packages.colour import cielab_from_rgb
+from ai_engine.packages.common import (
+    KEY,
+    NAME,
+    VERSION,
+    CodeEntry,
+    DescriptionError,
+    FileName,
+    Measured,
+    PackageDescription,
+    Patient,
+    Precisions,
+    Range,
+    Strict,
+    Task,
+    all_different,
+)
+
+__all__ = [
+    "MAX_YAML_BYTES",
+    "NAME",
+    "VERSION",
+    "AnyDescription",
+    "Composite",
+    "Description",
+    "DescriptionError",
+    "Input",
+    "Label",
+    "MeasurementName",
+    "Patient",
+    "Postprocessing",
+    "Preparation",
+    "StudyPreparation",
+    "Task",
+    "Threshold",
+    "is_name",
+    "parse_description",
+    "parse_tree",
+    "version_order",
+]
 
 MAX_YAML_BYTES = 256 * 1024
 """A description is a page of text; more is not one."""
-
-NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
-VERSION = r"^\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,32})?$"
-KEY = r"^[a-z][a-z0-9_]{0,62}$"
-FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-
-
-class DescriptionError(ValueError):
-    """``model.yaml`` is not a valid description; the text names the keys and what was expected."""
-
-
-class Task(StrEnum):
-    """What the model answers: a mask, or a statement about the whole image."""
-
-    SEGMENTATION = "segmentation"
-    CLASSIFICATION = "classification"
 
 
 class MeasurementName(StrEnum):
@@ -51,13 +74,8 @@ class MeasurementName(StrEnum):
     SD = "sd"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
-
-
 PatchSize = Annotated[int, Field(ge=8, le=512)]
 Millimetres = Annotated[float, Field(gt=0, le=20)]
-Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 Rgb = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
 ]
@@ -66,19 +84,7 @@ Lab = tuple[
 ]
 
 
-class CodeEntry(_Strict):
-    """A coded concept (PS3.3 section 8): value, scheme designator, meaning."""
-
-    value: Annotated[str, Field(min_length=1, max_length=16)]
-    scheme: Annotated[str, Field(min_length=1, max_length=16)]
-    meaning: Annotated[str, Field(min_length=1, max_length=64)]
-
-    def code(self) -> Code:
-        """The same as the ground's `Code`."""
-        return Code(self.value, self.scheme, self.meaning)
-
-
-class Input(_Strict):
+class Input(Strict):
     """One input channel: which sequence role fills it and which acquisitions it was made for.
 
     Limits in plane and along the slice step hold *after* the volume was turned to the package's `axes`.
@@ -105,7 +111,7 @@ class Input(_Strict):
         return value
 
 
-class Postprocessing(_Strict):
+class Postprocessing(Strict):
     """What is done to one label after the network, and what that was measured to do."""
 
     min_component_mm3: Annotated[float, Field(ge=0)] = 0.0
@@ -128,7 +134,7 @@ class Postprocessing(_Strict):
         return self
 
 
-class _Named(_Strict):
+class _Named(Strict):
     key: Annotated[str, Field(pattern=KEY)]
     """Stable for ever: tracking UIDs derive from it."""
     name: Annotated[str, Field(min_length=1, max_length=64)]
@@ -159,7 +165,7 @@ class Composite(_Named):
     labels: Annotated[tuple[int, ...], Field(min_length=2)]
 
 
-class Threshold(_Strict):
+class Threshold(Strict):
     """How class scores become a label.
 
     ``argmax``: nnU-Net's own.  ``foreground``: a voxel is labelled where ``1 - P(background) >= value``, with the most
@@ -176,15 +182,7 @@ class Threshold(_Strict):
         return self
 
 
-class Precisions(_Strict):
-    """The arithmetic asked of each device.  What was really used is read back and stands in every result."""
-
-    cpu: Literal["f32", "bf16", "int8"] = "f32"
-    """``int8`` needs ``int8.xml`` and ``int8.bin`` in the package and a passed accuracy gate (``gate.json``)."""
-    cuda: Literal["f32", "f16", "bf16"] = "f16"
-
-
-class Inference(_Strict):
+class Inference(Strict):
     """How the network is called."""
 
     configuration: Annotated[str, Field(min_length=1, max_length=64)]
@@ -193,6 +191,8 @@ class Inference(_Strict):
     """Tile step as a share of the patch (nnU-Net's tile_step_size)."""
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     """Axes of the patch that are mirrored and averaged; empty = no mirroring."""
+    trained_mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
+    """Axes that training mirrored, where `mirror_axes` names fewer: those of the accuracy gate's reference."""
     batch: Annotated[int, Field(ge=1, le=64)] = 1
     """Tiles per call of the network."""
     window: Literal["patch", "box"] = "patch"
@@ -200,7 +200,7 @@ class Inference(_Strict):
     precision: Precisions = Precisions()
 
 
-class Preparation(_Strict):
+class Preparation(Strict):
     """What runner ``keras`` does to a picture before the network; ``nnunet`` has its plan for that."""
 
     patch: tuple[PatchSize, PatchSize, PatchSize]
@@ -213,7 +213,7 @@ class Preparation(_Strict):
     """Cut away what is zero in every channel first."""
 
 
-class StudyPreparation(_Strict):
+class StudyPreparation(Strict):
     """What the engine does to a study before a model of co-registered sequences sees it (`ai_engine.preparation`)."""
 
     grid_mm: Annotated[float, Field(ge=0.5, le=3)] = 1.0
@@ -222,50 +222,31 @@ class StudyPreparation(_Strict):
     """Heads with their skulls: cut the brain out, or refuse them as ``brain-not-found``."""
 
 
-class Patient(_Strict):
-    """Whom the model was made for.  What the images do not say is not refused; what they say and is outside, is."""
+class Metric(Measured):
+    """One measured number about a region."""
 
-    age_years: Range | None = None
-    body_parts: tuple[Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")], ...] = ()
-    """Body Part Examined (0018,0015), e.g. BRAIN, HEAD; empty: any."""
-
-
-class Metric(_Strict):
-    """One measured number, with its interval and what it was measured on."""
-
-    name: Annotated[str, Field(min_length=1)]
-    value: float
-    ci95: tuple[float, float] | None = None
-    n: Annotated[int, Field(ge=1)]
     region: str = ""
     roles: tuple[Annotated[str, Field(pattern=KEY)], ...] = ()
     """The role set it was measured with; empty: all inputs."""
-    data: Annotated[str, Field(min_length=1)]
 
 
-class SelfTest(_Strict):
+class SelfTest(Strict):
     """A stored case with its stored answer, run by ``ai-node models verify --run`` and at start.
 
     `file` is a safetensors file with one (S, R, C) float32 tensor per role and ``affine`` (4, 4) float64, the
     `ai_engine.geometry.Affine` matrix.
     """
 
-    file: Annotated[str, Field(pattern=FILE_NAME)]
+    file: FileName
     voxels: dict[int, Annotated[int, Field(ge=0)]]
     """Expected voxels per label."""
     tolerance_percent: Annotated[float, Field(ge=0, le=50)] = 2.0
 
 
-class Description(_Strict):
-    """A whole ``model.yaml``."""
+class Description(PackageDescription):
+    """The whole ``model.yaml`` of a model that answers with a mask."""
 
-    schema_version: Literal[1]
-    name: Annotated[str, Field(pattern=NAME)]
-    version: Annotated[str, Field(pattern=VERSION)]
-    title: Annotated[str, Field(min_length=1, max_length=64)]
-    task: Task
-    framework: Annotated[str, Field(min_length=1, max_length=64)]
-    """What made the weights, e.g. ``nnunetv2 2.8.1``."""
+    task: Literal[Task.SEGMENTATION]
     runner: Literal["nnunet", "keras"]
     axes: Annotated[str, Field(pattern=r"^[LRAPSI]{3}$")]
     """Where slice, row and column index grow to in the model's own arrays, e.g. ``SPL``: slices to the head, rows to
@@ -286,28 +267,19 @@ class Description(_Strict):
     """Required by runner ``keras``, and only there."""
     study_preparation: StudyPreparation | None = None
     """None: the inputs must come on one grid, as the model wants them."""
-    patient: Patient = Patient()
     threshold: Threshold = Threshold()
-    weights: Annotated[tuple[Annotated[str, Field(pattern=FILE_NAME)], ...], Field(min_length=1)]
-    """safetensors files; several are folds, whose logits are averaged as nnU-Net does."""
     self_test: SelfTest | None = None
-    intended_use: Annotated[str, Field(min_length=1)]
-    limits: Annotated[tuple[str, ...], Field(min_length=1)]
-    training_data: Annotated[str, Field(min_length=1)]
     metrics: tuple[Metric, ...] = ()
-    licence: Annotated[str, Field(min_length=1)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.task is not Task.SEGMENTATION:
-            raise ValueError(f"task: runner {self.runner} answers segmentation")
         if (self.runner == "keras") != (self.preparation is not None):
             raise ValueError("preparation: goes with runner keras, and only with it")
-        _all_different("inputs", [entry.role for entry in self.inputs])
+        all_different("inputs", [entry.role for entry in self.inputs])
         self._check_role_sets()
-        _all_different("labels", [str(entry.label) for entry in self.labels])
-        _all_different("keys", [entry.key for entry in (*self.labels, *self.composites)])
-        _all_different("measurements", [str(name) for name in self.measurements])
+        all_different("labels", [str(entry.label) for entry in self.labels])
+        all_different("keys", [entry.key for entry in (*self.labels, *self.composites)])
+        all_different("measurements", [str(name) for name in self.measurements])
         known = {entry.label for entry in self.labels}
         for composite in self.composites:
             if not set(composite.labels) <= known or len(set(composite.labels)) != len(composite.labels):
@@ -320,9 +292,9 @@ class Description(_Strict):
 
     def _check_role_sets(self) -> None:
         roles = [entry.role for entry in self.inputs]
-        _all_different("role_sets", ["+".join(sorted(wanted)) for wanted in self.role_sets])
+        all_different("role_sets", ["+".join(sorted(wanted)) for wanted in self.role_sets])
         for wanted in self.role_sets:
-            _all_different("role_sets", list(wanted))
+            all_different("role_sets", list(wanted))
             if not set(wanted) <= set(roles) or roles[0] not in wanted:
                 raise ValueError(f"role_sets: each is made of inputs and holds {roles[0]}, the first of them")
         measured = [*self.accepted_roles, ()]
@@ -336,16 +308,9 @@ class Description(_Strict):
         order = [entry.role for entry in self.inputs]
         return tuple(tuple(role for role in order if role in wanted) for wanted in self.role_sets or (order,))
 
-    @property
-    def reference(self) -> str:
-        """``name@version``."""
-        return f"{self.name}@{self.version}"
 
-
-def _all_different(what: str, values: list[str]) -> None:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"{what}: {', '.join(twice)} appears more than once")
+AnyDescription = Description | Classification
+"""What `parse_description` gives: `task` decides which."""
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -384,8 +349,8 @@ def parse_tree(data: bytes) -> dict[str, Any]:
     return tree
 
 
-def parse_description(data: bytes) -> Description:
-    """Read the bytes of a ``model.yaml``.
+def parse_description(data: bytes) -> AnyDescription:
+    """Read the bytes of a ``model.yaml``; its `task` says which of the two descriptions it is.
 
     Raises
     ------
@@ -393,8 +358,12 @@ def parse_description(data: bytes) -> Description:
         If it is no YAML, too large, has unknown or missing keys, or contradicts itself.
     """
     tree = parse_tree(data)
+    task = tree.get("task")
+    if task not in set(Task):
+        raise DescriptionError(f"model.yaml: task: one of {', '.join(Task)} expected")
+    kind = Classification if task == Task.CLASSIFICATION else Description
     try:
-        return Description.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in item['loc']) or 'model.yaml'}: {item['msg']}"

@@ -17,7 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ai_engine.packages.schema import Description, DescriptionError, parse_description, version_order
+from ai_engine.packages.classification import Classification
+from ai_engine.packages.common import DescriptionError, Task
+from ai_engine.packages.schema import AnyDescription, Description, parse_description, version_order
 from dicom_node.refusals import RefusalCode, Refused
 
 MANIFEST = "manifest.json"
@@ -40,7 +42,8 @@ class ModelPackage:
     Attributes
     ----------
     description
-        The parsed ``model.yaml``.
+        The parsed ``model.yaml`` of either task; `segmentation` and `classification` are the same where the task is
+        known, and refuse a package of the other.
     digest_sha256
         Of ``manifest.json``; names this model version in run keys and results.
     files
@@ -49,7 +52,7 @@ class ModelPackage:
         Where it was read from; not looked at again.
     """
 
-    description: Description
+    description: AnyDescription
     digest_sha256: str
     files: Mapping[str, bytes]
     sha256: Mapping[str, str]
@@ -60,6 +63,30 @@ class ModelPackage:
         """``name@version``."""
         return self.description.reference
 
+    @property
+    def segmentation(self) -> Description:
+        """The description, for code that wants a mask.
+
+        Raises
+        ------
+        Refused
+            ``validation``, when the package is a classifier.
+        """
+        return segmentation_of(self.description)
+
+    @property
+    def classification(self) -> Classification:
+        """The description, for code that wants a statement about a picture.
+
+        Raises
+        ------
+        Refused
+            ``validation``, when the package answers with a mask.
+        """
+        if not isinstance(self.description, Classification):
+            raise _other_task(self.description, Task.CLASSIFICATION)
+        return self.description
+
     def json(self, name: str) -> Any:
         """Parse one of the package's JSON files from its checked bytes."""
         try:
@@ -68,6 +95,27 @@ class ModelPackage:
             raise Refused(RefusalCode.MODEL_UNTRUSTED, expected=f"a file {name}", found="none") from None
         except (ValueError, RecursionError):
             raise Refused(RefusalCode.MODEL_UNTRUSTED, expected=f"JSON in {name}", found="something else") from None
+
+
+def segmentation_of(description: AnyDescription) -> Description:
+    """The description as a segmentation's.
+
+    Raises
+    ------
+    Refused
+        ``validation``, when it is a classifier's.
+    """
+    if not isinstance(description, Description):
+        raise _other_task(description, Task.SEGMENTATION)
+    return description
+
+
+def _other_task(description: AnyDescription, wanted: Task) -> Refused:
+    return Refused(
+        RefusalCode.VALIDATION,
+        expected=f"a model whose task is {wanted}",
+        found=f"{description.reference}, whose task is {description.task}",
+    )
 
 
 def canonical_json(value: Any) -> bytes:
@@ -180,20 +228,22 @@ def seal_package(folder: Path) -> str:
     return hashlib.sha256(manifest).hexdigest()
 
 
-def _needed(description: Description) -> list[str]:
+def _needed(description: AnyDescription) -> list[str]:
     names = [DESCRIPTION, *description.weights]
-    if description.runner == "nnunet":
-        names += ["plans.json", "dataset.json"]
-    elif description.runner == "keras":
-        names += [NETWORK]
-    if description.inference.precision.cpu == "int8":
+    if isinstance(description, Classification):
+        precision = description.network.precision
+        names += [description.quality.file] if description.quality.file else []
+    else:
+        precision = description.inference.precision
+        names += [NETWORK] if description.runner == "keras" else ["plans.json", "dataset.json"]
+    if precision.cpu == "int8":
         names += [GATE, *INT8]
     if description.self_test is not None:
         names.append(description.self_test.file)
     return names
 
 
-def _description(files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Description:
+def _description(files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> AnyDescription:
     if DESCRIPTION not in files:
         raise Refused(RefusalCode.MODEL_UNTRUSTED, expected=f"a file {DESCRIPTION}", found="none")
     try:

@@ -63,7 +63,7 @@ class KerasRunner:
         options: RunnerOptions,
         quantised: Quantised | None = None,
     ) -> None:
-        description = package.description
+        description = package.segmentation
         if description.preparation is None:
             raise ModelFault("model.yaml: preparation was expected for runner keras")
         self._preparation = description.preparation

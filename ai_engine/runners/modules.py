@@ -24,7 +24,7 @@ def torch_module(package: ModelPackage, weights: str | None = None) -> tuple[nn.
     ModelFault
         If the network cannot be built or the weights do not fit.
     """
-    description = package.description
+    description = package.segmentation
     name = weights or description.weights[0]
     if description.runner == "keras" and description.preparation is not None:
         from safetensors.numpy import load

@@ -51,7 +51,7 @@ class NnunetRunner:
     ) -> None:
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-        description = package.description
+        description = package.segmentation
         plans, dataset = package.json("plans.json"), package.json("dataset.json")
         check_plans(plans, description.inference.configuration)
         self._plans = PlansManager(plans)
@@ -246,7 +246,7 @@ def _label_manager(plans: Any, dataset: Any) -> Any:
 
 
 def _check_labels(labels: Any, dataset: Mapping[str, Any], package: ModelPackage) -> None:
-    description = package.description
+    description = package.segmentation
     declared = {entry.label for entry in description.labels}
     trained = set(label_channels(labels))
     if declared != trained:

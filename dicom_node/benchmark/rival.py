@@ -35,13 +35,13 @@ def create_rival(package: ModelPackage, threads: int, role: str) -> FastAPI:
     ValueError
         If the package prepares its pictures otherwise than nnU-Net does: the two sides would not do the same work.
     """
-    roles = [entry.role for entry in package.description.inputs]
-    if any(entry.intensity != "none" for entry in package.description.inputs) or role not in roles:
+    roles = [entry.role for entry in package.segmentation.inputs]
+    if any(entry.intensity != "none" for entry in package.segmentation.inputs) or role not in roles:
         raise ValueError(f"a package with inputs {role} among its own and intensity none was expected, found {roles}")
     channel = roles.index(role)
     predictor, parameters = _predictor(package, threads)
     lock = threading.Lock()
-    labels = {entry.label: entry for entry in package.description.labels}
+    labels = {entry.label: entry for entry in package.segmentation.labels}
     app = FastAPI(title="re-created design", openapi_url=None)
 
     @app.post("/api/v1/predict/nnUNet")
@@ -90,10 +90,10 @@ def _predictor(package: ModelPackage, threads: int) -> tuple[Any, int]:
     torch.set_num_threads(threads)
     plans = PlansManager(package.json("plans.json"))
     dataset = package.json("dataset.json")
-    configuration = plans.get_configuration(package.description.inference.configuration)
-    classes = len(package.description.labels) + 1
-    network = build_network(configuration.configuration["architecture"], len(package.description.inputs), classes)
-    load_weights(network, package.files[package.description.weights[0]])
+    configuration = plans.get_configuration(package.segmentation.inference.configuration)
+    classes = len(package.segmentation.labels) + 1
+    network = build_network(configuration.configuration["architecture"], len(package.segmentation.inputs), classes)
+    load_weights(network, package.files[package.segmentation.weights[0]])
     state = network.state_dict()
     axes = tuple(range(len(configuration.patch_size)))
     predictor = nnUNetPredictor(

@@ -104,7 +104,7 @@ def _started_rival(reference: str, role: str, *, small: bool) -> Iterator[tuple[
         if small:
             _one_core(process.pid)
         _wait_for(f"http://127.0.0.1:{port}/livez", process)
-        weights = sum((package.folder / name).stat().st_size for name in package.description.weights)
+        weights = sum((package.folder / name).stat().st_size for name in package.segmentation.weights)
         facts = {"model": package.reference, "file_mb": round(weights / 1e6, 1), "precision": "f32"}
         yield f"http://127.0.0.1:{port}/api/v1/predict/nnUNet", process.pid, facts
     finally:

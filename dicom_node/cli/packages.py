@@ -171,14 +171,18 @@ def _possible(folder: Path, wanted: tuple[str, ...], *, with_int8: bool) -> tupl
     from ai_engine.packages.store import INT8
 
     package = load_package(folder, weights=False)
-    missing = []
-    if not with_int8 and INT8[0] not in package.sha256:
-        missing += ["int8", "mirrored-int8"]
-    if package.description.runner != "keras" or not is_installed():
-        missing.append("tensorflow")
-    for name in set(missing) & set(wanted):
-        _say(f"{name}: left out, this package or this machine has none")
-    return tuple(name for name in wanted if name not in missing)
+    has_int8 = with_int8 or INT8[0] in package.sha256
+    has_tensorflow = package.segmentation.runner == "keras" and is_installed()
+
+    def is_possible(name: str) -> bool:
+        if name.endswith("int8") and not has_int8:
+            return False
+        return fits(package, name) if name != "tensorflow" else has_tensorflow
+
+    for name in wanted:
+        if not is_possible(name):
+            _say(f"{name}: left out, this package or this machine has none")
+    return tuple(name for name in wanted if is_possible(name))
 
 
 @import_app.command("keras")

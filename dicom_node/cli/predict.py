@@ -57,7 +57,7 @@ def predict(
         missing = [a for a in arguments if not a.path.exists()]
         if missing:
             stop(Exit.USAGE, f"no such file or folder: input {arguments.index(missing[0]) + 1}")
-        cases = cases_of(arguments, package.description)
+        cases = cases_of(arguments, package.segmentation)
         engine = EngineSettings(
             device=device,  # type: ignore[arg-type]  # checked above
             backend=backend,  # type: ignore[arg-type]
@@ -99,17 +99,11 @@ def _one(host: Any, package: Any, case: Sequence[Any], declared: Any, target: Pa
     from dicom_node.volume import write_nifti
 
     with tempfile.TemporaryDirectory(prefix="ai-node-") as scratch:
-        read = read_case(case, package.description, declared, Path(scratch))
+        read = read_case(case, package.segmentation, declared, Path(scratch))
         # in the package's order, whatever the caller's: the mask lies on the grid of the first input
-        volumes = {
-            role: InputVolume(v.array, v.affine, v.valid, v.modality if read.kind == "dicom" else "")
-            for role, v in (
-                (entry.role, read.volumes[entry.role])
-                for entry in package.description.inputs
-                if entry.role in read.volumes
-            )
-        }
-        reference = read.volumes[package.description.inputs[0].role]
+        order = [entry.role for entry in package.segmentation.inputs if entry.role in read.volumes]
+        volumes = {role: as_input(read.volumes[role]) for role in order}
+        reference = read.volumes[package.segmentation.inputs[0].role]
         facts = engine_predict.InputFacts(read.kind, (*read.notes, *reference.notes))
         prediction, result = engine_predict.predict(host.predict, volumes, facts)
         target.mkdir(parents=True, exist_ok=True)
@@ -154,7 +148,7 @@ def _refused(package: Any, refused: Refused, target: Path) -> dict[str, Any]:
     from ai_engine import predict as engine_predict
     from dicom_node.files import write_durably
 
-    description = package.description
+    description = package.segmentation
     result = engine_predict.refused_result(
         description.name,
         description.version,
