@@ -1,41 +1,27 @@
 """Case assembly: which revisions one route gives to one model, and when (design section 4, *case complete*).
 
 A pure decision over the state of a study.  A route's case runs at once when its best role set is filled and none of
-its roles is ambiguous; lesser sets and fallback routes are considered only after the study's quiet period.  At most one
-case of a result family is current.  After the quiet period the choice depends on the closed revisions alone, so that
+its roles is ambiguous; lesser sets and fallback routes are considered only after the study's quiet period, and then a
+route also gives way whose model has refused these very images (`fallback`).  At most one case of a result family is
+current.  After the quiet period the choice depends on the closed revisions alone, so that
 every order of arrival ends in the same case; a case that was chosen on less is superseded, never added to (I19).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.routing.attributes import ANY_IMAGE
 from dicom_node.routing.choice import Candidate, choose, why_not
 from dicom_node.routing.clauses import values_of
+from dicom_node.routing.fallback import Fit, Pick, gives_way, pick
 from dicom_node.routing.kinds import kinds
 from dicom_node.routing.route import PRIORITY_NUMBER, Priority, Route, RouteBook
 from dicom_node.routing.study import CaseSpec, ClosedSeries, Decision, NotChosen, PastCase, StudyState, Verb
 
 IDENTITY_ATTRIBUTES = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
 """Must not differ between the series of a study (standards section 7.1); named, never printed."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What one route can do with a study: candidates by role, and what stands in the way."""
-
-    route: Route
-    candidates: Mapping[str, tuple[Candidate, ...]]
-    """Sure candidates by role."""
-    unsure: Mapping[str, tuple[Candidate, ...]]
-    """Candidates whose own or possible role it is, while others are possible too."""
-    others: tuple[NotChosen, ...] = field(default=())
-    """Series that the route does not look at, with the reason."""
-    concerns_study: bool = False
-    """Whether any series passed the route's clauses and exclusions, whatever its role."""
 
 
 def decide(routes: RouteBook, study: StudyState) -> list[Decision]:
@@ -129,11 +115,10 @@ def _decide_family(family: str, fits: Sequence[Fit], study: StudyState, current:
             RefusalCode.PATIENT_CONFLICT, "one patient in all series", f"differing: {', '.join(conflict)}"
         )
         return Decision(Verb.HOLD, family, refusal=refusal, reasons=(refusal.message,))
-    found = _best_now(concerned, study, current)
+    found = _best_now(fits, study, current)
     if found is None:
         return _nothing_filled(family, concerned, study, current)
-    fit, rank = found
-    spec = _case_spec(fit, rank, study)
+    spec = _case_spec(found, study)
     held = _held(spec, study)
     if held is not None:
         return Decision(Verb.HOLD, family, spec.route, refusal=Refusal(held), reasons=("a chosen series is held",))
@@ -151,34 +136,23 @@ def _decide_family(family: str, fits: Sequence[Fit], study: StudyState, current:
     )
 
 
-def _best_now(concerned: Sequence[Fit], study: StudyState, current: PastCase | None) -> tuple[Fit, int] | None:
+def _best_now(fits: Sequence[Fit], study: StudyState, current: PastCase | None) -> Pick | None:
     """The route and set to run now: before the quiet period is over only a first choice's best set, unambiguous.
 
-    Until then a standing case gives way only to its own route or to one that comes before it.
+    Until then a standing case gives way only to its own route or to one that comes before it, and what was refused
+    is not tried again while another route may stand in for it.
     """
     if is_quiet(study):
-        return next(((fit, rank) for fit in concerned for rank in _filled(fit)), None)
-    for fit in concerned:
-        if fit.route.fallback_for is None and _is_filled(fit, 0) and not _is_open(fit, 0):
+        return pick(fits, study)
+    for fit in (fit for fit in fits if fit.concerns_study):
+        if fit.route.fallback_for is None and fit.is_filled(0) and not fit.is_open(0):
             chosen = choose(fit.route, fit.route.role_sets[0], fit.candidates)
-            if not any(c.facts.series_uid in study.gathering for c in chosen.values()):
-                return fit, 0
+            is_gathering = any(c.facts.series_uid in study.gathering for c in chosen.values())
+            if not is_gathering and gives_way(fit, 0, fits, study) is None:
+                return Pick(fit, 0)
         if current is not None and current.route == fit.route.name:
             break
     return None
-
-
-def _filled(fit: Fit) -> Iterator[int]:
-    return (rank for rank in range(len(fit.route.role_sets)) if _is_filled(fit, rank))
-
-
-def _is_filled(fit: Fit, rank: int) -> bool:
-    return all(fit.candidates.get(role) for role in fit.route.role_sets[rank])
-
-
-def _is_open(fit: Fit, rank: int) -> bool:
-    """Whether some series may or may not be one of this set's roles."""
-    return any(fit.unsure.get(role) for role in fit.route.role_sets[rank])
 
 
 def _without_candidates(family: str, fits: Sequence[Fit], current: PastCase | None, study: StudyState) -> Decision:
@@ -191,7 +165,7 @@ def _without_candidates(family: str, fits: Sequence[Fit], current: PastCase | No
 
 def _nothing_filled(family: str, concerned: Sequence[Fit], study: StudyState, current: PastCase | None) -> Decision:
     first = concerned[0]
-    missing = [_lacking(fit, rank) for fit in concerned for rank in range(len(fit.route.role_sets))]
+    missing = [_missing(fit, rank, concerned, study) for fit in concerned for rank in range(len(fit.route.role_sets))]
     if not is_quiet(study):
         return Decision(
             Verb.WAIT,
@@ -214,26 +188,25 @@ def _nothing_filled(family: str, concerned: Sequence[Fit], study: StudyState, cu
     )
 
 
+def _missing(fit: Fit, rank: int, concerned: Sequence[Fit], study: StudyState) -> str:
+    """What keeps a set from being run: a refusal of its very images, or what it lacks."""
+    if rank == next(fit.filled(), None):
+        refusal = gives_way(fit, rank, concerned, study)
+        if refusal is not None:
+            return f"{fit.route.name} [{', '.join(fit.route.role_sets[rank])}]: refused, {refusal.code.value}"
+    return fit.lacking(rank)
+
+
 def _is_open_and_else_filled(fit: Fit, rank: int) -> bool:
     roles = fit.route.role_sets[rank]
     return all(fit.candidates.get(role) or fit.unsure.get(role) for role in roles)
 
 
-def _lacking(fit: Fit, rank: int) -> str:
-    roles = fit.route.role_sets[rank]
-    absent = [r for r in roles if not fit.candidates.get(r) and not fit.unsure.get(r)]
-    unsure = [r for r in roles if fit.unsure.get(r)]
-    parts = [f"no series for {', '.join(absent)}"] if absent else []
-    parts += [f"not sure which series is {', '.join(unsure)}"] if unsure else []
-    if not parts:
-        parts = ["filled, but it is not the route's best set" if rank or fit.route.fallback_for else "still gathering"]
-    return f"{fit.route.name} [{', '.join(roles)}]: {'; '.join(parts)}"
-
-
 # -- the case ---------------------------------------------------------------------------------------------------------
 
 
-def _case_spec(fit: Fit, rank: int, study: StudyState) -> CaseSpec:
+def _case_spec(found: Pick, study: StudyState) -> CaseSpec:
+    fit, rank = found.fit, found.rank
     route, roles = fit.route, fit.route.role_sets[rank]
     chosen = choose(route, roles, fit.candidates)
     return CaseSpec(
@@ -247,8 +220,9 @@ def _case_spec(fit: Fit, rank: int, study: StudyState) -> CaseSpec:
         publish=route.publish,
         destinations=route.destinations,
         priority=_priority(route, chosen, study),
-        reasons=_reasons(fit, rank, chosen),
+        reasons=_reasons(found, chosen),
         others=_not_chosen(fit, chosen),
+        stands_in_for=tuple((gone.route, gone.code) for gone in found.gave_way),
     )
 
 
@@ -262,9 +236,10 @@ def _priority(route: Route, chosen: Mapping[str, Candidate], study: StudyState) 
     return min((route.priority_for(caller) for caller in callers), key=PRIORITY_NUMBER.__getitem__)
 
 
-def _reasons(fit: Fit, rank: int, chosen: Mapping[str, Candidate]) -> tuple[str, ...]:
-    roles = fit.route.role_sets[rank]
-    said = [f"route {fit.route.name}, role set {rank + 1} of {len(fit.route.role_sets)}: {' + '.join(roles)}"]
+def _reasons(found: Pick, chosen: Mapping[str, Candidate]) -> tuple[str, ...]:
+    route, rank = found.fit.route, found.rank
+    said = [f"route {route.name}, role set {rank + 1} of {len(route.role_sets)}: {' + '.join(route.role_sets[rank])}"]
+    said += [f"{route.name} stands in for {gone.route}: {gone.because}" for gone in found.gave_way]
     for role, candidate in chosen.items():
         number = candidate.facts.attributes.get("SeriesNumber", "without number")
         contrast = ""

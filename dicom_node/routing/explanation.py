@@ -7,16 +7,17 @@ about, so it belongs on the operator's screen and not into logs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.routing.cases import decide
 from dicom_node.routing.clauses import Verdict
 from dicom_node.routing.facts import moment_s
 from dicom_node.routing.gate import PublicationHold, publication_gate
 from dicom_node.routing.kinds import kinds
 from dicom_node.routing.route import Route, RouteBook
-from dicom_node.routing.study import ClosedSeries, Decision, StudyState
+from dicom_node.routing.study import CaseSpec, ClosedSeries, Decision, PastCase, StudyState, Verb
 from dicom_node.words import RoleGuess, SeriesFacts
 
 
@@ -53,13 +54,19 @@ class Explanation:
     series: tuple[SeriesExplanation, ...]
     rules: tuple[RouteExplanation, ...]
     decisions: tuple[Decision, ...]
+    if_refused: Mapping[str, tuple[CaseSpec, ...]] = field(default_factory=dict)
+    """By result family: the cases that would follow if a model refused the images of the one before."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; keys are stable."""
         return {
             "series": [_series_json(s) for s in self.series],
             "rules": [_rule_json(r) for r in self.rules],
-            "decisions": [_decision_json(d) for d in self.decisions],
+            "decisions": [
+                _decision_json(d)
+                | {"if_refused": [_case_json(case) for case in self.if_refused.get(d.result_family, ())]}
+                for d in self.decisions
+            ],
         }
 
     def lines(self) -> Iterator[str]:
@@ -79,6 +86,9 @@ class Explanation:
         yield "Decision"
         for decision in self.decisions:
             yield from _decision_lines(decision, numbers)
+            for case in self.if_refused.get(decision.result_family, ()):
+                series = ", ".join(f"{role}: series {numbers.get(uid, '-')}" for role, uid in case.series.items())
+                yield f"    if its model refuses the images: {case.model} by route {case.route} ({series})"
 
 
 def explain(routes: RouteBook, series: Sequence[SeriesFacts], roles: Mapping[str, RoleGuess]) -> Explanation:
@@ -96,11 +106,29 @@ def explain(routes: RouteBook, series: Sequence[SeriesFacts], roles: Mapping[str
     study_uid = ordered[0].study_uid if ordered else ""
     calling = next((str(ae) for s in ordered if (ae := s.attributes.get("CallingAETitle"))), None)
     state = StudyState(study_uid, closed, is_quiet=True, calling_ae=calling)
+    decisions = tuple(decide(routes, state))
     return Explanation(
         tuple(_explain_series(s, roles[s.series_uid]) for s in ordered),
         tuple(_explain_rule(route, s) for route in routes.routes for s in ordered),
-        tuple(decide(routes, state)),
+        decisions,
+        {d.result_family: tuple(_if_refused(routes, state, d.case)) for d in decisions if d.case is not None},
     )
+
+
+def _if_refused(routes: RouteBook, state: StudyState, case: CaseSpec) -> Iterator[CaseSpec]:
+    """The cases that would follow one another if every model on the way refused the images."""
+    cases: list[PastCase] = []
+    while True:
+        refusal = Refusal(RefusalCode.OUT_OF_DISTRIBUTION)
+        past = [replace(old, is_superseded=True) for old in cases]
+        new = PastCase(len(cases) + 1, case.route, case.result_family, case.revisions, case.set_rank, refusal=refusal)
+        cases = [*past, new]
+        found = decide(routes, replace(state, cases=tuple(cases)))
+        following = next((d for d in found if d.result_family == case.result_family), None)
+        if following is None or following.verb is not Verb.RUN or following.case is None:
+            return
+        case = following.case
+        yield case
 
 
 def _explain_series(s: SeriesFacts, role: RoleGuess) -> SeriesExplanation:
@@ -154,6 +182,7 @@ def _decision_lines(d: Decision, numbers: Mapping[str, str]) -> Iterator[str]:
     if d.case is not None:
         for role, uid in d.case.series.items():
             yield f"    {role}: series {numbers.get(uid, '-')}"
+        yield from (f"    {reason}" for reason in d.case.reasons[1 : 1 + len(d.case.stands_in_for)])
         where = ", ".join(d.case.destinations) or "nowhere"
         yield f"    publish {d.case.publish} to {where}, {d.case.priority}"
         for other in d.case.others:
@@ -208,19 +237,24 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
 def _decision_json(d: Decision) -> dict[str, Any]:
     said: dict[str, Any] = {"result_family": d.result_family, "decision": str(d.verb), "reasons": list(d.reasons)}
     if d.case is not None:
-        said["case"] = {
-            "route": d.case.route,
-            "model": d.case.model,
-            "set_rank": d.case.set_rank,
-            "series": dict(d.case.series),
-            "publish": str(d.case.publish),
-            "destinations": list(d.case.destinations),
-            "priority": d.case.priority,
-            "not_chosen": [{"series_uid": o.series_uid, "role": o.role, "reason": o.reason} for o in d.case.others],
-        }
+        said["case"] = _case_json(d.case)
     if d.refusal is not None:
         said["refusal"] = d.refusal.to_json()
     return said
+
+
+def _case_json(case: CaseSpec) -> dict[str, Any]:
+    return {
+        "route": case.route,
+        "model": case.model,
+        "set_rank": case.set_rank,
+        "series": dict(case.series),
+        "publish": str(case.publish),
+        "destinations": list(case.destinations),
+        "priority": case.priority,
+        "stands_in_for": {route: code.value for route, code in case.stands_in_for},
+        "not_chosen": [{"series_uid": o.series_uid, "role": o.role, "reason": o.reason} for o in case.others],
+    }
 
 
 def _moment(s: SeriesFacts) -> float:

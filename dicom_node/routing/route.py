@@ -186,21 +186,38 @@ class RouteBook(BaseModel):
                 return route
         raise KeyError(name)
 
-    def depth(self, route: Route) -> int:
-        """How many routes stand before this one by `fallback_for`: 0 for a first choice."""
-        depth, step = 0, route
+    @property
+    def stood_in_for(self) -> frozenset[str]:
+        """Routes for which an enabled one stands in."""
+        found = (self.before(route) for route in self.routes if route.enabled)
+        return frozenset(route.name for route in found if route is not None)
+
+    def before(self, route: Route) -> Route | None:
+        """The enabled route that this one stands in for; one that is switched off needs nobody in its place."""
+        step = route
         while step.fallback_for is not None:
             step = self.by_name(step.fallback_for)
+            if step.enabled:
+                return step
+        return None
+
+    def depth(self, route: Route) -> int:
+        """How many enabled routes stand before this one by `fallback_for`: 0 for a first choice."""
+        depth, step = 0, self.before(route)
+        while step is not None:
+            step = self.before(step)
             depth += 1
         return depth
 
     def families(self) -> dict[str, tuple[Route, ...]]:
-        """Enabled routes by result family, each in the order in which they are considered."""
+        """Enabled routes by result family, each in the order in which they are considered.
+
+        Their `fallback_for` names an enabled route: a stand-in for one that is switched off is a first choice.
+        """
         families: dict[str, list[Route]] = {}
-        for route in self.routes:
+        for route in sorted(self.routes, key=lambda r: (self.depth(r), r.order, self.routes.index(r))):
             if route.enabled:
-                families.setdefault(route.result_family, []).append(route)
-        return {
-            family: tuple(sorted(routes, key=lambda r: (self.depth(r), r.order, self.routes.index(r))))
-            for family, routes in sorted(families.items())
-        }
+                before = self.before(route)
+                resolved = route.model_copy(update={"fallback_for": None if before is None else before.name})
+                families.setdefault(route.result_family, []).append(resolved)
+        return {family: tuple(routes) for family, routes in sorted(families.items())}

@@ -47,6 +47,8 @@ class PastCase:
     set_rank: int = 0
     is_superseded: bool = False
     """Whether a later case has taken its place; at most one case of a family is not."""
+    refusal: Refusal | None = None
+    """How the model refused its images, if it did."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class CaseSpec:
     priority: Priority
     reasons: tuple[str, ...]
     others: tuple[NotChosen, ...]
+    stands_in_for: tuple[tuple[str, RefusalCode], ...] = ()
+    """Routes that gave way to this one, the nearest first, each with the code of why."""
 
     @property
     def priority_number(self) -> int:

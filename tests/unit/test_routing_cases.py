@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from routing_studies import FLAIR, FRAME, STUDY, T2, book, closed, guess, nine, series
 
-from dicom_node.refusals import RefusalCode
+from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.routing import ClosedSeries, Decision, PastCase, RouteBook, StudyState, Verb, decide
 from dicom_node.routing.roles import assign_roles
 from dicom_node.words import RoleGuess, SeriesFacts
@@ -346,6 +346,8 @@ class Node:
     cases: list[PastCase] = field(default_factory=list)
     last_revision: int = 0
     runs: int = 0
+    refuses: frozenset[str] = frozenset()
+    """Routes whose model refuses whatever it is given."""
 
     def close(self, s: SeriesFacts, revision: int | None = None) -> None:
         self.last_revision += 1
@@ -371,9 +373,21 @@ class Node:
             if decision.verb is Verb.RUN and decision.case is not None:
                 spec = decision.case
                 self.runs += 1
-                self.cases.append(
-                    PastCase(len(self.cases) + 1, spec.route, spec.result_family, dict(spec.revisions), spec.set_rank)
+                refusal = (
+                    Refusal(RefusalCode.BRAIN_NOT_FOUND, "a brain", "none") if spec.route in self.refuses else None
                 )
+                self.cases.append(
+                    PastCase(
+                        len(self.cases) + 1,
+                        spec.route,
+                        spec.result_family,
+                        dict(spec.revisions),
+                        spec.set_rank,
+                        refusal=refusal,
+                    )
+                )
+                if refusal is not None:
+                    return self.step(is_quiet=is_quiet)  # a refusal is decided upon at once
         return decisions
 
     def current(self, family: str = "brain") -> list[PastCase]:
@@ -389,8 +403,10 @@ EXPECTED = {
 }
 
 
-def arrive(routes: RouteBook, order: Sequence[SeriesFacts], pauses: Sequence[bool]) -> Node:
-    node = Node(routes)
+def arrive(
+    routes: RouteBook, order: Sequence[SeriesFacts], pauses: Sequence[bool], refuses: Iterable[str] = ()
+) -> Node:
+    node = Node(routes, refuses=frozenset(refuses))
     for s, pause in zip(order, pauses, strict=True):
         node.close(s, int(s.attributes["SeriesNumber"]))
         if pause:
