@@ -93,9 +93,8 @@ def predict(
 
 def _one(host: Any, package: Any, case: Sequence[Any], declared: Any, target: Path, chosen: Any) -> dict[str, Any]:
     from ai_engine import predict as engine_predict
-    from ai_engine.prediction import InputVolume
     from dicom_node.files import write_durably
-    from dicom_node.stages.inputs import read_case
+    from dicom_node.stages.inputs import as_input, read_case
     from dicom_node.volume import write_nifti
 
     with tempfile.TemporaryDirectory(prefix="ai-node-") as scratch:
