@@ -18,10 +18,11 @@ import numpy.typing as npt
 import psutil
 
 from ai_engine.evaluation.datasets import Dataset, DatasetError, LabelledCase, read_image, read_label, values_of
+from ai_engine.evaluation.levers import OFFERED, patch_axes_of, reference_axes_of, ways
 from ai_engine.evaluation.metrics import dice
 from ai_engine.evaluation.variants import MeasuredCase, Ran, compare_variant, region_mask
 from ai_engine.host import HostSettings, ModelHost
-from ai_engine.packages import Composite, Description, Label, ModelPackage, load_package
+from ai_engine.packages import Composite, Description, Label, load_package
 from ai_engine.packages.accuracy import (
     REFERENCE,
     Report,
@@ -34,23 +35,6 @@ from ai_engine.prediction import EngineSettings
 Say = Callable[[str], None]
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
-
-LEVERS = (
-    "f32",
-    "bf16",
-    "mirrored-bf16",
-    "one-axis-bf16",
-    "step-0.75-bf16",
-    "step-1.0-bf16",
-    "box-f32",
-    "box-bf16",
-    "int8",
-    "mirrored-int8",
-    "tensorflow",
-)
-"""Names of the ways that can be measured, besides the reference."""
-OFFERED = ("f32", "bf16", "int8")
-"""The ways that a gate measures when it is not told which."""
 
 
 @dataclass(frozen=True)
@@ -89,64 +73,6 @@ class GateRequest:
     calibration: str = ""
 
 
-def reference_axes_of(package: ModelPackage) -> tuple[int, ...]:
-    """What the shipped procedure of a package's framework mirrors.
-
-    nnU-Net mirrors the axes that training mirrored: those that the package names, else every axis of its patch.  Keras'
-    ``model.predict`` mirrors nothing.
-    """
-    description = package.description
-    if description.runner == "keras" or description.inference.mirror_axes:
-        return description.inference.mirror_axes
-    return tuple(range(patch_axes_of(package)))
-
-
-def patch_axes_of(package: ModelPackage) -> int:
-    """Two for a network that reads slices, three for one that reads volumes."""
-    if package.description.runner == "keras":
-        return 3
-    entries = package.json("plans.json")["configurations"]
-    name: str | None = package.description.inference.configuration
-    while name is not None:
-        if "patch_size" in entries[name]:
-            return len(entries[name]["patch_size"])
-        name = entries[name].get("inherits_from")
-    return 3
-
-
-def ways(
-    description: Description, reference_axes: tuple[int, ...], wanted: Sequence[str], patch_axes: int = 3
-) -> dict[str, Way]:
-    """The reference and the wanted levers as ways of running this package.
-
-    Raises
-    ------
-    ValueError
-        For a name that is not in `LEVERS`.
-    """
-    strange = sorted(set(wanted) - set(LEVERS))
-    if strange:
-        raise ValueError(f"variants among {', '.join(LEVERS)} were expected, found {strange[0]}")
-    step = description.inference.step
-    every = reference_axes or tuple(range(patch_axes))
-    known = {
-        REFERENCE: Way(precision="f32", mirror_axes=reference_axes, step=0.5),
-        "f32": Way(precision="f32", mirror_axes=(), step=step),
-        "bf16": Way(precision="bf16", mirror_axes=(), step=step),
-        "mirrored-bf16": Way(precision="bf16", mirror_axes=every, step=step),
-        "one-axis-bf16": Way(precision="bf16", mirror_axes=every[-1:], step=step),
-        "step-0.75-bf16": Way(precision="bf16", mirror_axes=(), step=0.75),
-        "step-1.0-bf16": Way(precision="bf16", mirror_axes=(), step=1.0),
-        "box-f32": Way(precision="f32", mirror_axes=(), step=step, window="box"),
-        "box-bf16": Way(precision="bf16", mirror_axes=(), step=step, window="box"),
-        "int8": Way(precision="int8", mirror_axes=(), step=step),
-        "mirrored-int8": Way(precision="int8", mirror_axes=every, step=step),
-        "tensorflow": Way(backend="tensorflow", precision="f32", mirror_axes=(), step=step),
-    }
-    chosen = {name: way for name, way in known.items() if name in wanted and way != known[REFERENCE]}
-    return {REFERENCE: known[REFERENCE], **chosen}
-
-
 def run_gate(request: GateRequest, say: Say) -> Report:
     """Measure, judge, report; writes nothing.
 
@@ -159,12 +85,12 @@ def run_gate(request: GateRequest, say: Say) -> Report:
     """
     package = load_package(request.package, weights=False)
     axes = reference_axes_of(package) if request.reference_axes is None else request.reference_axes
-    asked = ways(package.description, axes, request.variants, patch_axes_of(package))
+    asked = ways(package.segmentation, axes, request.variants, patch_axes_of(package))
     ran = {name: Ran(way) for name, way in asked.items()}
     cases: dict[str, MeasuredCase] = {}
-    regions = {region.key: region for region in _regions(request, package.description)}
+    regions = {region.key: region for region in _regions(request, package.segmentation)}
     for evidence in request.evidence:
-        here = _cases(request, package.description, evidence.cases)
+        here = _cases(request, package.segmentation, evidence.cases)
         cases |= {case.name: case for case in here}
         for name, run in ran.items():
             say(f"{name}: {run.way.words()}")
@@ -175,7 +101,7 @@ def run_gate(request: GateRequest, say: Say) -> Report:
     ]
     own = all(evidence.folder.resolve() == request.package.resolve() for evidence in request.evidence)
     return Report(
-        files=measured_files(package.sha256, package.description),
+        files=measured_files(package.sha256, package.segmentation),
         evidence=tuple(
             f"{_called(evidence, request.package)} on {', '.join(evidence.cases)}" for evidence in request.evidence
         ),
@@ -219,7 +145,7 @@ def _read(case: LabelledCase, request: GateRequest, description: Description) ->
     roles = [entry.role for entry in description.inputs]
     if set(roles) - set(case.images):
         raise DatasetError(f"{case.name}: sequences {', '.join(roles)} were expected")
-    inputs = {role: read_image(case.images[role]) for role in roles}
+    inputs = {role: read_image(case.images[role], case.spacing_mm) for role in roles}
     first = inputs[roles[0]]
     labels = read_label(case.label, first, request.dataset.names)
     truth = {
@@ -284,8 +210,8 @@ def _tflop_per_pass(folder: Path, way: Way) -> float | None:
 
     package = load_package(folder)
     module, window = torch_module(package)
-    count = len(package.description.inputs)
-    return flop_of(module, count, window) * len(package.description.weights) / 1e12
+    count = len(package.segmentation.inputs)
+    return flop_of(module, count, window) * len(package.segmentation.weights) / 1e12
 
 
 def _peak_mb(pid: int | None) -> float:

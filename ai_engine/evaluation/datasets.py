@@ -54,12 +54,19 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """One case: images by sequence role, and a label map on the grid of each."""
+    """One case: images by sequence role, and a label map on the grid of each.
+
+    Attributes
+    ----------
+    spacing_mm
+        X, Y, Z to declare for files that do not say their units.
+    """
 
     name: str
     patient: str
     images: Mapping[str, Path]
     label: Path
+    spacing_mm: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)

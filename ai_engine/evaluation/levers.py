@@ -71,6 +71,19 @@ def patch_axes_of(package: ModelPackage) -> int:
     return 3
 
 
+def fits(package: ModelPackage, name: str) -> bool:
+    """Whether a lever means something here: a network that reads slices has two axes to mirror and no box to fill.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no lever.
+    """
+    axes = patch_axes_of(package)
+    way = _way(name, reference_axes_of(package) or tuple(range(axes)), package.segmentation.inference.step)
+    return max(way.mirror_axes, default=0) < axes and (axes == 3 or way.window == "patch")
+
+
 def ways(
     description: Description, reference_axes: tuple[int, ...], wanted: Sequence[str], patch_axes: int = 3
 ) -> dict[str, Way]:
@@ -110,7 +123,7 @@ def _way(name: str, every: tuple[int, ...], step: float) -> Way:
         parts["mirror"] or "", tuple(int(axis) for axis in parts["axes"] or "")
     )
     return Way(
-        precision=parts["precision"],  # type: ignore[arg-type]  # one of the three that the pattern knows
+        precision=parts["precision"],
         mirror_axes=axes,
         step=float(parts["step"]) if parts["step"] else step,
         window="box" if parts["box"] else "patch",

@@ -99,6 +99,7 @@ def compare_variant(
         cost=Cost(
             wall_s=round(float(np.mean(run.wall_s)), 2),
             cpu_s=round(float(np.mean(run.cpu_s)), 2),
+            cpu_median_s=round(float(np.median(run.cpu_s)), 2),
             passes=float(np.mean(run.passes)),
             tflop=round(float(np.mean(run.tflop)), 3) if run.tflop else None,
             peak_mb=round(run.peak_mb),

@@ -86,6 +86,8 @@ class Cost(_Strict):
 
     wall_s: float
     cpu_s: float
+    cpu_median_s: float | None = None
+    """Median over the held-out cases; None in reports from before it was kept."""
     passes: float
     tflop: float | None = None
     peak_mb: float
@@ -180,7 +182,9 @@ def report_of(package: ModelPackage) -> Report | None:
     if data is None:
         return None
     report = parse_report(data)
-    if report.files != measured_files(package.sha256, package.description):
+    here = measured_files(package.sha256, package.segmentation)
+    left_out = {name for name in INT8 if name not in here}  # measured, but a command can make them again
+    if {name: digest for name, digest in report.files.items() if name not in left_out} != here:
         raise Refused(RefusalCode.MODEL_UNTRUSTED, expected=f"{GATE} of these weights", found=f"{GATE} of others")
     return report
 
@@ -215,6 +219,8 @@ def refuse_unless_offered(package: ModelPackage, settings: EngineSettings, *, on
     report = report_of(package)
     way = way_of(package.segmentation, settings, on_cuda=on_cuda)
     found = report.find(way) if report is not None else None
+    if way.precision == "int8" and not holds_int8(package):
+        _refuse(report, f"{way.words()}: the package does not hold its 8-bit network (ai-node models gate --int8)")
     if found is not None and found.passed:
         return "passed"
     if settings.measuring:
@@ -226,6 +232,11 @@ def refuse_unless_offered(package: ModelPackage, settings: EngineSettings, *, on
     return "not measured" if report is not None else "no gate"
 
 
+def holds_int8(package: ModelPackage) -> bool:
+    """Whether the package has its network in 8-bit integers, too."""
+    return set(INT8) <= set(package.sha256)
+
+
 def _refuse(report: Report | None, found: str) -> None:
     passed = [variant.way.words() for variant in report.variants if variant.passed] if report is not None else []
     raise Refused(
@@ -233,9 +244,19 @@ def _refuse(report: Report | None, found: str) -> None:
     )
 
 
-def cheapest(report: Report) -> Variant:
-    """The variant that passed at the least processor time; the reference where none did."""
-    passed = [variant for variant in report.variants if variant.passed and variant.way.backend is None]
+def cheapest(report: Report, *, with_int8: bool = False) -> Variant:
+    """The variant that passed at the least processor time; the reference where none did.
+
+    Parameters
+    ----------
+    with_int8
+        Whether the package holds its 8-bit network, so that it may be chosen.
+    """
+    passed = [
+        variant
+        for variant in report.variants
+        if variant.passed and variant.way.backend is None and (with_int8 or variant.way.precision != "int8")
+    ]
     return min(passed, key=lambda variant: variant.cost.cpu_s)
 
 
@@ -266,27 +287,41 @@ def judge(regions: Mapping[str, RegionOutcome], worst_cases: Mapping[str, str], 
 def as_table(report: Report) -> str:
     """The report as a Markdown table: cost and Dice side by side, in the order of measurement."""
     keys = list(report.variants[0].regions) if report.variants else []
-    head = ["variant", "way", "ran as", "passes", "TFLOP", "CPU s", "wall s", "peak MB"]
-    head += [f"{key} Dice (loss)" for key in keys] + [f"{key} agreement" for key in keys] + ["gate"]
+    head = ["variant", "way", "ran as", "passes", "TFLOP", "CPU s", "peak MB"]
+    head += [f"{key} Dice, loss (95 % interval)" for key in keys] + ["gate"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for variant in report.variants:
-        cost = variant.cost
-        tflop = "-" if cost.tflop is None else f"{cost.tflop:.2f}"
+        cost, is_reference = variant.cost, variant.name == REFERENCE
         cells = [
             variant.name,
             variant.way.words(),
             f"{variant.backend} {variant.precision}",
             f"{cost.passes:.0f}",
-            tflop,
-            f"{cost.cpu_s:.1f}",
-            f"{cost.wall_s:.1f}",
+            "-" if cost.tflop is None else f"{cost.tflop:.2f}",
+            f"{cost.cpu_s if cost.cpu_median_s is None else cost.cpu_median_s:.1f}",
             f"{cost.peak_mb:.0f}",
         ]
-        cells += [f"{variant.regions[key].dice:.3f} ({variant.regions[key].loss:+.4f})" for key in keys]
-        cells += [f"{variant.regions[key].agreement:.3f}" for key in keys]
-        cells.append("reference" if variant.name == REFERENCE else "passed" if variant.passed else "**failed**")
+        cells += [_dice_and_loss(variant.regions[key], is_reference=is_reference) for key in keys]
+        cells.append("reference" if is_reference else "passed" if variant.passed else "**failed**")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _dice_and_loss(found: RegionOutcome, *, is_reference: bool) -> str:
+    if is_reference:
+        return f"{found.dice:.3f}"
+    low, high = found.loss_ci95
+    return f"{found.dice:.3f}, {found.loss:+.4f} ({low:+.3f} to {high:+.3f})"
+
+
+def about(report: Report) -> str:
+    """What was measured on what, and how the table is to be read."""
+    cases = len(report.variants[0].cases) if report.variants else 0
+    return (
+        f"Measured: {'; '.join(report.evidence)} (n = {cases}). {report.machine}. CPU s: processor seconds of one "
+        "case, median; peak MB: of the model's process. Loss is the reference's mean Dice minus the variant's, with "
+        "its paired bootstrap interval over cases."
+    )
 
 
 _BEGIN, _END = "<!-- accuracy gate -->", "<!-- end of accuracy gate -->"
@@ -300,9 +335,7 @@ def put_into_card(card: str, report: Report) -> str:
         [
             _BEGIN,
             "## Ways of running it, measured",
-            f"Measured: {'; '.join(report.evidence)}. {report.machine}. Loss is the reference's mean Dice minus the "
-            "variant's; agreement is Dice with the reference's own answer. Wall seconds are worth something on a quiet "
-            "machine only.",
+            about(report),
             as_table(report).strip(),
             f"Offered: {', '.join(passed) or 'the reference only'}. Not offered: {'; '.join(failed) or 'none'}.",
             *([f"8-bit integers: {report.calibration}."] if report.calibration else []),

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ai_engine.evaluation.datasets import LabelledCase, read_image
-from ai_engine.packages import load_package
+from ai_engine.packages import load_package, seal_package
 from ai_engine.packages.store import INT8
 from dicom_node.refusals import RefusalCode, Refused
 
@@ -73,6 +73,33 @@ def quantise_package(folder: Path, cases: Sequence[LabelledCase], say: Say, *, p
     )
 
 
+def quantise_networks(
+    folder: Path, dataset: Sequence[LabelledCase], held_out: Mapping[Path, Sequence[str]], say: Say, *, patches: int
+) -> str:
+    """Make the 8-bit variant of a package and of the networks it is measured by, and seal them.
+
+    Parameters
+    ----------
+    dataset
+        All cases there are.
+    held_out
+        Folder of each measured network to the cases it is measured on.  None of those calibrates that network, and none
+        of all of them the package's own.
+
+    Returns
+    -------
+    What was done, in words, for the report.
+    """
+    apart = {place: set(names) for place, names in held_out.items()}
+    apart[folder] = set().union(*apart.values())
+    words = ""
+    for place, names in apart.items():
+        cases = [case for case in dataset if case.name not in names] or list(dataset)
+        words = quantise_package(place, cases, say, patches=patches)
+        seal_package(place)
+    return words
+
+
 def calibration_windows(folder: Path, cases: Sequence[LabelledCase], size: tuple[int, ...], count: int) -> Windows:
     """Windows ``(1, channel, *size)`` as the network would see them, as many from every case; fixed by a seed."""
     from ai_engine.engine import Engine
@@ -84,7 +111,7 @@ def calibration_windows(folder: Path, cases: Sequence[LabelledCase], size: tuple
     random = np.random.default_rng(42)
     windows: Windows = []
     for number, case in enumerate(cases):
-        data = engine.prepared({role: read_image(case.images[role]) for role in roles})
+        data = engine.prepared({role: read_image(case.images[role], case.spacing_mm) for role in roles})
         share = count // len(cases) + (number < count % len(cases))
         slices = data.shape[1:][: 3 - len(size)]
         spatial = data.shape[1:][len(slices) :]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from ai_engine.faults import EngineFault
-from ai_engine.packages import DescriptionError, find_package, seal_package
+from ai_engine.packages import DescriptionError, find_package
 from ai_engine.packages.schema import NAME, VERSION
 from dicom_node.cli import registry
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, spacing_of, stop
 from dicom_node.cli.models import MODELS_OPTION, app, import_app, tell_imported
 
 if TYPE_CHECKING:
-    from ai_engine.evaluation.accuracy import Evidence
-    from ai_engine.evaluation.datasets import Dataset
     from ai_engine.packages.accuracy import Report
 
 __all__ = ["app", "registry"]  # importing the latter adds its own commands to the former
@@ -31,11 +29,13 @@ def gate(
     case: list[str] = typer.Option([], "--case", help="A held-out case that this package never learnt from; repeat."),
     fold: list[str] = typer.Option([], "--fold", help="FOLDER=CASE,CASE: a fold of the same recipe, with its own."),
     variant: list[str] = typer.Option([], "--variant", help="A lever to measure; repeat. Default: f32, bf16, int8."),
-    levers: bool = typer.Option(False, "--levers", help="Measure every lever."),
+    levers: bool = typer.Option(False, "--levers", help="Measure every lever that this package has."),
     region: list[str] = typer.Option([], "--region", help="Key of a label or composite that counts; default all."),
     int8: bool = typer.Option(False, "--int8", help="Make the 8-bit variant first, from cases that are not held out."),
     patches: int = typer.Option(64, "--patches", min=50, help="Windows to calibrate the 8-bit variant on."),
+    drop_int8: bool = typer.Option(False, "--drop-int8", help="Measure the 8-bit variant, but do not keep its files."),
     labels: str = typer.Option("", "--labels", help="What label values mean: 1=necrosis,2=oedema,4=enhancing."),
+    spacing_mm: str | None = typer.Option(None, "--spacing-mm", help="X,Y,Z for NIfTI that does not state its units."),
     reviewed: list[str] = typer.Option([], "--reviewed", help="CASE=WHAT WAS SEEN, for a case that lost over 0.05."),
     threads: int = typer.Option(0, "--threads", min=0, help="0: as many as there are processors."),
     table: Path | None = typer.Option(None, "--table", dir_okay=False, help="Write the table as Markdown, too."),
@@ -53,9 +53,11 @@ def gate(
 
     Example: ai-node models gate brain-tumour --data data/brats --case Brats18_2013_3_1 --int8 --threads 2
     """
-    from ai_engine.evaluation.accuracy import LEVERS, OFFERED, Evidence, GateRequest, run_gate
+    from ai_engine.evaluation.accuracy import Evidence, GateRequest, run_gate
     from ai_engine.evaluation.datasets import DatasetError, open_dataset
+    from ai_engine.evaluation.levers import LEVERS, OFFERED
     from ai_engine.packages.accuracy import as_table
+    from ai_engine.training.quantise import quantise_networks
     from dicom_node.cli.evaluate import _names
 
     with answering(as_json=as_json):
@@ -68,11 +70,14 @@ def gate(
             stop(Exit.USAGE, "name held-out cases with --case, or folds with --fold FOLDER=CASE,CASE")
         try:
             dataset = open_dataset(data, _names(labels))
+            if declared := spacing_of(spacing_mm):
+                dataset = replace(dataset, cases=tuple(replace(c, spacing_mm=declared) for c in dataset.cases))
+            held_out = {entry.folder: entry.cases for entry in evidence}
             request = GateRequest(
                 package=folder,
                 dataset=dataset,
                 evidence=tuple(evidence),
-                calibration=_quantise_all(folder, dataset, evidence, patches) if int8 else "",
+                calibration=quantise_networks(folder, dataset.cases, held_out, _say, patches=patches) if int8 else "",
                 variants=_possible(folder, LEVERS if levers else tuple(variant) or OFFERED, with_int8=int8),
                 regions=tuple(region),
                 reference_axes=_axes(reference_axes),
@@ -84,7 +89,7 @@ def gate(
             stop(Exit.USAGE, str(trouble))
     if table is not None:
         table.write_text(as_table(report), encoding="utf-8")
-    digest = "" if dry_run else _write(folder, report, adopt=adopt)
+    digest = "" if dry_run else _write(folder, report, adopt=adopt, keep_int8=not drop_int8)
     if as_json:
         emit({"digest": digest, "gate": report.model_dump(mode="json")})
         return
@@ -98,33 +103,17 @@ def _say(line: str) -> None:
     err.print(line, markup=False, soft_wrap=True)
 
 
-def _write(folder: Path, report: Report, *, adopt: bool) -> str:
-    """gate.json, the table in the card, with `adopt` the settings of the cheapest way that passed; the new digest."""
-    import yaml
+def _write(folder: Path, report: Report, *, adopt: bool, keep_int8: bool) -> str:
+    """The report into the package, and what that means in words; the new digest."""
+    from ai_engine.evaluation.adoption import write_report
 
-    from ai_engine.packages import load_package
-    from ai_engine.packages.accuracy import canonical, cheapest, put_into_card, way_of
-    from ai_engine.packages.store import DESCRIPTION, GATE
-    from ai_engine.prediction import EngineSettings
-
-    (folder / GATE).write_bytes(canonical(report))
-    written = (folder / "CARD.md").read_text(encoding="utf-8") if (folder / "CARD.md").exists() else ""
-    (folder / "CARD.md").write_text(put_into_card(written, report), encoding="utf-8")
-    if adopt:
-        way = cheapest(report).way
-        tree = yaml.safe_load((folder / DESCRIPTION).read_bytes())
-        inference = tree["inference"]
-        inference |= {"step": way.step, "mirror_axes": list(way.mirror_axes), "window": way.window}
-        inference["precision"] = {**inference.get("precision", {}), "cpu": way.precision}
-        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
-        (folder / DESCRIPTION).write_text(text, encoding="utf-8")
-        _say(f"adopted: {way.words()}")
-    digest = seal_package(folder)
-    own = report.find(way_of(load_package(folder, weights=False).description, EngineSettings(device="cpu")))
-    if own is None or not own.passed:
+    written = write_report(folder, report, adopt=adopt, keep_int8=keep_int8)
+    if written.adopted is not None:
+        _say(f"adopted: {written.adopted.words()}")
+    if not written.runs:
         _say("the package's own settings did not pass, so it cannot be run as it is: use --adopt, or edit model.yaml")
-    _say(f"gate.json is written; the package's digest is now {digest}")
-    return digest
+    _say(f"gate.json is written; the package's digest is now {written.digest}")
+    return written.digest
 
 
 def _axes(text: str) -> tuple[int, ...] | None:
@@ -150,23 +139,10 @@ def _pair(text: str) -> tuple[str, str]:
     return first, second
 
 
-def _quantise_all(folder: Path, dataset: Dataset, evidence: Sequence[Evidence], patches: int) -> str:
-    """Make the 8-bit variant of every network, each from cases that nothing is measured on; in words what was done."""
-    from ai_engine.training.quantise import quantise_package
-
-    held_out = {name for entry in evidence for name in entry.cases}
-    work = {entry.folder: set(entry.cases) for entry in evidence} | {folder: held_out}
-    words = ""
-    for place, apart in work.items():
-        cases = [case for case in dataset.cases if case.name not in apart] or list(dataset.cases)
-        words = quantise_package(place, cases, _say, patches=patches)
-        seal_package(place)
-    return words
-
-
 def _possible(folder: Path, wanted: tuple[str, ...], *, with_int8: bool) -> tuple[str, ...]:
     """The wanted levers that this package and this machine have."""
     from ai_engine.backends.tensorflow import is_installed
+    from ai_engine.evaluation.levers import fits
     from ai_engine.packages import load_package
     from ai_engine.packages.store import INT8
 

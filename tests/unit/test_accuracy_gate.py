@@ -13,7 +13,8 @@ import pytest
 from fixtures_packages import make_tiny_package
 
 from ai_engine.engine import Engine
-from ai_engine.evaluation.accuracy import ways
+from ai_engine.evaluation.adoption import write_report
+from ai_engine.evaluation.levers import LEVERS, fits, reference_axes_of, ways
 from ai_engine.evaluation.variants import newly_missed
 from ai_engine.packages import load_package, seal_package
 from ai_engine.packages.accuracy import (
@@ -27,6 +28,7 @@ from ai_engine.packages.accuracy import (
     Way,
     as_table,
     canonical,
+    cheapest,
     judge,
     measured_files,
     put_into_card,
@@ -34,6 +36,7 @@ from ai_engine.packages.accuracy import (
     report_of,
     way_of,
 )
+from ai_engine.packages.store import INT8 as INT8_FILES
 from ai_engine.prediction import EngineSettings
 from dicom_node.refusals import RefusalCode, Refused
 
@@ -56,7 +59,7 @@ def _variant(name: str, way: Way, *, passed: bool) -> Variant:
         backend="openvino",
         passed=passed,
         reasons=() if passed else ("whole_tumour: mean Dice loss 0.0100 over 0.005",),
-        cost=Cost(wall_s=1, cpu_s=2, passes=8, tflop=1.5, peak_mb=900),
+        cost=Cost(wall_s=1, cpu_s=9 if name == REFERENCE else 2, passes=8, tflop=1.5, peak_mb=900),
         regions={"whole_tumour": GOOD},
         cases=(CaseDice(case="a", dice={"whole_tumour": 0.8}, agreement={"whole_tumour": 0.99}),),
     )
@@ -161,6 +164,71 @@ def test_settings_become_the_way_that_was_measured(folder: Path) -> None:
         ways(description, (0,), ("student",))
 
 
+def test_levers_are_named_by_what_they_change(folder: Path) -> None:
+    package = load_package(folder)
+    known = ways(package.segmentation, (0, 1, 2), LEVERS)
+    assert set(known) == {REFERENCE, *LEVERS}
+    assert known["mirror-02-bf16"].mirror_axes == (0, 2) and known["one-axis-bf16"].mirror_axes == (2,)
+    combined = known["mirrored-step-1.0-bf16"]
+    assert (combined.mirror_axes, combined.step, combined.precision) == ((0, 1, 2), 1.0, "bf16")
+    assert known["tensorflow"].backend == "tensorflow"
+    same = ways(package.segmentation, (1,), ("one-axis-bf16", "mirrored-bf16"))
+    assert list(same) == [REFERENCE, "mirrored-bf16"]  # one way is measured once
+    assert [name for name in ("mirror-12-bf16", "box-bf16", "mirrored-bf16") if fits(package, name)] == [
+        "mirrored-bf16"
+    ]
+    for strange in ("mirror--bf16", "mirror-21-bf16", "bf8", "step-2-bf16"):
+        with pytest.raises(ValueError, match="were expected"):
+            ways(package.segmentation, (0,), (strange,))
+
+
+def test_adopting_keeps_the_reference_and_answers_the_stored_case_anew(folder: Path) -> None:
+    """What training mirrored stays known, so that the next gate does not compare the package with itself."""
+    package = load_package(folder)
+    report = report_of(package)
+    assert report is not None and reference_axes_of(package) == (0, 1)
+    written = write_report(folder, report, adopt=True)
+    assert (written.adopted, written.runs) == (F32, True)
+    package = load_package(folder)
+    assert package.segmentation.inference.mirror_axes == ()
+    assert package.segmentation.inference.trained_mirror_axes == (0, 1) == reference_axes_of(package)
+    assert "Ways of running it" in package.files["CARD.md"].decode()
+    assert package.digest_sha256 == written.digest
+
+
+def test_an_8_bit_network_that_was_measured_may_be_left_out_and_is_then_not_offered(folder: Path) -> None:
+    for name in INT8_FILES:
+        (folder / name).write_bytes(b"eight bits")
+    seal_package(folder)
+    with_it = load_package(folder)
+    measured = Report(
+        files=measured_files(with_it.sha256, with_it.segmentation),
+        evidence=("this package's network on a",),
+        same_weights=True,
+        machine="a machine",
+        variants=(
+            _variant(REFERENCE, Way(precision="f32", mirror_axes=(), step=0.5), passed=True),
+            _variant("int8", INT8, passed=True).model_copy(
+                update={"cost": Cost(wall_s=1, cpu_s=1, passes=8, peak_mb=9)}
+            ),
+        ),
+    )
+    assert cheapest(measured, with_int8=True).name == "int8" and cheapest(measured).name == REFERENCE
+    write_report(folder, measured, adopt=True, keep_int8=False)
+    without = load_package(folder)
+    assert "int8.bin" not in without.files and report_of(without) == measured
+    with pytest.raises(Refused) as caught:
+        Engine(without, EngineSettings(device="cpu", precision="int8", threads=1))
+    assert caught.value.refusal.code is RefusalCode.VARIANT_NOT_OFFERED
+    assert "does not hold" in caught.value.refusal.found
+    for name in INT8_FILES:
+        (folder / name).write_bytes(b"eight other bits")
+    seal_package(folder)
+    with pytest.raises(Refused) as caught:
+        report_of(load_package(folder))
+    assert caught.value.refusal.code is RefusalCode.MODEL_UNTRUSTED
+
+
 def test_only_large_lesions_that_the_reference_finds_count_as_newly_missed() -> None:
     truth = np.zeros((20, 20, 40), bool)
     truth[2:8, 2:8, 2:8] = truth[2:8, 2:8, 20:26] = True  # two of 216 voxels
@@ -179,8 +247,8 @@ def test_the_table_puts_cost_and_dice_side_by_side(folder: Path) -> None:
     assert report is not None
     lines = as_table(report).splitlines()
     assert len(lines) == 5
-    assert "| bf16 | bf16, not mirrored, step 0.5 | openvino bf16 | 8 | 1.50 | 2.0 |" in lines[4]
-    assert "**failed**" in lines[4] and "0.800 (+0.0010)" in lines[4]
+    assert "| bf16 | bf16, not mirrored, step 0.5 | openvino bf16 | 8 | 1.50 | 2.0 | 900 |" in lines[4]
+    assert "**failed**" in lines[4] and "0.800, +0.0010 (-0.001 to +0.003)" in lines[4]
     card = put_into_card("# A model\n\nText.\n", report)
     assert "Offered: f32. Not offered: bf16 (whole_tumour: mean Dice loss" in card
     assert put_into_card(card + "\nMore.\n", report).count("## Ways of running it") == 1
