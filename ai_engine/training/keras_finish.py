@@ -1,4 +1,8 @@
-"""The end of a training of ``brain-tumour-tf``: package, test on the patients kept apart, card with every case."""
+"""The end of a training of ``brain-tumour-tf``: package, accuracy gate, test on the patients kept apart, card.
+
+The gate measures the cheaper ways of running on the same patients; the cheapest that loses nothing is adopted before
+the test, and the report lives in the package.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from ai_engine.training.keras_recipe import KerasRecipe, TumourSplit, split_of, 
 
 Say = Callable[[str], None]
 REGIONS = ("whole_tumour", "tumour_core", "enhancing_tumour")
+GATED = ("bf16", "one-axis-bf16", "step-1.0-bf16")
+"""The ways of running that are measured when the package is built; more with ``ai-node models gate``."""
 
 
 def finish_keras(recipe: KerasRecipe, data: Path, work: Path, version: str, say: Say) -> Path:
@@ -22,13 +28,22 @@ def finish_keras(recipe: KerasRecipe, data: Path, work: Path, version: str, say:
     DatasetError
         If the cases kept for the test are not there.
     """
+    from ai_engine.evaluation.accuracy import Evidence, GateRequest, run_gate
+    from ai_engine.evaluation.adoption import write_report
+    from ai_engine.evaluation.datasets import open_dataset
+
     folder = work / "package" / recipe.name / version
     split = split_of(data)
     write_package(recipe, work, folder, version, card="", metrics=[])
+    evidence = (Evidence(folder, split.test),)
+    request = GateRequest(folder, open_dataset(data / "brats"), evidence, variants=GATED, regions=REGIONS)
+    report = run_gate(request, say)
+    write_report(folder, report, adopt=True)
     studies = measure(folder, data / "brats", split.test, say)
     (work / "evaluation.json").write_text(json.dumps(studies, indent=1) + "\n", encoding="utf-8")
     card = card_text(recipe, version, split, studies, json.loads((work / "keras-history.json").read_bytes()))
     write_package(recipe, work, folder, version, card=card, metrics=metrics_of(studies))
+    write_report(folder, report, adopt=True)
     return folder
 
 

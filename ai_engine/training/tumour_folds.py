@@ -1,7 +1,8 @@
 """What ``brain-tumour`` is worth: every patient read by the network of the fold that never saw it, for each role set.
 
-The evaluation itself is ``ai-node evaluate``'s (:mod:`ai_engine.evaluation.study`), through the engine, at the shipped
-precision.
+First the accuracy gate (:mod:`ai_engine.evaluation.accuracy`) measures the cheaper ways of running on the folds; the
+cheapest that loses nothing becomes the package's default and its report goes into the package.  Then the evaluation,
+``ai-node evaluate``'s (:mod:`ai_engine.evaluation.study`), reads every patient through the engine in that very way.
 """
 
 from __future__ import annotations
@@ -10,19 +11,57 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ai_engine.packages.accuracy import Report, Way, cheapest
 from ai_engine.training.tumour import ALL, HISTORY_FILE, START, TumourRecipe
 from ai_engine.training.tumour_cases import FOLDS, REGIONS, fold_of, tumour_cases
-from ai_engine.training.tumour_package import LICENCE, LIMITS, ROLE_SETS, TRAINING_DATA, package_tumour
+from ai_engine.training.tumour_package import DEFAULT, LICENCE, LIMITS, ROLE_SETS, TRAINING_DATA, package_tumour
+
+if TYPE_CHECKING:
+    from ai_engine.evaluation.accuracy import Evidence
 
 Say = Callable[[str], None]
 FOLDS_FILE = "tumour-folds.json"
 KEYS: Mapping[str, str] = {"WT": "whole_tumour", "TC": "tumour_core", "ET": "enhancing_tumour"}
 
+GATED = ("bf16", "one-axis-bf16", "mirror-12-bf16", "mirrored-bf16", "mirrored-step-1.0-bf16", "box-bf16")
+"""The cheaper ways that are measured when the package is built; more with ``ai-node models gate``."""
 
-def evaluate_folds(recipe: TumourRecipe, data: Path, work: Path, say: Say) -> dict[str, Any]:
+
+def export_folds(recipe: TumourRecipe, data: Path, work: Path, way: Way = DEFAULT) -> tuple[Evidence, ...]:
+    """Write the network of every fold as a package in ``folds/fold-N``; each with the patients that it never saw."""
+    from ai_engine.evaluation.accuracy import Evidence
+
+    folds = fold_of(tumour_cases(data))
+    exported = []
+    for fold in range(FOLDS):
+        folder = work / "folds" / f"fold-{fold}"
+        package_tumour(
+            recipe, work / f"tumour-{fold}.pt", folder, "0.0.0", card=f"Fold {fold}, for the evaluation only.\n",
+            cases=sum(other != fold for other in folds.values()), way=way,
+        )  # fmt: skip
+        exported.append(Evidence(folder, tuple(sorted(name for name, other in folds.items() if other == fold))))
+    return tuple(exported)
+
+
+def gate_folds(folder: Path, evidence: tuple[Evidence, ...], data: Path, say: Say, *, threads: int = 0) -> Report:
+    """Measure the package's cheaper ways of running on the folds' own test patients."""
+    from ai_engine.evaluation.accuracy import GateRequest, run_gate
+    from ai_engine.evaluation.datasets import open_dataset
+
+    regions = tuple(KEYS.values())
+    dataset = open_dataset(data / "brats")
+    return run_gate(GateRequest(folder, dataset, evidence, variants=GATED, regions=regions, threads=threads), say)
+
+
+def evaluate_folds(recipe: TumourRecipe, data: Path, work: Path, say: Say, *, way: Way = DEFAULT) -> dict[str, Any]:
     """Read every patient with its fold's network, with every role set; writes ``tumour-folds.json``.
+
+    Parameters
+    ----------
+    way
+        How the networks are run.
 
     Returns
     -------
@@ -36,18 +75,12 @@ def evaluate_folds(recipe: TumourRecipe, data: Path, work: Path, say: Say) -> di
     from ai_engine.packages import load_package
     from ai_engine.prediction import EngineSettings
 
-    folds = fold_of(tumour_cases(data))
     dataset = open_dataset(data / "brats")
     found: dict[str, list[dict[str, Any]]] = {"+".join(roles): [] for roles in ROLE_SETS}
     identity: dict[str, Any] = {}
-    for fold in range(FOLDS):
-        folder = work / "folds" / f"fold-{fold}"
-        package_tumour(
-            recipe, work / f"tumour-{fold}.pt", folder, "0.0.0", card=f"Fold {fold}, for the evaluation only.\n",
-            cases=sum(other != fold for other in folds.values()),
-        )  # fmt: skip
-        engine = Engine(load_package(folder), EngineSettings(device="cpu", threads=1))
-        tested = replace(dataset, cases=tuple(case for case in dataset.cases if folds[case.name] == fold))
+    for fold, exported in enumerate(export_folds(recipe, data, work, way)):
+        engine = Engine(load_package(exported.folder), EngineSettings(device="cpu", threads=1))
+        tested = replace(dataset, cases=tuple(case for case in dataset.cases if case.name in exported.cases))
         for roles in ROLE_SETS:
             say(f"fold {fold}, inputs {', '.join(roles)}")
             study = evaluate_dataset(engine, tested, say, roles=roles)
@@ -71,7 +104,7 @@ def evaluate_folds(recipe: TumourRecipe, data: Path, work: Path, say: Say) -> di
         }
         for roles, cases in found.items()
     }
-    written = {"recipe": asdict(recipe), "run_as": identity, "sets": sets}
+    written = {"recipe": asdict(recipe), "run_as": {**identity, "way": way.words()}, "sets": sets}
     (work / FOLDS_FILE).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return written
 
@@ -161,8 +194,7 @@ def tumour_card(recipe: TumourRecipe, version: str, history: Mapping[str, Any], 
     else:
         parts.append(
             "Dice of all nine patients (n = 9), each read by the network of its fold, which never saw it, through the "
-            f"engine as shipped ({folds['run_as']['backend']}, {folds['run_as']['precision']}, step 0.5, no "
-            "mirroring). "
+            f"engine as shipped ({folds['run_as']['backend']}; {folds['run_as']['way']}). "
             "The shipped network was trained on all nine by the same recipe and the same number of steps; there is "
             "nobody left to test it on."
         )
@@ -178,16 +210,41 @@ def _steps(history: Mapping[str, Any]) -> dict[str, int]:
     return {START: last.get(START, 0), "near": near, "wide": max(0, last.get("wide", near) - near)}
 
 
-def finish_tumour(recipe: TumourRecipe, data: Path, work: Path, version: str, say: Say, *, with_folds: bool) -> Path:
-    """Package the network trained on everybody, with the figures of the folds; ``work/package/<name>/<version>``."""
+def finish_tumour(
+    recipe: TumourRecipe, data: Path, work: Path, version: str, say: Say, *, with_folds: bool, threads: int = 0
+) -> Path:
+    """Package the network trained on everybody, gated, with the folds' figures; ``work/package/<name>/<version>``.
+
+    Parameters
+    ----------
+    with_folds
+        False leaves out gate and figures: an intermediate package.
+    threads
+        Of the gate; 0 takes every processor.
+    """
+    from ai_engine.evaluation.adoption import write_report
+
     history = json.loads((work / HISTORY_FILE).read_text(encoding="utf-8"))
-    folds = evaluate_folds(recipe, data, work, say) if with_folds else None
-    return package_tumour(
-        recipe,
-        work / f"tumour-{ALL}.pt",
-        work / "package" / recipe.name / version,
-        version,
-        card=tumour_card(recipe, version, history, folds),
-        cases=len(history["folds"]),
-        metrics=fold_metrics(folds) if folds else None,
-    )
+    folder = work / "package" / recipe.name / version
+
+    def write(folds: Mapping[str, Any] | None, way: Way) -> None:
+        package_tumour(
+            recipe,
+            work / f"tumour-{ALL}.pt",
+            folder,
+            version,
+            card=tumour_card(recipe, version, history, folds),
+            cases=len(history["folds"]),
+            metrics=fold_metrics(folds) if folds else None,
+            way=way,
+        )
+
+    write(None, DEFAULT)
+    if not with_folds:
+        return folder
+    report = gate_folds(folder, export_folds(recipe, data, work), data, say, threads=threads)
+    way = cheapest(report).way
+    say(f"adopted: {way.words()}")
+    write(evaluate_folds(recipe, data, work, say, way=way), way)
+    write_report(folder, report, adopt=False)
+    return folder

@@ -13,11 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ai_engine.evaluation.adoption import inference_of
+from ai_engine.packages.accuracy import Way
 from ai_engine.phantom import axial_grid
 from ai_engine.runners.networks import build_network, shared_names
 from ai_engine.training.package import SELF_TEST, WEIGHTS, averaged_weights, export_package
 from ai_engine.training.tumour import CONFIGURATION, TumourRecipe, tumour_dataset, tumour_plans
 from ai_engine.training.tumour_phantom import SPACING_MM, synthetic_study
+
+SHIPPED_STYLE = Way(precision="f32", mirror_axes=(0, 1, 2), step=0.5)
+"""How nnU-Net itself would run this network: every axis that training mirrored, overlapping windows, float32."""
+DEFAULT = Way(precision="bf16", mirror_axes=(0, 1, 2), step=0.5)
+"""The package's settings until its accuracy gate has found a cheaper way that loses nothing."""
 
 ROLE_SETS: tuple[tuple[str, ...], ...] = (("t1c", "flair"), ("t1c",))
 
@@ -90,8 +97,9 @@ def tumour_model_tree(
     *,
     metrics: list[dict[str, Any]] | None = None,
     self_test_voxels: dict[int, int] | None = None,
+    way: Way = DEFAULT,
 ) -> dict[str, Any]:
-    """The tree of ``model.yaml``."""
+    """The tree of ``model.yaml``; `way` is what the package does by default."""
     tree: dict[str, Any] = {
         "schema_version": 1,
         "name": recipe.name,
@@ -121,10 +129,9 @@ def tumour_model_tree(
         "measurements": ["volume", "long_axis", "short_axis", "diameter_3d"],
         "inference": {
             "configuration": CONFIGURATION,
-            "step": 0.5,
-            "mirror_axes": [],
+            **inference_of(way, SHIPPED_STYLE),
             "batch": 4,
-            "precision": {"cpu": "bf16", "cuda": "f16"},
+            "precision": {"cpu": way.precision, "cuda": "f16"},
         },
         "study_preparation": {"grid_mm": 1.0, "native": NATIVE},
         "patient": {"age_years": [18, 120], "body_parts": ["BRAIN", "HEAD", "SKULL", "HEADNECK"]},
@@ -163,6 +170,7 @@ def package_tumour(
     card: str,
     cases: int,
     metrics: list[dict[str, Any]] | None = None,
+    way: Way = DEFAULT,
 ) -> Path:
     """Write the averaged weights of one state as a package, with the answer to its stored case; the folder."""
     from ai_engine.engine import Engine
@@ -180,13 +188,13 @@ def package_tumour(
             weights=weights,
             plans=plans,
             description=tumour_dataset(cases),
-            model=tumour_model_tree(recipe, version, metrics=metrics, self_test_voxels=voxels),
+            model=tumour_model_tree(recipe, version, metrics=metrics, self_test_voxels=voxels, way=way),
             card=card,
             self_test=tensors,
         )
 
     write(None)
-    engine = Engine(load_package(folder), EngineSettings(device="cpu", threads=1))
+    engine = Engine(load_package(folder), EngineSettings(device="cpu", threads=1, measuring=True))
     grid = Affine(tensors["affine"].numpy())
     inputs = {role: InputVolume(tensors[role].numpy(), grid, modality="MR") for role in ("t1c", "flair")}
     mask = engine.run(inputs).mask
