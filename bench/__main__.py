@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import engine, ingest, keras, road, shipped, thesis
+from bench import engine, ingest, keras, levers, road, shipped, thesis, tumour
 
 BENCHES = {
     "road": road.run,
@@ -12,6 +12,8 @@ BENCHES = {
     "engine": engine.run,
     "keras": keras.run,
     "shipped": lambda _: shipped.main([]),
+    "tumour": tumour.run,
+    "levers": lambda _: levers.main([]),
     "thesis": lambda _: thesis.main([]),
 }
 

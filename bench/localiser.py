@@ -1,0 +1,219 @@
+"""What a localiser could save: a cheap look first, then windows only where the tumour is.  Nothing of it is offered.
+
+    python -m bench.localiser --fold FOLDER=CASE,CASE [--fold ...] [--data BRATS]
+
+For every case of a fold's own test patients, through the engine, bf16, mirrored as the package's full procedure is:
+
+*tiles*    how many of the overlapping tiles touch the tumour's box (of the full answer, and 10 mm more): the others
+           are all that skipping tiles can save;
+*window*   one window, put where the full answer says that the tumour is: the best that any localiser can do;
+*coarse*   one window, put by one pass of the same network over the whole brain on a grid of half the resolution;
+           where the box does not fit the window, all tiles are run.
+
+Dice is against truth; loss is the full answer's Dice minus this one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_engine.backends import Network
+from ai_engine.packages import Composite, Label
+from ai_engine.runners import nnunet
+from ai_engine.runners.tiles import Plan, sliding_window_logits
+from bench.machine import about, machine, save, table
+
+Floats = npt.NDArray[np.float32]
+Box = tuple[tuple[int, int], ...]
+MARGIN = 10
+"""Voxels (mm) around the box."""
+SMALLEST_ML = 1.0
+"""Parts of an answer below this do not pull the box."""
+REGIONS = ("whole_tumour", "tumour_core", "enhancing_tumour")
+FULL, WINDOW, COARSE = "all tiles", "window at the answer", "window by a coarse pass"
+
+
+@dataclass
+class Look:
+    """One way of looking at a case, in place of the runner's overlapping tiles; keeps what it saw."""
+
+    way: str
+    box: Box | None = None
+    fits: bool = False
+    passes: int = 0
+    tiles: int = 0
+    touched: int = 0
+
+    def __call__(self, networks: Sequence[Network], data: Floats, plan: Plan, classes: int) -> tuple[Floats, int]:
+        """Logits (classes, S, R, C) and passes, as `sliding_window_logits`."""
+        coarse = 0
+        if self.way == COARSE:
+            self.box, coarse = box_of(half_resolution(networks, data, plan, classes)), 1
+        self.fits = self.box is not None and all(
+            high - low + 2 * MARGIN <= side for (low, high), side in zip(self.box, plan.patch, strict=True)
+        )
+        if self.way == FULL or self.box is None or not self.fits:
+            logits, passes = sliding_window_logits(networks, data, plan, classes)
+            if self.way == FULL:
+                self.box = box_of(logits)
+                self.tiles, self.touched = count_tiles(data.shape[1:], plan, self.box)
+        else:
+            logits, passes = one_window(networks, data, plan, classes, self.box)
+        self.passes = passes + coarse
+        return logits, self.passes
+
+
+def one_window(networks: Sequence[Network], data: Floats, plan: Plan, classes: int, box: Box) -> tuple[Floats, int]:
+    """Logits of one patch around a box; background everywhere else."""
+    places = []
+    for (low, high), side, size in zip(box, plan.patch, data.shape[1:], strict=True):
+        begin = min(max(0, (low + high - side) // 2), max(0, size - side))
+        places.append(slice(begin, begin + side))
+    inside, passes = sliding_window_logits(networks, data[(slice(None), *places)], plan, classes)
+    logits = np.zeros((classes, *data.shape[1:]), dtype=np.float32)
+    logits[0] = 1.0
+    logits[(slice(None), *places)] = inside
+    return logits, passes
+
+
+def half_resolution(networks: Sequence[Network], data: Floats, plan: Plan, classes: int) -> Floats:
+    """Logits of one unmirrored pass on a grid of half the resolution, brought back by repetition."""
+    import torch
+
+    even = np.pad(data, [(0, 0), *((0, size % 2) for size in data.shape[1:])])
+    small = torch.nn.functional.avg_pool3d(torch.from_numpy(even)[None], 2)[0].numpy()
+    logits, _ = sliding_window_logits(networks, small, Plan(plan.patch, 1.0), classes)
+    large = logits.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
+    return np.ascontiguousarray(large[:, : data.shape[1], : data.shape[2], : data.shape[3]])
+
+
+def box_of(logits: Floats) -> Box | None:
+    """The box around everything that is not background and large enough; None without any."""
+    from scipy import ndimage
+
+    parts, count = ndimage.label(logits.argmax(axis=0) > 0, np.ones((3, 3, 3)))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    large = [number for number in range(1, count + 1) if sizes[number] >= 1000 * SMALLEST_ML]
+    if not large:
+        return None
+    places = np.nonzero(np.isin(parts, large))
+    return tuple((int(axis.min()), int(axis.max()) + 1) for axis in places)
+
+
+def count_tiles(shape: tuple[int, ...], plan: Plan, box: Box | None) -> tuple[int, int]:
+    """All tiles, and those that touch the box and its margin."""
+    from ai_engine.runners import tiles
+
+    shape = tuple(max(size, side) for size, side in zip(shape, plan.patch, strict=True))
+    windows = list(tiles._windows(shape, plan))
+    if box is None:
+        return len(windows), 0
+    touched = 0
+    for window in windows:
+        places = [place for place in window if isinstance(place, slice)]
+        touched += all(
+            place.start < high + MARGIN and place.stop > low - MARGIN
+            for place, (low, high) in zip(places, box, strict=True)
+        )
+    return len(windows), touched
+
+
+def measure(folder: Path, names: Sequence[str], data: Path, threads: int) -> list[dict[str, Any]]:
+    """Every case of one fold, looked at in the three ways."""
+    from ai_engine.engine import Engine
+    from ai_engine.evaluation.datasets import open_dataset, read_image, read_label, values_of
+    from ai_engine.evaluation.levers import reference_axes_of
+    from ai_engine.evaluation.metrics import dice
+    from ai_engine.evaluation.variants import region_mask
+    from ai_engine.packages import load_package
+    from ai_engine.prediction import EngineSettings
+
+    package = load_package(folder)
+    description = package.segmentation
+    entries: dict[str, Label | Composite] = {entry.key: entry for entry in description.labels}
+    entries |= {entry.key: entry for entry in description.composites}
+    settings = EngineSettings(
+        device="cpu", precision="bf16", threads=threads, mirror_axes=reference_axes_of(package), measuring=True
+    )
+    engine = Engine(package, settings)
+    dataset = open_dataset(data)
+    rows = []
+    for case in (case for case in dataset.cases if case.name in names):
+        inputs = {entry.role: read_image(case.images[entry.role]) for entry in description.inputs}
+        labels = read_label(case.label, inputs[description.inputs[0].role], dataset.names)
+        found: dict[str, Any] = {"case": case.name}
+        box: Box | None = None
+        for way in (FULL, WINDOW, COARSE):
+            look = Look(way, box if way == WINDOW else None)
+            begun = time.process_time()
+            with mock.patch.object(nnunet, "sliding_window_logits", look):  # where the runner asks for its windows
+                mask = engine.run(inputs).mask
+            box = look.box if way == FULL else box
+            found[way] = {
+                "passes": look.passes,
+                "cpu_s": round(time.process_time() - begun, 2),
+                "fits": look.fits,
+                "tiles": look.tiles,
+                "touched": look.touched,
+                "box": look.box,
+                "dice": {
+                    key: round(
+                        dice(
+                            region_mask(mask, entries[key]),
+                            np.isin(labels, sorted(values_of(entries[key], description, dataset.names) or ())),
+                        ),
+                        4,
+                    )
+                    for key in REGIONS
+                },
+            }
+        rows.append(found)
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """One row per case, the mean below."""
+    head = ["case", "tiles, of them touched", "passes: all tiles, window, coarse", "fits: answer's box, coarse box"]
+    head += [f"{key}: all tiles, window, coarse" for key in REGIONS]
+    ways, lines = (FULL, WINDOW, COARSE), []
+    for row in rows:
+        cells = [row["case"], f"{row[FULL]['tiles']}, {row[FULL]['touched']}"]
+        cells.append(", ".join(str(row[way]["passes"]) for way in ways))
+        cells.append(", ".join("yes" if row[way]["fits"] else "no" for way in (WINDOW, COARSE)))
+        cells += [", ".join(f"{row[way]['dice'][key]:.3f}" for way in ways) for key in REGIONS]
+        lines.append(cells)
+    mean = ["**mean**", "", ", ".join(f"{np.mean([row[way]['passes'] for row in rows]):.0f}" for way in ways), ""]
+    mean += [", ".join(f"{np.mean([row[way]['dice'][key] for row in rows]):.4f}" for way in ways) for key in REGIONS]
+    return table("A localiser, measured before it is built", head, [*lines, mean])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fold", action="append", required=True, help="FOLDER=CASE,CASE: a network and its own cases")
+    parser.add_argument("--data", type=Path, help="tree of BraTS cases")
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args(arguments)
+    data = options.data or Path(os.environ.get("AI_NODE_TEST_DATA", "../shared/data")) / "brain" / "brats"
+    rows: list[dict[str, Any]] = []
+    for text in options.fold:
+        folder, _, names = text.partition("=")
+        rows += measure(Path(folder), names.split(","), data, options.threads)
+    facts = machine()
+    print(markdown(rows))
+    print(about(facts))
+    save("localiser", facts, rows)
+
+
+if __name__ == "__main__":
+    main()
