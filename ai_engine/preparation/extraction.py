@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ai_engine.geometry import Affine, closest_axes, rearrange
 from ai_engine.preparation.atlas import Atlas, load_atlas
 from ai_engine.preparation.outline import Band, dark_outside, outline
-from ai_engine.preparation.rigid import Grid, Rigid, as_image, carry
+from ai_engine.preparation.rigid import Grid, Rigid, as_image, carry, in_one_order
 from ai_engine.runners.intensity import standardise_flair
 from dicom_node.refusals import RefusalCode, Refused
 
@@ -214,8 +214,7 @@ def _method(
 ) -> Any:
     import SimpleITK as sitk
 
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
+    method = in_one_order()
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentagePerLevel(list(shares), SEED)
     method.SetMetricFixedMask(mask)

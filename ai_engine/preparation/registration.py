@@ -5,8 +5,8 @@ over three resolutions (SimpleITK).  Values between thick slices are not invente
 comparison are the voxel centres of the coarser volume, and the finer one is blurred along the coarser one's slice
 direction as the scanner blurred it.  This halved the error for 5 mm slices.
 
-Guaranteed: the same input gives the same motion (fixed seed; one thread, because several add up in another order each
-time).  Not guaranteed: anything for tissue that is not rigid, such as the neck and the eyes.
+Guaranteed: the same input gives the same motion (fixed seed, one order of adding up: `in_one_order`).  Not guaranteed:
+anything for tissue that is not rigid, such as the neck and the eyes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.geometry import Affine
-from ai_engine.preparation.rigid import Rigid, as_image
+from ai_engine.preparation.rigid import Rigid, as_image, in_one_order
 from ai_engine.preparation.score import Points, Quality, sharpness
 from ai_engine.runners.intensity import head_level
 
@@ -143,8 +143,7 @@ class _Search:
         """Walk downhill from a start; the end, and minus the mutual information there."""
         import SimpleITK as sitk
 
-        method = sitk.ImageRegistrationMethod()
-        method.SetNumberOfThreads(1)
+        method = in_one_order()
         method.SetMetricAsMattesMutualInformation(BINS)
         method.SetMetricSamplingStrategy(method.RANDOM)
         shares = [min(1.0, POINTS[factor] * factor**3 / self._voxels) for factor in shrink]

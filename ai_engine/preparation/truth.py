@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ai_engine.geometry import Affine
 from ai_engine.preparation.known import Head
-from ai_engine.preparation.rigid import Grid, Rigid, as_image, carry
+from ai_engine.preparation.rigid import Grid, Rigid, as_image, carry, in_one_order
 
 
 def brain_in_head(head: Head, brain: Head) -> tuple[Head, npt.NDArray[np.bool_]]:
@@ -37,8 +37,7 @@ def brain_in_head(head: Head, brain: Head) -> tuple[Head, npt.NDArray[np.bool_]]
     transform = sitk.AffineTransform(3)
     transform.SetCenter(own.tolist())
     transform.SetTranslation((other - own).tolist())
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
+    method = in_one_order()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentagePerLevel([1.0, 0.3], 3)

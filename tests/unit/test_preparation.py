@@ -19,7 +19,7 @@ from ai_engine.preparation.extraction import BrainQuality
 from ai_engine.preparation.measure import JUDGED
 from ai_engine.preparation.prepared import PreparedStudy
 from ai_engine.preparation.registration import Sequence, averaged, blurred_as
-from ai_engine.preparation.rigid import Grid, Rigid, carry
+from ai_engine.preparation.rigid import Grid, Rigid, carry, in_one_order
 from ai_engine.preparation.score import Quality, normalised_information
 from ai_engine.preparation.study import prepare_study, working_grid
 from dicom_node.refusals import RefusalCode, Refused
@@ -201,3 +201,9 @@ def test_age_and_body_part_are_gated_where_they_are_known(tmp_path: Path):
 
 def test_ages_are_read_as_dicom_writes_them():
     assert [age_in_years(text) for text in ("056Y", "018M", "", None, "56")] == [56.0, 1.5, None, None, None]
+
+
+def test_registration_adds_up_in_one_order():
+    """Several work units, SimpleITK's default, are added as they finish: results differed from run to run (I14)."""
+    method = in_one_order()
+    assert (method.GetNumberOfThreads(), method.GetNumberOfWorkUnits()) == (1, 1)
