@@ -23,7 +23,7 @@ from ai_engine.preparation.extraction import BrainQuality, extract_brain
 from ai_engine.preparation.known import Head, acquired, known_motion, read_head, target_error_mm
 from ai_engine.preparation.registration import Sequence, register
 from ai_engine.preparation.rigid import Rigid
-from ai_engine.preparation.score import Points, Quality, sharpness
+from ai_engine.preparation.score import MIN_SHARPNESS, Points, Quality, sharpness
 from ai_engine.preparation.truth import brain_in_head
 
 JUDGED = (
@@ -150,22 +150,25 @@ def main() -> None:
     parser.add_argument("what", choices=("registration", "extraction"))
     parser.add_argument("--data", type=Path, required=True, help="folder that holds brain/brats and brain/lgg-flair")
     parser.add_argument("--cases", type=int, default=None, help="registration: the first so many cases only")
+    parser.add_argument("--sequences", default=",".join(SEQUENCES), help="registration: which are laid on the T1c")
     parser.add_argument("--out", type=Path, help="folder for table.json and pictures")
     given = parser.parse_args()
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
     told = (
-        _registration(given.data, given.cases) if given.what == "registration" else _extraction(given.data, given.out)
+        _registration(given.data, given.cases, tuple(given.sequences.split(",")), given.out)
+        if given.what == "registration"
+        else _extraction(given.data, given.out)
     )
     if given.out is not None:
         (given.out / f"{given.what}.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
-def _registration(data: Path, count: int | None) -> list[object]:
+def _registration(data: Path, count: int | None, sequences: tuple[str, ...], out: Path | None) -> list[object]:
     brats = data / "brain" / "brats"
     cases = sorted(folder.name for folder in brats.iterdir() if folder.is_dir())
     rows = []
-    for row in registrations(brats, tuple(cases[:count])):
+    for row in registrations(brats, tuple(cases[:count]), sequences):
         _say(row.line())
         rows.append(row)
     good = [row for row in rows if row.what in SEQUENCES]
@@ -183,6 +186,19 @@ def _registration(data: Path, count: int | None) -> list[object]:
         f"{min(row.quality.sharpness for row in good):.3f}, of the failed up to "
         f"{max(row.quality.sharpness for row in bad):.3f}"
     )
+    groups: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: row.what not in SEQUENCES):
+        groups.setdefault(f"known motion, {row.what}" if row.what in SEQUENCES else row.what, []).append(
+            row.quality.sharpness
+        )
+    for what, scores in groups.items():
+        accepted = sum(row.quality.is_good for row in rows if row.what == what.removeprefix("known motion, "))
+        _say(f"{what:24s} sharpness {min(scores):6.3f} to {max(scores):6.3f}, accepted {accepted} of {len(scores)}")
+    if out is not None:
+        from ai_engine.preparation.pictures import separation
+
+        label = f"sharpness (accepted from {MIN_SHARPNESS:g})"
+        separation(groups, MIN_SHARPNESS, label, out / "registration.png")
     return [asdict(row) for row in rows]
 
 

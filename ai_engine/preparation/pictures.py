@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,22 @@ import numpy.typing as npt
 from ai_engine.geometry import Affine
 
 COLOURS = ("red", "deepskyblue", "yellow")
+
+
+def separation(groups: Mapping[str, Sequence[float]], limit: float, label: str, target: Path) -> None:
+    """One row of points per group, the limit as a line: what a score tells apart and what it does not."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.4 * len(groups) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for row, values in enumerate(groups.values()):
+        colours = [COLOURS[1] if value >= limit else COLOURS[0] for value in values]
+        axes.scatter(values, [row] * len(values), s=22, c=colours, alpha=0.7, linewidths=0)
+    axes.axvline(limit, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(groups)), [f"{name} ({len(values)})" for name, values in groups.items()])
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    figure.savefig(target, dpi=90)
 
 
 def three_planes(
