@@ -128,7 +128,10 @@ def write_package(
     """
     from safetensors.numpy import save_file
 
+    from ai_engine.training.package import forget_gate
+
     folder.mkdir(parents=True, exist_ok=True)
+    forget_gate(folder)
     (folder / WEIGHTS).write_bytes((work / WEIGHTS).read_bytes())
     (folder / NETWORK).write_text(recipe.network.model_dump_json() + "\n", encoding="utf-8")
     (folder / "CARD.md").write_text(card, encoding="utf-8")

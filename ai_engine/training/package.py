@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ai_engine.packages import seal_package
+from ai_engine.packages.store import GATE, INT8
 
 WEIGHTS = "weights.safetensors"
 SELF_TEST = "self_test.safetensors"
@@ -36,6 +37,12 @@ def run_time_plans(plans: Mapping[str, Any]) -> dict[str, Any]:
     for configuration in result["configurations"].values():
         configuration["architecture"]["arch_kwargs"].pop("drop_path", None)
     return result
+
+
+def forget_gate(folder: Path) -> None:
+    """Take out what was measured with, or made from, the weights that were here before."""
+    for name in (GATE, *INT8):
+        (folder / name).unlink(missing_ok=True)
 
 
 def export_package(
@@ -68,6 +75,7 @@ def export_package(
     The model digest.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    forget_gate(folder)
     save_file(compact_weights(weights), folder / WEIGHTS)
     if self_test is not None:
         save_file({name: value.contiguous() for name, value in self_test.items()}, folder / SELF_TEST)
