@@ -34,6 +34,8 @@ Opened = Callable[[int], Network]
 HEAD_WEIGHT, HEAD_BIAS = "classifier.weight", "classifier.bias"
 FAINT = 1.0
 """Evidence (in logits) below which a heat map is not stretched to full strength."""
+HEAT_MAP_SIDE = 512
+"""Longest side of a heat map; the network sees no finer."""
 
 _VIEWS: Mapping[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     "identity": lambda a: a,
@@ -59,8 +61,9 @@ class ClassifierScores:
     features
         (1280,) float32, pooled; mean over views, of the first network.
     heat_map
-        (rows, columns) float32 in 0..1 on the picture's own pixels: evidence for the package's heat-map output, 0 where
-        there is none or where the network did not look; None where the package has no heat map.
+        (rows, columns) float32 in 0..1 over the whole picture, on its own pixels or, for large ones, on fewer of the
+        same proportions: evidence for the package's heat-map output, 0 where there is none or where the network did
+        not look; None where the package has no heat map.
     timings_s
         Seconds per stage, a share of the call: prepare, network, restore.
     """
@@ -152,7 +155,9 @@ class ClassifierRunner:
         )
         positive = np.maximum(evidence, 0)
         strength = (positive / max(float(positive.max()), FAINT)).astype(np.float32)
-        return self._laid_back(strength, picture.shape[0], picture.shape[1])
+        height, width = picture.shape[:2]
+        scale = min(1.0, HEAT_MAP_SIDE / max(height, width))
+        return self._laid_back(strength, max(1, round(height * scale)), max(1, round(width * scale)))
 
     def prepared(self, picture: Pixels) -> Floats:
         """One picture as the network takes it, ``(3, rows, columns)`` float32."""
