@@ -31,7 +31,7 @@ from ai_engine.geometry import Affine
 from ai_engine.packages import find_package, load_package
 from ai_engine.packages.store import INT8
 from ai_engine.prediction import EngineSettings, InputVolume
-from bench.machine import about, machine, save, table
+from bench.machine import about, machine, peak_rates, resident_peak_mb, save, table
 
 ARMS: Mapping[str, tuple[str, str]] = {
     "predict": ("tensorflow", "f32"),
@@ -62,7 +62,7 @@ def read(data: Path | None, name: str, folder: Path) -> tuple[dict[str, InputVol
     """The inputs of a case, and region to truth where there is one."""
     from ai_engine.evaluation.datasets import open_dataset, read_image, read_label, values_of
 
-    description = load_package(folder, weights=False).description
+    description = load_package(folder, weights=False).segmentation
     roles = [entry.role for entry in description.inputs]
     if data is None:
         return synthetic(roles), {}
@@ -142,10 +142,7 @@ class Arm:
 
     def peak_mb(self) -> float:
         """Highest resident set of the arm's process."""
-        for line in Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-        return 0.0
+        return resident_peak_mb(self._process.pid)
 
     def close(self) -> None:
         """End the process by closing its input."""
@@ -166,7 +163,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     module, window = torch_module(package)
     per_pass = flop_of(module, len(package.segmentation.inputs), window) / 1e12
     names = [name for name in ARMS if name != "OpenVINO int8" or INT8[0] in package.sha256]
-    facts = machine()
+    facts, rates = machine(), peak_rates()
     with tempfile.TemporaryDirectory() as scratch:
         arms = [Arm(name, options, folder, Path(scratch)) for name in names]
         for one in arms:
@@ -196,6 +193,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             one.close()
     base = rows[0]
     for row in rows:
+        rate = rates.get(row["precision"])
+        row["share_of_peak"] = round(1000 * row["tflop"] / row["network_s"]["median"] / rate, 3) if rate else None
         for key in ("wall_s", "cpu_s", "network_s"):
             row[f"{key}_ratio"] = round(base[key]["median"] / row[key]["median"], 2)
     return {
@@ -206,6 +205,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads or os.cpu_count(),
         "rounds": options.rounds,
         "tflop_per_pass": round(per_pass, 4),
+        "peak_gflops": rates,
         "load_at_end": round(psutil.getloadavg()[0], 2),
         "arms": rows,
     }
@@ -226,14 +226,17 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def markdown(found: Mapping[str, Any]) -> str:
     """The comparison as a table."""
     keys = [key for key in ("whole_tumour", "tumour_core", "enhancing_tumour") if key in found["arms"][0]["dice"]]
-    head = ["arm", "passes", "TFLOP", "wall s", "CPU s", "network s", "gain: wall", "CPU", "network", "peak MB"]
+    head = ["arm", "passes", "TFLOP", "wall s", "CPU s", "network s", "gain: wall", "CPU", "network"]
+    head += ["peak MB", "share of peak"]
     head += [f"Dice {key}" for key in keys] + ["equal voxels"]
     rows = []
     for row in found["arms"]:
         cells = [f"{row['arm']} ({row['precision']})", str(row["passes"]), f"{row['tflop']:.2f}"]
         cells += [f"{row[key]['median']:.2f}" for key in ("wall_s", "cpu_s", "network_s")]
         cells += [f"{row[f'{key}_ratio']:.2f}" for key in ("wall_s", "cpu_s", "network_s")]
-        cells += [f"{row['peak_mb']}", *(f"{row['dice'][key]:.4f}" for key in keys), f"{row['agreement']:.5f}"]
+        share = row["share_of_peak"]
+        cells += [f"{row['peak_mb']}", "-" if share is None else f"{100 * share:.0f} %"]
+        cells += [*(f"{row['dice'][key]:.4f}" for key in keys), f"{row['agreement']:.5f}"]
         rows.append(cells)
     title = (
         f"{found['model']}, case {found['case']}: `model.predict` and the same weights through our engine "

@@ -103,6 +103,30 @@ def memory_of(pid: int, every_s: float = 0.25) -> Iterator[Memory]:
         thread.join(5)
 
 
+def peak_rates() -> dict[str, float]:
+    """GFLOP/s of a large matrix product on all cores, f32 and bf16: what this machine can do at most."""
+    import torch
+
+    rates = {}
+    for name, kind in (("f32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = torch.rand(3072, 3072).to(kind), torch.rand(3072, 3072).to(kind)
+        best = float("inf")
+        for _ in range(5):
+            begun = time.perf_counter()
+            torch.mm(a, b)
+            best = min(best, time.perf_counter() - begun)
+        rates[name] = 2 * 3072**3 / best / 1e9
+    return rates
+
+
+def resident_peak_mb(pid: int | None) -> float:
+    """Highest resident set that a process has had."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
 def table(title: str, head: list[str], rows: list[list[str]]) -> str:
     """A markdown table."""
     lines = [f"### {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

@@ -25,8 +25,9 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import psutil
 
-from bench.machine import machine, memory_of, save, table
+from bench.machine import about, machine, memory_of, peak_rates, resident_peak_mb, save, table
 
 FEATURES = (32, 64, 128, 256, 320, 320)
 CHANNELS = ("t1", "t1c", "t2", "flair")
@@ -248,22 +249,6 @@ def timed(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, f
     return {"wall_s": wall, "cpu_s": cpu, "peak_mb": memory.peak_bytes / 1e6}
 
 
-def peak_rates() -> dict[str, float]:
-    """GFLOP/s of a large matrix product on all cores, f32 and bf16: what this machine can do at most."""
-    import torch
-
-    rates = {}
-    for name, kind in (("f32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = torch.rand(3072, 3072).to(kind), torch.rand(3072, 3072).to(kind)
-        best = float("inf")
-        for _ in range(5):
-            begun = time.perf_counter()
-            torch.mm(a, b)
-            best = min(best, time.perf_counter() - begun)
-        rates[name] = 2 * 3072**3 / best / 1e9
-    return rates
-
-
 def ours(reference: str, models: Path, case: Mapping[str, Path], out: Path, *, mirroring: bool) -> list[str]:
     """Our command line on the same files."""
     return [
@@ -299,10 +284,17 @@ def warm(folder: Path, case: Mapping[str, Path], *, mirroring: bool) -> dict[str
     inputs = {role: read_image(path) for role, path in case.items()}
     with ModelHost(folder, settings, HostSettings(job_timeout_s=3600)) as host:
         host.start()
-        begun = time.monotonic()
+        before, begun = psutil.Process(host.pid).cpu_times(), time.monotonic()
         prediction = host.predict(inputs)
-        wall = time.monotonic() - begun
-        return {"wall_s": wall, "passes": prediction.passes, "stages_s": prediction.timings_s}
+        wall, after = time.monotonic() - begun, psutil.Process(host.pid).cpu_times()
+        return {
+            "wall_s": wall,
+            "cpu_s": sum(after[:2]) - sum(before[:2]),
+            "peak_mb": resident_peak_mb(host.pid),
+            "passes": prediction.passes,
+            "precision": host.identity["precision"],
+            "stages_s": prediction.timings_s,
+        }
 
 
 def agreement(first: Path, second: Path) -> dict[str, float]:
@@ -358,6 +350,43 @@ def compare(case_folder: Path, patch: int, mirrorings: Sequence[bool], say: Call
         return {"parameters": parameters, "tflop_per_pass": tera, "peak_gflops": rates, "patch": patch, "rows": rows}
 
 
+def markdown(found: Mapping[str, Any]) -> str:
+    """A row for each of the three ways, with mirroring off and on; ratios are of seconds, nnU-Net's over ours."""
+    head = [
+        "mirroring",
+        "way",
+        "passes",
+        "TFLOP",
+        "wall s",
+        "CPU s",
+        "ratio",
+        "peak MB",
+        "share of peak",
+        "equal voxels",
+    ]
+    lines = []
+    for row in found["rows"]:
+        usual = row["nnunetv2_predict"]
+        for way, key in (
+            ("nnUNetv2_predict, f32", ""),
+            ("ours, cold, bf16", "ours_cold"),
+            ("ours, warm, bf16", "ours_warm"),
+        ):
+            here = row[key or "nnunetv2_predict"]
+            share = f"{100 * row['share_of_peak']:.0f} %" if key == "ours_warm" else "-"
+            equal = f"{row['agreement']['equal']:.3f}, labelled {row['agreement']['equal_where_labelled']:.3f}"
+            cells = ["on" if row["mirroring"] else "off", way, str(row["passes"]), f"{row['tflop']:.1f}"]
+            cells += [f"{here['wall_s']:.1f}", f"{here['cpu_s']:.1f}", f"{usual['wall_s'] / here['wall_s']:.2f}"]
+            lines.append([*cells, f"{here['peak_mb']:.0f}", share, equal if key else "-"])
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in found["peak_gflops"].items())
+    return table(
+        f"Full-size network ({found['parameters'] / 1e6:.1f} M parameters, random weights: no Dice), same tiles and "
+        f"mirroring; measured peak in GFLOP/s: {rates}",
+        head,
+        lines,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -369,36 +398,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts = machine()
     mirrorings = {"on": [True], "off": [False], "both": [False, True]}[options.mirroring]
     found = compare(options.case, options.patch, mirrorings, lambda line: print(line, flush=True))
-    lines = [
-        [
-            "on" if row["mirroring"] else "off",
-            str(row["passes"]),
-            f"{row['tflop']:.1f}",
-            f"{row['nnunetv2_predict']['wall_s']:.0f}",
-            f"{row['ours_cold']['wall_s']:.0f}",
-            f"{row['ours_warm']['wall_s']:.0f}",
-            f"{row['ratio_cold']:.1f}",
-            f"{row['ratio_warm']:.1f}",
-            f"{row['nnunetv2_predict']['peak_mb']:.0f}",
-            f"{row['ours_cold']['peak_mb']:.0f}",
-            f"{row['agreement']['equal_where_labelled']:.3f}",
-            f"{100 * row['share_of_peak']:.0f} %",
-        ]
-        for row in found["rows"]
-    ]
-    head = [
-        "mirroring",
-        "passes",
-        "TFLOP",
-        "nnUNetv2_predict s",
-        "ours cold s",
-        "ours warm s",
-        "ratio cold",
-        "ratio warm",
-    ]
-    head += ["their peak MB", "our peak MB", "equal where labelled", "share of peak"]
-    print(table("Full-size network, same tiles and mirroring", head, lines))
-    print(json.dumps(facts))
+    print(markdown(found))
+    print(about(facts))
     save("shipped", facts, found)
 
 

@@ -36,8 +36,8 @@ from ai_engine.host import HostSettings, ModelHost
 from ai_engine.packages import ModelPackage, find_package, load_package
 from ai_engine.packages.accuracy import Way, report_of, way_of
 from ai_engine.prediction import EngineSettings, InputVolume
-from bench.machine import about, machine, save, table
-from bench.shipped import CHANNELS, peak_rates, timed, write_case
+from bench.machine import about, machine, peak_rates, resident_peak_mb, save, table
+from bench.shipped import CHANNELS, timed, write_case
 
 Row = dict[str, Any]
 
@@ -59,7 +59,11 @@ def warm(folder: Path, inputs: Mapping[str, InputVolume], settings: EngineSettin
             runs += [run] if number else []
         row: Row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         row["runs"] = runs
-        row |= {"passes": prediction.passes, "precision": host.identity["precision"], "peak_mb": _peak_mb(child.pid)}
+        row |= {
+            "passes": prediction.passes,
+            "precision": host.identity["precision"],
+            "peak_mb": resident_peak_mb(child.pid),
+        }
         return row, prediction.mask
 
 
@@ -70,13 +74,6 @@ def cold(reference: str, models: Path, case: Mapping[str, Path], out: Path, thre
     command += ["--model", reference, "--out", str(out)]
     environment = {"AI_NODE__ENGINE__MODELS": str(models.resolve()), "AI_NODE__ENGINE__THREADS": str(threads)}
     return dict(timed(command, environment))
-
-
-def _peak_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 def gated(package: ModelPackage, way: Way) -> str:
