@@ -2,7 +2,8 @@
 
     python -m bench.localiser --fold FOLDER=CASE,CASE [--fold ...] [--data BRATS]
 
-For every case of a fold's own test patients, through the engine, bf16, mirrored as the package's full procedure is:
+For every case of a fold's own test patients, through the engine in bf16, not mirrored unless ``--mirrored`` is given
+(mirroring multiplies the passes of every way alike, but for the coarse one):
 
 *tiles*    how many of the overlapping tiles touch the tumour's box (of the full answer, and 10 mm more): the others
            are all that skipping tiles can save;
@@ -128,7 +129,7 @@ def count_tiles(shape: tuple[int, ...], plan: Plan, box: Box | None) -> tuple[in
     return len(windows), touched
 
 
-def measure(folder: Path, names: Sequence[str], data: Path, threads: int) -> list[dict[str, Any]]:
+def measure(folder: Path, names: Sequence[str], data: Path, threads: int, *, mirrored: bool) -> list[dict[str, Any]]:
     """Every case of one fold, looked at in the three ways."""
     from ai_engine.engine import Engine
     from ai_engine.evaluation.datasets import open_dataset, read_image, read_label, values_of
@@ -142,9 +143,8 @@ def measure(folder: Path, names: Sequence[str], data: Path, threads: int) -> lis
     description = package.segmentation
     entries: dict[str, Label | Composite] = {entry.key: entry for entry in description.labels}
     entries |= {entry.key: entry for entry in description.composites}
-    settings = EngineSettings(
-        device="cpu", precision="bf16", threads=threads, mirror_axes=reference_axes_of(package), measuring=True
-    )
+    axes = reference_axes_of(package) if mirrored else ()
+    settings = EngineSettings(device="cpu", precision="bf16", threads=threads, mirror_axes=axes, measuring=True)
     engine = Engine(package, settings)
     dataset = open_dataset(data)
     rows = []
@@ -202,13 +202,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fold", action="append", required=True, help="FOLDER=CASE,CASE: a network and its own cases")
     parser.add_argument("--data", type=Path, help="tree of BraTS cases")
+    parser.add_argument("--mirrored", action="store_true", help="mirror what training mirrored")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(arguments)
     data = options.data or Path(os.environ.get("AI_NODE_TEST_DATA", "../shared/data")) / "brain" / "brats"
     rows: list[dict[str, Any]] = []
     for text in options.fold:
         folder, _, names = text.partition("=")
-        rows += measure(Path(folder), names.split(","), data, options.threads)
+        rows += measure(Path(folder), names.split(","), data, options.threads, mirrored=options.mirrored)
     facts = machine()
     print(markdown(rows))
     print(about(facts))

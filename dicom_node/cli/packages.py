@@ -77,7 +77,9 @@ def gate(
                 package=folder,
                 dataset=dataset,
                 evidence=tuple(evidence),
-                calibration=quantise_networks(folder, dataset.cases, held_out, _say, patches=patches) if int8 else "",
+                calibration=quantise_networks(folder, dataset.cases, held_out, _say, patches=patches)
+                if int8
+                else _calibration(folder),
                 variants=_possible(folder, LEVERS if levers else tuple(variant) or OFFERED, with_int8=int8),
                 regions=tuple(region),
                 reference_axes=_axes(reference_axes),
@@ -114,6 +116,16 @@ def _write(folder: Path, report: Report, *, adopt: bool, keep_int8: bool) -> str
         _say("the package's own settings did not pass, so it cannot be run as it is: use --adopt, or edit model.yaml")
     _say(f"gate.json is written; the package's digest is now {written.digest}")
     return written.digest
+
+
+def _calibration(folder: Path) -> str:
+    """How the 8-bit network that the package holds was calibrated, from its last report."""
+    from ai_engine.packages import load_package
+    from ai_engine.packages.accuracy import holds_int8, report_of
+
+    package = load_package(folder, weights=False)
+    report = report_of(package) if holds_int8(package) else None
+    return report.calibration if report is not None else ""
 
 
 def _axes(text: str) -> tuple[int, ...] | None:
