@@ -5,7 +5,8 @@ patient space (PS3.3 C.7.6.2 image plane, C.7.6.3 image pixel, C.11.1 modality L
 and annex A encodings).  Headers are scanned here within bounds (`read_header`), geometry comes from positions alone
 (`series_geometry`), pixels are decoded in a guarded child (`decode_in_child`), and what is not defined is refused.
 
-Its public verb is `build_volume`.  `read_nifti` is the other way in, for `ai-node predict`.
+Its public verb is `build_volume`.  `read_nifti` is the other way in, for `ai-node predict`; `read_picture` does for
+photographs what `build_volume` does for slices: colours as they were archived (C.8.12.1, A.8.1, C.11.15).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dicom_node.volume.header import content_digest, read_header
 from dicom_node.volume.limits import Limits
 from dicom_node.volume.nifti import read_nifti, write_nifti
 from dicom_node.volume.nifti_guard import read_nifti_guarded
+from dicom_node.volume.picture import read_picture, read_pictures
 
 __all__ = [
     "CacheDamaged",
@@ -31,6 +33,8 @@ __all__ = [
     "read_header",
     "read_nifti",
     "read_nifti_guarded",
+    "read_picture",
+    "read_pictures",
     "save_volume",
     "series_geometry",
     "write_nifti",

@@ -95,6 +95,8 @@ TOP_LEVEL = _table(
     00200032 DS ImagePositionPatient *
     00200037 DS ImageOrientationPatient *
     00200052 UI FrameOfReferenceUID
+    00200060 CS Laterality
+    00200062 CS ImageLaterality
     00200100 IS TemporalPositionIdentifier
     00200105 IS NumberOfTemporalPositions
     00201002 IS ImagesInAcquisition
@@ -112,10 +114,14 @@ TOP_LEVEL = _table(
     00280120 XS PixelPaddingValue
     00280121 XS PixelPaddingRangeLimit
     00280301 CS BurnedInAnnotation
+    00280302 CS RecognizableVisualFeatures
     00281052 DS RescaleIntercept
     00281053 DS RescaleSlope
     00281054 LO RescaleType
+    00282002 CS ColorSpace
     00282110 CS LossyImageCompression
+    00282112 DS LossyImageCompressionRatio *
+    00282114 CS LossyImageCompressionMethod *
     """
 )
 """Elements of the main data set.  XS: US or SS, as Pixel Representation says."""
@@ -169,6 +175,20 @@ MACROS = {
 
 SHARED_GROUPS = 0x52009229
 PER_FRAME_GROUPS = 0x52009230
+ANATOMIC_REGION = 0x00082218
+ACQUISITION_CONTEXT = 0x00400555
+CONCEPT_NAME, CONCEPT_CODE = 0x0040A043, 0x0040A168
+CODE_ELEMENTS = _table(
+    """
+    00080100 SH CodeValue
+    00080102 SH CodingSchemeDesignator
+    00080104 LO CodeMeaning
+    00080119 UC LongCodeValue
+    """
+)
+"""Of an item of a code sequence (PS3.3 table 8.8-1)."""
+ICC_PROFILE = 0x00282000
+
 CONTRAST_SEQUENCES = frozenset({0x00180012, 0x00180014})
 
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")

@@ -5,8 +5,8 @@ Protocol, on the two pipes it is given as standard input and output; all integer
 1. parent -> child: length (u4) and JSON ``{"memory_bytes", "cpu_s", "frames": [FrameSpec, ...]}``
 2. child -> parent: length (u4) and JSON ``{"ready": true, "seccomp": bool}``, after it has given up its powers
 3. for each frame: parent -> child: length (u4) and the encoded bytes;
-   child -> parent: one byte, 0 and the stored values (exactly rows x columns of the frame's type), or 1, length (u4)
-   and a fixed text that says what was wrong; after that the child ends.
+   child -> parent: one byte, 0 and the decoded values (exactly rows x columns of the frame's type, x 3 for colour), or
+   1, length (u4) and a fixed text that says what was wrong; after that the child ends.
 
 The child opens no file: what it decodes comes by the pipe.  It ends when the pipe closes.
 """
@@ -33,10 +33,11 @@ def main() -> int:
 
 
 def _serve(request: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> int:
+    from dicom_node.volume import colour_codecs  # noqa: F401  (imported before the lock)
     from dicom_node.volume.codecs import DecodeFailure, FrameSpec, decode, is_harmless, load
 
     specs = [FrameSpec(**one) for one in request["frames"]]
-    for decoder in sorted({spec.decoder for spec in specs}):
+    for decoder in sorted({spec.decoder for spec in specs} | {"lcms" for spec in specs if spec.icc_bytes}):
         load(decoder)
     warnings.simplefilter("error")
     said = _capture_messages()

@@ -24,11 +24,13 @@ _MODULES = {
     "gdcm": ("gdcm",),
     "charls": ("jpeg_ls",),
     "openjpeg": ("openjpeg", "openjpeg.utils"),
+    "pillow": ("PIL.JpegImagePlugin",),
+    "lcms": ("PIL.ImageCms",),
 }
 _GDCM_SYNTAXES = frozenset({f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70)})
-_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC3})
+JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC3})
 """Baseline, extended sequential, lossless (T.81 table B.1): what the accepted transfer syntaxes may hold."""
-_JPEG_LS_FRAME = 0xF7
+JPEG_LS_FRAME = 0xF7
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +57,12 @@ class FrameSpec:
     bits_stored: int
     is_signed: bool
     is_big_endian: bool
+    samples: int = 1
+    """3 for a colour picture; what stands below is for those only."""
+    photometric: str = ""
+    is_planar: bool = False
+    icc_bytes: int = 0
+    """Length of the ICC profile that comes before the frame's bytes."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -62,7 +70,7 @@ class FrameSpec:
 
     @property
     def frame_bytes(self) -> int:
-        return self.rows * self.columns * self.bits_allocated // 8
+        return self.rows * self.columns * self.samples * self.bits_allocated // 8
 
 
 def load(decoder: str) -> None:
@@ -75,6 +83,8 @@ def load(decoder: str) -> None:
     """
     for name in _MODULES[decoder]:
         importlib.import_module(name)
+    if decoder == "pillow":
+        importlib.import_module("PIL.Image").preinit()  # imports what `open` would otherwise import behind the lock
 
 
 def decode(spec: FrameSpec, encoded: bytes) -> Array:
@@ -85,18 +95,22 @@ def decode(spec: FrameSpec, encoded: bytes) -> Array:
     DecodeFailure
         If the bytes are not such a frame.
     """
+    if spec.samples != 1:
+        from dicom_node.volume.colour_codecs import decode_colour
+
+        return decode_colour(spec, encoded)
     if spec.decoder == "native":
         return _masked(_native(spec, encoded), spec, spec.bits_stored)
     if spec.decoder == "rle":
         return _masked(_rle(spec, encoded), spec, spec.bits_stored)
     if spec.decoder == "gdcm":
-        precision = _check_jpeg(spec, encoded, _JPEG_FRAMES)
+        precision = check_jpeg(spec, encoded, JPEG_FRAMES)
         return _masked(_gdcm(spec, encoded, precision), spec, precision)
     if spec.decoder == "charls":
-        precision = _check_jpeg(spec, encoded, frozenset({_JPEG_LS_FRAME}))
+        precision = check_jpeg(spec, encoded, frozenset({JPEG_LS_FRAME}))
         return _masked(_charls(spec, encoded), spec, precision)
     if spec.decoder == "openjpeg":
-        precision = _check_jpeg_2000(spec, encoded)
+        precision = check_jpeg_2000(spec, encoded)
         return _masked(_openjpeg(spec, encoded), spec, precision)
     raise DecodeFailure("no decoder of this name")
 
@@ -152,12 +166,12 @@ def _rle(spec: FrameSpec, encoded: bytes) -> Array:
     size = spec.rows * spec.columns
     values = np.zeros(size, dtype="<u4")
     for start, end in zip(starts, ends, strict=True):
-        plane = np.frombuffer(_unpack_bits(encoded, start, end, size), dtype=np.uint8)
+        plane = np.frombuffer(unpack_bits(encoded, start, end, size), dtype=np.uint8)
         values = (values << 8) | plane
     return values.reshape(spec.rows, spec.columns)
 
 
-def _unpack_bits(encoded: bytes, position: int, end: int, size: int) -> bytes:
+def unpack_bits(encoded: bytes, position: int, end: int, size: int) -> bytes:
     """PackBits (PS3.5 G.3.1) of one segment; at most one byte of padding may follow."""
     pieces: list[bytes] = []
     length = 0
@@ -190,7 +204,7 @@ def _unpack_bits(encoded: bytes, position: int, end: int, size: int) -> bytes:
 # -- codestream headers ----------------------------------------------------------------------------------------------
 
 
-def _check_jpeg(spec: FrameSpec, encoded: bytes, frames: frozenset[int]) -> int:
+def check_jpeg(spec: FrameSpec, encoded: bytes, frames: frozenset[int]) -> int:
     """Compare the frame header of a JPEG or JPEG-LS codestream (T.81 B.2.2, T.87 C.2.2); returns its precision."""
     if encoded[:2] != b"\xff\xd8":
         raise DecodeFailure("no JPEG codestream")
@@ -217,7 +231,7 @@ def _check_jpeg(spec: FrameSpec, encoded: bytes, frames: frozenset[int]) -> int:
     raise DecodeFailure("a JPEG header that is cut off")
 
 
-def _check_jpeg_2000(spec: FrameSpec, encoded: bytes) -> int:
+def check_jpeg_2000(spec: FrameSpec, encoded: bytes) -> int:
     """Compare the SIZ segment of a JPEG 2000 codestream (T.800 A.5.1); returns its precision."""
     start = 0
     if encoded[:12] == b"\0\0\0\x0cjP  \r\n\x87\n":
@@ -234,7 +248,7 @@ def _check_jpeg_2000(spec: FrameSpec, encoded: bytes) -> int:
 
 
 def _check_claim(spec: FrameSpec, rows: int, columns: int, components: int, precision: int) -> None:
-    if (rows, columns, components) != (spec.rows, spec.columns, 1):
+    if (rows, columns, components) != (spec.rows, spec.columns, spec.samples):
         raise DecodeFailure("a codestream of another size than the header says")
     if not 2 <= precision <= spec.bits_allocated:
         raise DecodeFailure("a codestream of another depth than the header says")

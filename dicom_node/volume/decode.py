@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.codecs import FrameSpec
+from dicom_node.volume.colour import COLOUR_DECODERS, ColourFormat
 from dicom_node.volume.frames import frame_count
 from dicom_node.volume.header import PixelLocation, read_object
 from dicom_node.volume.limits import Limits
@@ -49,11 +50,13 @@ Array = npt.NDArray[Any]
 class EncodedFrame:
     """One frame to decode: its checked format and where its bytes are."""
 
-    format: PixelFormat
+    format: PixelFormat | ColourFormat
     location: PixelLocation
     frame_index: int = 0
     """0-based within the object."""
     frame_count: int = 1
+    has_profile: bool = False
+    """Whether the colours of a picture go through the ICC profile that stands at `location`."""
 
     @property
     def spec(self) -> FrameSpec:
@@ -67,6 +70,10 @@ class EncodedFrame:
             form.bits_stored,
             form.is_signed,
             self.location.is_big_endian,
+            samples=form.samples,
+            photometric=form.photometric,
+            is_planar=form.is_planar,
+            icc_bytes=self.location.icc_profile[1] if self.has_profile else 0,
         )
 
 
@@ -75,7 +82,7 @@ def check_decoders() -> list[str]:
 
     The libraries are loaded in a child, as they will be: never in this process.
     """
-    decoders = sorted(set(DECODERS.values()))
+    decoders = sorted({*DECODERS.values(), *COLOUR_DECODERS.values(), "lcms"})
     if _loads(decoders):
         return []
     return [decoder for decoder in decoders if not _loads([decoder])]
@@ -208,13 +215,13 @@ class Child:
         self.is_filtered = bool(answer.get("seccomp"))
 
     def decode(self, frame: EncodedFrame) -> Array:
-        """One frame's stored values, (R, C)."""
+        """One frame's stored values, (R, C); a picture's colours, (R, C, 3)."""
         self._send(list(encoded_bytes(frame)))
         status = bytearray(1)
         self._receive(memoryview(status))
         if status[0]:
             raise Refused(RefusalCode.PIXEL_DECODE_FAILED, "a frame as its header says", self._reply().decode("ascii"))
-        values = np.empty((frame.format.rows, frame.format.columns), dtype=frame.format.dtype)
+        values = np.empty(frame.format.shape, dtype=frame.format.dtype)
         self._receive(values.data.cast("B"))
         return values
 
@@ -297,6 +304,9 @@ def encoded_bytes(frame: EncodedFrame) -> Iterator[bytes]:
     """
     location = frame.location
     with open(location.path, "rb", buffering=0) as file:
+        if frame.has_profile:
+            offset, length = location.icc_profile
+            yield os.pread(file.fileno(), length, offset)
         if not location.is_encapsulated:
             size = frame.format.frame_bytes
             yield os.pread(file.fileno(), size, location.offset + frame.frame_index * size)

@@ -18,7 +18,9 @@ from typing import Any
 
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.attributes import (
+    CODE_ELEMENTS,
     CONTRAST_SEQUENCES,
+    ICC_PROFILE,
     MACROS,
     PER_FRAME_GROUPS,
     SHARED_GROUPS,
@@ -26,6 +28,7 @@ from dicom_node.volume.attributes import (
     UIDS,
     Attribute,
 )
+from dicom_node.volume.coded import CodedItems
 from dicom_node.volume.digest import content_digest
 from dicom_node.volume.limits import Limits
 from dicom_node.volume.part10 import Meta, Source, check_uid, clean_uid, read_meta
@@ -51,6 +54,8 @@ class PixelLocation:
     """Offset and length of the Basic Offset Table's value."""
     fragments: tuple[tuple[int, int], ...] = ()
     """(offset, length) of every fragment, without the Basic Offset Table."""
+    icc_profile: tuple[int, int] = (0, 0)
+    """(offset, length) of the ICC Profile (0028,2000); length 0 without one."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,10 @@ def read_header(path: Path | str, *, limits: Limits = Limits()) -> dict[str, Any
     dict
         JSON values by DICOM keyword; attributes without a value are left out.  Own entries: ``PixelDataLength`` (bytes
         as stored; 0 without pixel data), ``HasContrastBolusSequence``, ``Frames`` (enhanced images only: one dict per
-        frame, in stored order, with what its functional groups say) and ``UnreadableAttributes`` (keywords whose bytes
-        are not a value of their VR; text among them stands in the header with its bytes escaped).
+        frame, in stored order, with what its functional groups say), ``UnreadableAttributes`` (keywords whose bytes
+        are not a value of their VR; text among them stands in the header with its bytes escaped),
+        ``AnatomicRegionCode``, ``AnatomicRegionScheme``, ``AnatomicRegionMeaning`` (first item of the Anatomic Region
+        Sequence) and ``DeclaredPicture`` (photographs: ``dermoscopic`` or ``plain``, where the object says it).
 
     Raises
     ------
@@ -112,6 +119,8 @@ class _Reading:
     _pixel: tuple[int, int] | None = None
     _fragments: list[tuple[int, int]] = field(default_factory=list)
     _is_encapsulated: bool = False
+    _icc_profile: tuple[int, int] = (0, 0)
+    _coded: CodedItems = field(default_factory=CodedItems)
 
     def take(self, step: Step) -> None:
         event, tag, _vr, offset, length, depth = step
@@ -120,6 +129,8 @@ class _Reading:
                 self._take_top(tag, offset, length)
             elif len(self._path) == 2 and self._path[0] in (SHARED_GROUPS, PER_FRAME_GROUPS):
                 self._take_macro(self._path[1], tag, offset, length)
+            elif tag in CODE_ELEMENTS and 0 < length <= _MAX_VALUE_BYTES and self._coded.wants(self._path):
+                self._coded.take(self._path, tag, self.source.read(offset, length))
         elif event is Event.SEQUENCE_BEGIN:
             self._path.append(tag)
         elif event is Event.SEQUENCE_END:
@@ -129,12 +140,16 @@ class _Reading:
                 self._frames.append({})
             elif len(self._path) == 1 and self._path[0] in CONTRAST_SEQUENCES:
                 self._has_contrast = True
+            else:
+                self._coded.begin_item(self._path)
         elif not self._path:
             self._take_fragment(event, offset, length)
 
     def _take_top(self, tag: int, offset: int, length: int) -> None:
         if tag == PIXEL_DATA:
             self._pixel = (offset, length)
+        elif tag == ICC_PROFILE:
+            self._icc_profile = (offset, length)
         elif tag in TOP_LEVEL and length:
             if length > _MAX_VALUE_BYTES:
                 self._unreadable.add(TOP_LEVEL[tag].keyword)
@@ -192,6 +207,7 @@ class _Reading:
             one.get("ContrastBolusAgentAdministered") == "YES" for one in agents
         )
         values["PixelDataLength"] = self._pixel_length()
+        self._coded.put(values, lambda target, attribute, raw: self._put(target, attribute, raw, charsets))
         if self._unreadable:
             values["UnreadableAttributes"] = sorted(self._unreadable)
         return values
@@ -219,7 +235,11 @@ class _Reading:
         big_endian = self.meta.is_big_endian
         if self._is_encapsulated:
             table = self._fragments[0] if self._fragments else (0, 0)
-            return PixelLocation(path, True, big_endian, offset_table=table, fragments=tuple(self._fragments[1:]))
+            fragments = tuple(self._fragments[1:])
+            return PixelLocation(
+                path, True, big_endian, offset_table=table, fragments=fragments, icc_profile=self._icc_profile
+            )
         if self._pixel is None:
             return None
-        return PixelLocation(path, False, big_endian, offset=self._pixel[0], length=self._pixel[1])
+        offset, length = self._pixel
+        return PixelLocation(path, False, big_endian, offset=offset, length=length, icc_profile=self._icc_profile)

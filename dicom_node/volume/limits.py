@@ -31,6 +31,10 @@ class Limits:
     """Stored pixel values of one series, as its headers claim them."""
     max_frame_bytes: int = 256 * MEBIBYTE
     """Stored pixel values of one frame."""
+    max_picture_pixels: int = 50_000_000
+    """Of one photograph."""
+    max_icc_bytes: int = 4 * MEBIBYTE
+    """Of its colour profile."""
     child_memory_bytes: int = 3 * GIBIBYTE
     """Address space of the decoding child, libraries included."""
     child_cpu_s: int = 120

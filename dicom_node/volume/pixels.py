@@ -61,6 +61,14 @@ class PixelFormat:
     is_inverted: bool
     """MONOCHROME1: the lowest value is white."""
 
+    samples = 1
+    photometric = ""
+    is_planar = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows, self.columns
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """Little endian type of one stored value."""

@@ -52,6 +52,8 @@ def test_exported_names():
         "read_header",
         "read_nifti",
         "read_nifti_guarded",
+        "read_picture",
+        "read_pictures",
         "save_volume",
         "series_geometry",
         "write_nifti",
