@@ -1,8 +1,8 @@
 """Where on the body a photograph was taken: one table of codes (PS3.16 CID 4029), names and the groups models know.
 
-A site has a standard code where there is one: CID 4029 Dermatology Anatomic Site, which may be extended; *trunk*
-and *head and neck* are SNOMED CT concepts outside it (86381001; 774007, which is in CID 4031); two groups that data sets
-use have no code at all: they are written under our own scheme, never under the code of one of their halves.  The groups
+A site has a standard code where there is one: CID 4029 Dermatology Anatomic Site, which may be extended; *trunk* and
+*head and neck* are SNOMED CT concepts outside it (86381001; 774007, which is in CID 4031), and two groups of data sets
+have no code at all: they are written under our own scheme, never under the code of one of their halves.  The groups
 are those of the SIIM-ISIC data sets (``anatom_site_general_challenge``).
 """
 
