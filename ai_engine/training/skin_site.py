@@ -1,0 +1,100 @@
+"""Thresholds and calibration of a classifier on a site's own pictures (`ai_engine.packages.site`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai_engine.backends import NetworkOptions
+from ai_engine.evaluation.skin_scores import bootstrapped, confusion, threshold_for
+from ai_engine.evaluation.skin_study import answer_pictures, truth_of
+from ai_engine.packages import ModelPackage
+from ai_engine.packages.classification import OperatingPoint
+from ai_engine.packages.site import SiteOutput, SiteOverride
+from ai_engine.runners.classifier import ClassifierRunner
+from ai_engine.training.cases import TrainingDataError
+from ai_engine.training.skin import Say
+from ai_engine.training.skin_calibrate import Method, choose, settled
+from ai_engine.training.skin_cases import SkinCase
+from ai_engine.training.skin_folds import groups_of
+
+LEAST = 10
+"""Positive and negative pictures below which nothing is measured."""
+ENOUGH = 50
+"""Of each, from which on a calibration of one's own is fitted; below, only the threshold is moved."""
+
+
+def site_override(
+    package: ModelPackage,
+    cases: Sequence[SkinCase],
+    folder: Path,
+    say: Say,
+    *,
+    sensitivity: float,
+    share: float | None,
+    population: str,
+) -> tuple[SiteOverride, dict[str, Any]]:
+    """Measure a package on labelled pictures and choose threshold and calibration for them.
+
+    Isotonic curves are not fitted here: a site's set is small, and steps would stand for nothing.
+
+    Returns
+    -------
+    override, told
+        The file's content, and per output what was chosen, for people.
+
+    Raises
+    ------
+    TrainingDataError
+        If no output has enough positive and negative pictures, or pictures are missing.
+    """
+    description = package.classification
+    logits = answer_pictures(ClassifierRunner(package, NetworkOptions(device="cpu")), cases, folder, say)
+    groups = groups_of(cases)
+    outputs: dict[str, SiteOutput] = {}
+    told: dict[str, Any] = {}
+    for output in description.outputs:
+        truth, given = truth_of(cases, output.key), logits[output.key]
+        fewer = min(int(truth.sum()), int((~truth).sum()))
+        if fewer < LEAST:
+            told[output.key] = f"unchanged: {LEAST} positive and negative pictures are needed, {fewer} found"
+            continue
+        calibration = None
+        if fewer >= ENOUGH:
+            methods: tuple[Method, ...] = ("temperature", "platt")
+            calibration = choose(given, truth, groups, population, share=share, methods=methods).calibration
+        used = calibration or output.calibration
+        said = np.array([used.probability(float(value)) for value in given])
+        threshold = settled(threshold_for(truth, said, sensitivity))
+        counts = confusion(truth, said, threshold)
+        found = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).sensitivity, truth, said, groups)  # type: ignore[misc]
+        passed = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).specificity, truth, said, groups)  # type: ignore[misc]
+        point = OperatingPoint(
+            sensitivity=counts.sensitivity,
+            specificity=counts.specificity,
+            sensitivity_ci95=(found.low, found.high),
+            specificity_ci95=(passed.low, passed.high),
+            n=len(truth),
+            data=population,
+        )
+        outputs[output.key] = SiteOutput(threshold=threshold, calibration=calibration, operating_point=point)
+        told[output.key] = (
+            f"threshold {threshold:.4f} (package {output.threshold:.4f}), calibration "
+            f"{calibration.method if calibration else 'unchanged'}, sensitivity {found}, specificity {passed}"
+        )
+    if not outputs:
+        raise TrainingDataError(f"{LEAST} positive and {LEAST} negative pictures were expected; there are fewer")
+    return (
+        SiteOverride(
+            format=1,
+            name=description.name,
+            version=description.version,
+            digest_sha256=package.digest_sha256,
+            outputs=outputs,
+            population=population,
+        ),
+        told,
+    )
