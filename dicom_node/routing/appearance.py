@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.stats import rankdata
 
 from ai_engine.geometry import Affine
 
@@ -209,6 +208,8 @@ def resemblance(first: Appearance, second: Appearance) -> float | None:
     cells = _on_common_cells(first, second)
     if cells is None:
         return None
+    from scipy.stats import rankdata  # slow to import; every command would wait for it, and few studies need it
+
     ranks = [rankdata(values) for values in cells]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
