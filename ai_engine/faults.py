@@ -43,6 +43,12 @@ class MemoryExceeded(EngineFault):
     code = "memory-exceeded"
 
 
+class Unwanted(EngineFault):
+    """The model child was ended in the middle of a job because nobody wants its answer any more: no fault of anybody."""
+
+    code = "unwanted"
+
+
 class ChildFault(EngineFault):
     """The model child answered that it failed; it lives on."""
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,15 +30,17 @@ import psutil
 
 from ai_engine import wire
 from ai_engine.children import clean_environment
-from ai_engine.faults import ChildDied, ChildFault, ChildTimeout, EngineFault, MemoryExceeded
+from ai_engine.faults import ChildDied, ChildFault, ChildTimeout, EngineFault, MemoryExceeded, Unwanted
 from ai_engine.findings import findings_from_json
+from ai_engine.pictures import InputPicture, PictureAnswer
 from ai_engine.prediction import EngineSettings, InputVolume, Prediction
-from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.refusals import Refusal, RefusalCode, Refused
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
 _CHECK_EVERY_S = 0.2
+_ASK_EVERY_S = 0.5
 _PIECE = 1024**2
 _ANSWER_EXTRA_BYTES = 1024
 
@@ -113,8 +115,19 @@ class ModelHost:
         with self._lock:
             self._running()
 
-    def predict(self, inputs: Mapping[str, InputVolume], *, timeout_s: float | None = None) -> Prediction:
+    def predict(
+        self,
+        inputs: Mapping[str, InputVolume],
+        *,
+        timeout_s: float | None = None,
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> Prediction:
         """Run one case in the child; see `ai_engine.engine.Engine.run`.
+
+        Parameters
+        ----------
+        is_wanted
+            Asked twice a second while the child computes; once it says False the child is ended.
 
         Raises
         ------
@@ -124,6 +137,8 @@ class ModelHost:
             If the run failed and the child lives on.
         ChildDied, ChildTimeout, MemoryExceeded
             If the child is gone; the next call starts another.
+        Unwanted
+            If `is_wanted` said no.
         """
         with self._lock:
             child = self._running()
@@ -136,8 +151,39 @@ class ModelHost:
                 if volume.valid is not None:
                     arrays[f"{role}/valid"] = np.asarray(volume.valid, dtype=np.bool_)
             first = next(iter(inputs.values()))
-            answer, returned = self._ask(child, body, arrays, timeout_s or self._limits.job_timeout_s, first.array.size)
+            limit_s = timeout_s or self._limits.job_timeout_s
+            answer, returned = self._ask(child, body, arrays, limit_s, first.array.size, is_wanted)
         return _prediction(answer, returned, first)
+
+    def classify(
+        self,
+        pictures: Sequence[InputPicture],
+        *,
+        timeout_s: float | None = None,
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> list[PictureAnswer | Refusal]:
+        """Answer several pictures in the child; see `ai_engine.classification.ClassifierEngine.run`.
+
+        Parameters
+        ----------
+        pictures
+            At most `wire.MAX_ARRAYS`.
+        is_wanted
+            As for `predict`.
+
+        Raises
+        ------
+        ChildFault, ChildDied, ChildTimeout, MemoryExceeded, Unwanted
+            As `predict`.
+        """
+        with self._lock:
+            child = self._running()
+            body = {"kind": "classify", "pictures": [_told(picture) for picture in pictures]}
+            arrays: dict[str, wire.Array] = {str(number): one.pixels for number, one in enumerate(pictures)}
+            limit_s = timeout_s or self._limits.job_timeout_s
+            limit = sum(one.pixels.size for one in pictures)
+            answer, returned = self._ask(child, body, arrays, limit_s, limit, is_wanted)
+        return _answers(answer, returned, len(pictures))
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -178,9 +224,15 @@ class ModelHost:
         return child
 
     def _ask(
-        self, child: _Child, body: Mapping[str, Any], arrays: Mapping[str, wire.Array], timeout_s: float, limit: int
+        self,
+        child: _Child,
+        body: Mapping[str, Any],
+        arrays: Mapping[str, wire.Array],
+        timeout_s: float,
+        limit: int,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> tuple[dict[str, Any], dict[str, wire.Array]]:
-        watch = _Watch(child, time.monotonic() + timeout_s, self._limits.memory_limit_mb)
+        watch = _Watch(child, time.monotonic() + timeout_s, self._limits.memory_limit_mb, is_wanted)
         try:
             child.send(wire.pack(body, arrays), watch)
             answer, returned = wire.read_frame(
@@ -292,11 +344,13 @@ def _widen(pipe: int) -> None:
 
 
 class _Watch:
-    """Deadline and memory of one job; kills the child when either is passed."""
+    """Deadline and memory of one job, and whether it is wanted; kills the child when one of them ends it."""
 
-    def __init__(self, child: _Child, deadline: float, memory_limit_mb: int) -> None:
-        self._child, self._deadline, self._limit_mb = child, deadline, memory_limit_mb
-        self._next_look = 0.0
+    def __init__(
+        self, child: _Child, deadline: float, memory_limit_mb: int, is_wanted: Callable[[], bool] | None
+    ) -> None:
+        self._child, self._deadline, self._limit_mb, self._is_wanted = child, deadline, memory_limit_mb, is_wanted
+        self._next_look = self._next_question = 0.0
 
     def check(self) -> None:
         now = time.monotonic()
@@ -306,6 +360,9 @@ class _Watch:
         if now < self._next_look:
             return
         self._next_look = now + _CHECK_EVERY_S
+        if self._is_wanted is not None and now >= self._next_question:
+            self._next_question = now + _ASK_EVERY_S
+            self._ask_whether_wanted(self._is_wanted)
         try:
             used = self._child.resident.memory_info().rss // 1024**2
         except psutil.Error:
@@ -313,6 +370,16 @@ class _Watch:
         if used > self._limit_mb:
             self._child.end()
             raise MemoryExceeded(f"the model child was killed: {used} MB used, {self._limit_mb} MB allowed")
+
+    def _ask_whether_wanted(self, is_wanted: Callable[[], bool]) -> None:
+        try:
+            wanted = is_wanted()
+        except BaseException:
+            self._child.end()  # a child in the middle of a job answers the next question with this one's answer
+            raise
+        if not wanted:
+            self._child.end()
+            raise Unwanted("the model child was ended: nobody wants the answer any more")
 
     def died(self) -> NoReturn:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -323,8 +390,42 @@ class _Watch:
 
 
 def _refuse(answer: Mapping[str, Any]) -> NoReturn:
-    refusal = answer["refusal"]
-    raise Refused(RefusalCode(refusal["code"]), str(refusal["expected"]), str(refusal["found"]))
+    refusal = _refusal(answer["refusal"])
+    raise Refused(refusal.code, refusal.expected, refusal.found)
+
+
+def _refusal(told: Mapping[str, Any]) -> Refusal:
+    return Refusal(RefusalCode(told["code"]), str(told["expected"]), str(told["found"]))
+
+
+def _told(picture: InputPicture) -> dict[str, Any]:
+    """What travels of a picture beside its pixels."""
+    return {
+        "declared": picture.declared,
+        "modality": picture.modality,
+        "age_years": picture.age_years,
+        "sex": picture.sex,
+        "body_site": None if picture.body_site is None else asdict(picture.body_site),
+    }
+
+
+def _answers(
+    answer: Mapping[str, Any], returned: Mapping[str, wire.Array], count: int
+) -> list[PictureAnswer | Refusal]:
+    told = answer.get("answers", [])
+    if len(told) != count or any(array.dtype != np.uint8 or array.ndim != 2 for array in returned.values()):
+        raise ChildFault("the model child did not answer every picture, or with heat maps of another kind")
+    return [
+        _refusal(one["refusal"])
+        if "refusal" in one
+        else PictureAnswer(
+            findings_from_json(one["findings"]),
+            returned.get(str(number)),
+            dict(one["quality"]),
+            {str(stage): float(seconds) for stage, seconds in one["timings_s"].items()},
+        )
+        for number, one in enumerate(told)
+    ]
 
 
 def _prediction(answer: Mapping[str, Any], returned: Mapping[str, wire.Array], first: InputVolume) -> Prediction:

@@ -62,7 +62,6 @@ class _Pipe:
 
 
 def _serve(pipe: _Pipe) -> int:
-    from ai_engine.engine import Engine
     from ai_engine.packages import load_package
     from ai_engine.prediction import EngineSettings
     from dicom_node.refusals import Refused
@@ -71,7 +70,7 @@ def _serve(pipe: _Pipe) -> int:
         order, _ = pipe.receive()
         try:
             package = load_package(Path(order["folder"]), pinned_sha256=order["digest_sha256"])
-            engine = Engine(package, EngineSettings(**order["settings"]))
+            engine = _opened(package, EngineSettings(**order["settings"]))
         except Refused as refused:
             pipe.send({"kind": "refused", "refusal": refused.refusal.to_json()})
             return 0
@@ -93,9 +92,55 @@ def _serve(pipe: _Pipe) -> int:
         return 0
 
 
+def _opened(package: Any, settings: Any) -> Any:
+    """The engine for a package's task."""
+    from ai_engine.packages import Classification
+
+    if isinstance(package.description, Classification):
+        from ai_engine.classification import ClassifierEngine
+
+        return ClassifierEngine(package, settings)
+    from ai_engine.engine import Engine
+
+    return Engine(package, settings)
+
+
+def _pictures(engine: Any, order: Mapping[str, Any], arrays: Mapping[str, wire.Array]) -> list[memoryview]:
+    from ai_engine.findings import Code
+    from ai_engine.pictures import InputPicture
+    from dicom_node.refusals import Refusal
+
+    pictures = []
+    for number, told in enumerate(order["pictures"]):
+        site, age = told["body_site"], told["age_years"]
+        pictures.append(
+            InputPicture(
+                pixels=arrays[str(number)],
+                declared=told["declared"],
+                modality=str(told["modality"]),
+                age_years=None if age is None else float(age),
+                sex=str(told["sex"]),
+                body_site=None if site is None else Code(**site),
+            )
+        )
+    answers: list[dict[str, Any]] = []
+    heat_maps: dict[str, wire.Array] = {}
+    for number, answer in enumerate(engine.run(pictures)):
+        if isinstance(answer, Refusal):
+            answers.append({"refusal": answer.to_json()})
+            continue
+        told = {"findings": answer.findings.to_json(), "quality": answer.quality, "timings_s": answer.timings_s}
+        answers.append(told)
+        if answer.heat_map is not None:
+            heat_maps[str(number)] = answer.heat_map
+    return wire.pack({"kind": "answers", "answers": answers}, heat_maps)
+
+
 def _job(engine: Any, order: Mapping[str, Any], arrays: Mapping[str, wire.Array]) -> list[memoryview]:
     from ai_engine.prediction import InputVolume
 
+    if order.get("kind") == "classify":
+        return _pictures(engine, order, arrays)
     inputs = {
         role: InputVolume(
             array=np.asarray(arrays[f"{role}/array"], dtype=np.float32),

@@ -66,6 +66,8 @@ class EngineSettings:
     """``box``: one window over everything that is not empty."""
     measuring: bool = False
     """Set by the accuracy gate alone: run also what the package does not offer, because it is being measured."""
+    site_override: str | None = None
+    """A classifier's file of the site's own thresholds (`ai_engine.packages.site`); its digest stands in results."""
     cache_folder: str | None = None
     """Where OpenVINO may keep compiled networks for a faster start."""
 
