@@ -12,18 +12,21 @@ import numpy.typing as npt
 
 from ai_engine.findings import Findings, ModelIdentity
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.results.capture import build_capture
 from dicom_node.results.encapsulated import build_encapsulated
+from dicom_node.results.heat import as_png, reading_picture
 from dicom_node.results.ko import build_ko
 from dicom_node.results.objects import Job
 from dicom_node.results.page import build_page
+from dicom_node.results.page_picture import build_picture_page
 from dicom_node.results.phrases import words
 from dicom_node.results.pictures import montage
 from dicom_node.results.producer import Producer
 from dicom_node.results.quiet import quietly
 from dicom_node.results.seg import build_seg
 from dicom_node.results.sources import read_sources, read_study
-from dicom_node.results.sr import build_sr
-from dicom_node.words import ResultObject, ResultSet, RunIdentity, SliceSource, Volume
+from dicom_node.results.sr import build_picture_sr, build_sr
+from dicom_node.words import Picture, ResultObject, ResultSet, RunIdentity, SliceSource, Volume
 
 
 def build(
@@ -78,6 +81,52 @@ def build(
             pdf=page.result(),
             overlay_png=overlay.result(),
         )
+
+
+def build_picture(
+    identity: RunIdentity,
+    picture: Picture,
+    heat_map: npt.NDArray[np.uint8] | None,
+    findings: Findings,
+    producer: Producer,
+    *,
+    data_root: Path | None = None,
+    language: str = "en",
+) -> ResultSet:
+    """Build every object of a run on one photograph: heat map (if there is one), PDF, SR, the order of sending.
+
+    Parameters
+    ----------
+    picture
+        The photograph, as it was decoded from the archive's object.
+    heat_map
+        (rows, columns) uint8 over the whole picture, of any size.
+    data_root, language
+        As for `build`.
+
+    Raises
+    ------
+    Refused
+        As `build`; `result-check-failed` when the findings are none about a picture.
+    """
+    words(language)
+    if findings.regions or not findings.observations:
+        raise _mismatch("observations about a picture, and no regions", "findings of another kind")
+    source = SliceSource(picture.sop_class_uid, picture.sop_instance_uid, picture.path)
+    with quietly():
+        job = Job(identity, producer, findings, read_study(identity, source, data_root), language)
+        pixels = reading_picture(job, picture.pixels, heat_map)
+        capture = None if heat_map is None else build_capture(job, picture, pixels)
+        page = build_picture_page(job, picture, heat_map)
+        pdf = build_encapsulated(job, page, capture)
+        report = build_picture_sr(job, picture, [capture] if capture is not None else [])
+    return ResultSet(
+        run_key=identity.run_key,
+        study_uid=identity.study_uid,
+        objects=tuple(o for o in (pdf, capture, report) if o is not None),
+        pdf=page,
+        overlay_png=as_png(pixels),
+    )
 
 
 def build_rejection(

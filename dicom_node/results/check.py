@@ -70,22 +70,23 @@ def _check(
 ) -> None:
     objects = {made.kind: parsed(made) for made in result_set.objects}
     for made in result_set.objects:
-        _require(hashlib.sha256(made.data).hexdigest() == made.sha256, f"{made.kind} bytes of its digest", "others")
-    _require(ObjectKind.SR in objects and ObjectKind.PDF in objects, "a report and a page", "one of them missing")
-    check_patient(objects, volume, data_root)
+        require(hashlib.sha256(made.data).hexdigest() == made.sha256, f"{made.kind} bytes of its digest", "others")
+    require(ObjectKind.SR in objects and ObjectKind.PDF in objects, "a report and a page", "one of them missing")
+    check_patient(objects, volume.slices[0].path, volume.study_uid, data_root)
     check_limits(objects)
     segments = [r for r in findings.regions if r.label is not None and r.present]
-    _require((ObjectKind.SEG in objects) == bool(segments), "a segmentation exactly when a region is present", "else")
+    require((ObjectKind.SEG in objects) == bool(segments), "a segmentation exactly when a region is present", "else")
     frames: list[Frame] = []
     if ObjectKind.SEG in objects:
         frames = segmentation_frames(objects[ObjectKind.SEG])
         _check_segmentation(objects[ObjectKind.SEG], frames, volume, mask, segments)
     _check_report(objects, frames, findings, segments)
     _check_references(objects, volume)
-    _check_page(objects[ObjectKind.PDF], result_set.pdf)
+    check_page(objects[ObjectKind.PDF], result_set.pdf)
 
 
-def _require(holds: bool, expected: str, found: str | Callable[[], str]) -> None:
+def require(holds: bool, expected: str, found: str | Callable[[], str]) -> None:
+    """Refuse a result set where something does not hold."""
     if not holds:
         raise Refused(RefusalCode.RESULT_CHECK_FAILED, expected, found if isinstance(found, str) else found())
 
@@ -100,19 +101,19 @@ def _close(a: float, b: float, tolerance: float) -> bool:
 def _check_segmentation(
     seg: Dataset, frames: list[Frame], volume: Volume, mask: npt.NDArray[np.uint8], segments: list[Region]
 ) -> None:
-    _require(seg.SegmentationType == "BINARY", "a BINARY segmentation", "another type")
-    _require(str(seg.FrameOfReferenceUID) == volume.frame_of_reference_uid, "the volume's frame of reference", "else")
+    require(seg.SegmentationType == "BINARY", "a BINARY segmentation", "another type")
+    require(str(seg.FrameOfReferenceUID) == volume.frame_of_reference_uid, "the volume's frame of reference", "else")
     described = [int(item.SegmentNumber) for item in seg.SegmentSequence]
-    _require(described == list(range(1, len(segments) + 1)), "segments 1..n, one per region present", f"{described}")
+    require(described == list(range(1, len(segments) + 1)), "segments 1..n, one per region present", f"{described}")
     seen: set[tuple[int, int]] = set()
     for frame in frames:
         index = _slice_of(frame, volume)
         region = segments[frame.segment_number - 1]
-        _require((frame.segment_number, index) not in seen, "each plane once per segment", "a plane twice")
+        require((frame.segment_number, index) not in seen, "each plane once per segment", "a plane twice")
         seen.add((frame.segment_number, index))
         source = volume.slices[index]
         names_source = (frame.source_uid, frame.source_frame) == (source.sop_instance_uid, source.frame_number)
-        _require(names_source, "each frame naming the image it was drawn on", f"another at slice {index + 1}")
+        require(names_source, "each frame naming the image it was drawn on", f"another at slice {index + 1}")
         wanted = mask[index] == region.label
         if not np.array_equal(frame.pixels.astype(bool), wanted):
             wrong = int(np.count_nonzero(frame.pixels.astype(bool) != wanted))
@@ -122,7 +123,7 @@ def _check_segmentation(
                 f"{wrong} others at slice {index + 1} of segment {frame.segment_number}",
             )
     expected = len(segments) * len(volume.slices)
-    _require(len(seen) == expected, f"{expected} frames", f"{len(seen)}")
+    require(len(seen) == expected, f"{expected} frames", f"{len(seen)}")
 
 
 def _slice_of(frame: Frame, volume: Volume) -> int:
@@ -135,7 +136,7 @@ def _slice_of(frame: Frame, volume: Volume) -> int:
     wanted = np.column_stack([np.full(4, index), corners])
     off = float(np.abs(found - wanted).max())
     is_inside = 0 <= index < len(volume.slices) and frame.pixels.shape == volume.array.shape[1:]
-    _require(
+    require(
         is_inside and off <= _GRID_TOLERANCE_VOXELS, "frames on the volume's grid", lambda: f"one {off:.3f} voxels off"
     )
     return index
@@ -149,7 +150,7 @@ def _check_report(
 ) -> None:
     report, seg = objects[ObjectKind.SR], objects.get(ObjectKind.SEG)
     flags = (report.CompletionFlag, report.VerificationFlag, report.get("PreliminaryFlag"))
-    _require(flags == ("COMPLETE", "UNVERIFIED", "PRELIMINARY"), "an unverified, preliminary report", f"{flags}")
+    require(flags == ("COMPLETE", "UNVERIFIED", "PRELIMINARY"), "an unverified, preliminary report", f"{flags}")
     groups = {group.tracking_id: group for group in measurement_groups(report)}
     voxels = {region.key: 0 for region in segments}
     for frame in frames:
@@ -162,7 +163,7 @@ def _check_report(
             raise Refused(RefusalCode.RESULT_CHECK_FAILED, f"a measurement group for {region.key}", "none")
         if not region.present:
             is_zero = group.numbers.get(_VOLUME, (1.0, ""))[0] == 0.0 and group.codes.get(_PRESENCE) == _ABSENT
-            _require(is_zero, f"{region.key} said to be absent", "something else")
+            require(is_zero, f"{region.key} said to be absent", "something else")
             continue
         count = (
             by_label[region.label] if region.label is not None else sum(by_label.get(p, 0) for p in region.composite_of)
@@ -172,7 +173,7 @@ def _check_report(
         _check_tracking(seg, groups, segments)
         _check_extents(frames, groups, segments)
     for observation in findings.observations:
-        _require(observation.key in groups, f"a measurement group for {observation.key}", "none")
+        require(observation.key in groups, f"a measurement group for {observation.key}", "none")
 
 
 def _number_key(measurement: Measurement) -> str:
@@ -185,13 +186,13 @@ def _check_numbers(region: Region, group: Group, recomputed_cm3: float) -> None:
     """Volume against the segmentation; every number against the findings."""
     for measurement in region.measurements:
         written = group.numbers.get(_number_key(measurement))
-        _require(written is not None, f"{measurement.key} of {region.key} in the report", "none")
+        require(written is not None, f"{measurement.key} of {region.key} in the report", "none")
         value, unit = written or (math.nan, "")
         is_same = _close(value, measurement.value, _NUMBER_TOLERANCE) and unit == measurement.unit.value
-        _require(is_same, f"{measurement.key} of {region.key} as found", "another number or unit")
+        require(is_same, f"{measurement.key} of {region.key} as found", "another number or unit")
         if measurement.key == "volume":
-            _require(unit == "cm3", "volumes in cm3", unit)
-            _require(
+            require(unit == "cm3", "volumes in cm3", unit)
+            require(
                 _close(value, recomputed_cm3, _VOLUME_TOLERANCE),
                 f"{recomputed_cm3:.4f} cm3 of {region.key}, from the segmentation",
                 f"{value:.4f} cm3 in the report",
@@ -202,10 +203,10 @@ def _check_tracking(seg: Dataset, groups: dict[str, Group], segments: list[Regio
     for item, region in zip(seg.SegmentSequence, segments, strict=True):
         group = groups[region.key]
         is_same = (str(item.TrackingID), str(item.TrackingUID)) == (group.tracking_id, group.tracking_uid)
-        _require(is_same, f"one tracking UID for {region.key} in segmentation and report", "two")
+        require(is_same, f"one tracking UID for {region.key} in segmentation and report", "two")
         pointed = (str(seg.SOPInstanceUID), int(item.SegmentNumber))
-        _require(group.segment == pointed, f"a reference to the segment of {region.key}", "another")
-        _require(str(item.SegmentLabel) == region.name[:64], f"the label of {region.key}", "another")
+        require(group.segment == pointed, f"a reference to the segment of {region.key}", "another")
+        require(str(item.SegmentLabel) == region.name[:64], f"the label of {region.key}", "another")
 
 
 def _check_extents(frames: list[Frame], groups: dict[str, Group], segments: list[Region]) -> None:
@@ -232,7 +233,7 @@ def _check_extents(frames: list[Frame], groups: dict[str, Group], segments: list
             measurement = region.measure(key)
             if measurement is not None:
                 value = groups[region.key].numbers[_number_key(measurement)][0]
-                _require(
+                require(
                     0 <= value <= diagonal * 1.001, f"{key} of {region.key} within {diagonal:.1f} mm", f"{value:.1f}"
                 )
 
@@ -251,19 +252,20 @@ def _check_references(objects: dict[ObjectKind, Dataset], volume: Volume) -> Non
     }
     sources = {source.sop_instance_uid for source in volume.slices}
     own = {str(objects[ObjectKind.SEG].SOPInstanceUID)} if ObjectKind.SEG in objects else set()
-    _require(sources | own <= evidence, "every image and the segmentation as evidence", "some missing")
+    require(sources | own <= evidence, "every image and the segmentation as evidence", "some missing")
     for group in measurement_groups(report):
         pointed = {group.segment[0]} if group.segment else set()
-        _require(pointed | set(group.images) <= evidence, "references that the evidence lists", "others")
+        require(pointed | set(group.images) <= evidence, "references that the evidence lists", "others")
     paged = {str(item.ReferencedSOPInstanceUID) for item in page.SourceInstanceSequence}
-    _require(sources | own <= paged, "the page naming its sources", "some missing")
-    _require(str(report.SOPInstanceUID) not in paged, "a page that does not name the report", "one that does")
+    require(sources | own <= paged, "the page naming its sources", "some missing")
+    require(str(report.SOPInstanceUID) not in paged, "a page that does not name the report", "one that does")
     if ObjectKind.SEG in objects:
         first = objects[ObjectKind.SEG].ReferencedSeriesSequence[0]
-        _require(str(first.SeriesInstanceUID) == volume.series_uid, "the reference series named first", "another")
+        require(str(first.SeriesInstanceUID) == volume.series_uid, "the reference series named first", "another")
 
 
-def _check_page(page: Dataset, pdf: bytes) -> None:
+def check_page(page: Dataset, pdf: bytes) -> None:
+    """The encapsulated page is the page itself."""
     length = int(page.EncapsulatedDocumentLength)
-    _require(bytes(page.EncapsulatedDocument)[:length] == pdf, "the page's own bytes", "others")
-    _require(pdf.startswith(b"%PDF-"), "a PDF", "something else")
+    require(bytes(page.EncapsulatedDocument)[:length] == pdf, "the page's own bytes", "others")
+    require(pdf.startswith(b"%PDF-"), "a PDF", "something else")

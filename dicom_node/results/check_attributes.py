@@ -13,7 +13,7 @@ from pydicom.multival import MultiValue
 
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results.quiet import quietly
-from dicom_node.words import ObjectKind, Volume
+from dicom_node.words import ObjectKind
 
 _SAME_EVERYWHERE = (
     "PatientID",
@@ -42,9 +42,9 @@ _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))*")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
-def check_patient(objects: Mapping[ObjectKind, Dataset], volume: Volume, data_root: Path | None) -> None:
-    """Refuse objects that disagree with each other or with their source on patient or study."""
-    where = Path(volume.slices[0].path)
+def check_patient(objects: Mapping[ObjectKind, Dataset], path: str, study_uid: str, data_root: Path | None) -> None:
+    """Refuse objects that disagree with each other or with their source (the file at `path`) on patient or study."""
+    where = Path(path)
     with quietly():
         source = dcmread(where if data_root is None else data_root / where, stop_before_pixels=True)
         first = next(iter(objects.values()))
@@ -60,8 +60,8 @@ def check_patient(objects: Mapping[ObjectKind, Dataset], volume: Volume, data_ro
                 raise _failed(f"the source's {keyword}", "another")
         if not _same_name(str(first.PatientName), str(source.get("PatientName", ""))):
             raise _failed("the source's PatientName", "another")
-    if str(first.StudyInstanceUID) != volume.study_uid:
-        raise _failed("the volume's study", "another")
+    if str(first.StudyInstanceUID) != study_uid:
+        raise _failed("the study of the images", "another")
 
 
 def check_limits(objects: Mapping[ObjectKind, Dataset]) -> None:

@@ -15,8 +15,8 @@ _REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 _ST_LONG_ENOUGH = 256
 
 
-def build_encapsulated(job: Job, pdf: bytes, seg: ResultObject | None) -> ResultObject:
-    """Wrap the page; its sources are the images and the segmentation, never the report, which is sent later."""
+def build_encapsulated(job: Job, pdf: bytes, made: ResultObject | None) -> ResultObject:
+    """Wrap the page; its sources are the images and `made` (segmentation or capture), never the report, sent later."""
     document = Dataset()
     document.SOPClassUID = SOP_CLASS_UID
     document.ConversionType = "SYN"
@@ -29,8 +29,8 @@ def build_encapsulated(job: Job, pdf: bytes, seg: ResultObject | None) -> Result
     document.VerificationFlag = "UNVERIFIED"
     document.MIMETypeOfEncapsulatedDocument = "application/pdf"
     sources = [image_item(i, with_frames=True) for series in job.sources.series for i in series.images]
-    if seg is not None:
-        sources.append(object_item(seg))
+    if made is not None:
+        sources.append(object_item(made))
     document.SourceInstanceSequence = sources
     document.EncapsulatedDocumentLength = len(pdf)
     document.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)

@@ -70,6 +70,25 @@ _EN = {
     "run": "run",
     "page": "page 1 of 1",
     "title": "{title}: automatic segmentation",
+    "title_picture": "{title}: automatic assessment",
+    "heat_banner": "AI – not for measurement – unreviewed – not a diagnosis",
+    "heat_legend": "Right: where the network looked (yellow faint, red strongest); not the outline of a lesion.",
+    "heat_none": "The photograph as it was read.",
+    "photograph": "Photograph, as archived",
+    "heat_map": "Where the network looked: yellow faint, red strongest. Not an outline.",
+    "photograph_used": "Photograph used",
+    "photograph_line": "{modality} {number} “{description}”, taken {acquired}, {columns} × {rows} pixels, site: {site}",
+    "above": "AT OR ABOVE the operating threshold",
+    "below": "BELOW the operating threshold",
+    "operating_threshold": "operating threshold {value}",
+    "meaning": "What this means",
+    "meaning_above": "The model puts this picture at or above its threshold. It asks for the eye of a qualified "
+    "person; it does not say that the lesion is malignant.",
+    "meaning_below": "The model puts this picture below its threshold. This does NOT exclude malignancy: a lesion that "
+    "changes, bleeds or worries needs the eye of a qualified person, whatever this number says.",
+    "meaning_estimate": "The number is the model's own estimate from one picture, at its operating threshold. It knows "
+    "nothing of history, touch, or other lesions.",
+    "not_diagnosis": "This is not a diagnosis and does not replace an examination or a biopsy.",
     "document_title": "AI {title} - unreviewed",
 }
 
@@ -131,6 +150,25 @@ _ES = {
     "run": "ejecución",
     "page": "página 1 de 1",
     "title": "{title}: segmentación automática",
+    "title_picture": "{title}: valoración automática",
+    "heat_banner": "AI – no apto para medir – sin revisar – no es un diagnóstico",
+    "heat_legend": "Derecha: dónde miró la red (amarillo débil, rojo más fuerte); no es el contorno de una lesión.",
+    "heat_none": "La fotografía tal como se leyó.",
+    "photograph": "Fotografía, tal como se archivó",
+    "heat_map": "Dónde miró la red: amarillo débil, rojo más fuerte. No es un contorno.",
+    "photograph_used": "Fotografía utilizada",
+    "photograph_line": "{modality} {number} «{description}», tomada {acquired}, {columns} × {rows} px, zona: {site}",
+    "above": "EN EL UMBRAL de operación O POR ENCIMA",
+    "below": "POR DEBAJO del umbral de operación",
+    "operating_threshold": "umbral de operación {value}",
+    "meaning": "Qué significa",
+    "meaning_above": "El modelo sitúa esta imagen en su umbral o por encima. Pide la mirada de un profesional "
+    "cualificado; no dice que la lesión sea maligna.",
+    "meaning_below": "El modelo sitúa esta imagen por debajo de su umbral. Esto NO excluye malignidad: una lesión que "
+    "cambia, sangra o preocupa necesita la mirada de un profesional cualificado, diga lo que diga este número.",
+    "meaning_estimate": "El número es la estimación del propio modelo a partir de una sola imagen, en su umbral de "
+    "operación. No sabe nada de antecedentes, tacto ni otras lesiones.",
+    "not_diagnosis": "Esto no es un diagnóstico y no sustituye a una exploración ni a una biopsia.",
     "document_title": "AI {title} - sin revisar",
 }
 

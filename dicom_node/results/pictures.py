@@ -148,14 +148,15 @@ def _outline(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def lettering(size: int) -> ImageFont.FreeTypeFont:
+    """The font that pictures are lettered in."""
     with as_file(files("dicom_node.results") / "fonts" / "DejaVuSans-Bold.ttf") as path:
         return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _draw_letters(square: Picture, letters: tuple[str, str, str, str]) -> None:
     size = square.width
-    font = _font(max(12, size // 22))
+    font = lettering(max(12, size // 22))
     draw = ImageDraw.Draw(square)
     margin = size // 60 + 2
     places = (
@@ -182,13 +183,13 @@ def montage(
     rows = -(-len(keys) // columns)
     sheet = Image.new("RGB", (tile * columns, rows * tile + 2 * bar), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((12, bar // 2), banner, fill=_AMBER, font=_font(18), anchor="lm")
+    draw.text((12, bar // 2), banner, fill=_AMBER, font=lettering(18), anchor="lm")
     window, colours = grey_window(volume), colours_of(regions)
     for number, key in enumerate(keys):
         left, top = (number % columns) * tile, bar + (number // columns) * tile
         sheet.paste(draw_slice(volume, mask, colours, key.index, tile - 4, window), (left + 2, top + 2))
         caption = f"{slice_word} {key.index + 1}/{len(volume.slices)}"
-        draw.text((left + 12, top + 10), caption, fill=_INK, font=_font(14), stroke_width=2, stroke_fill=(0, 0, 0))
+        draw.text((left + 12, top + 10), caption, fill=_INK, font=lettering(14), stroke_width=2, stroke_fill=(0, 0, 0))
     _legend(draw, regions, rows * tile + bar + bar // 2)
     buffer = BytesIO()
     sheet.save(buffer, format="PNG", compress_level=3)
@@ -218,8 +219,10 @@ def side_by_side(
     for number, (caption, mask, regions) in enumerate(answers):
         left = number * tile
         sheet.paste(draw_slice(volume, mask, colours_of(regions), index, tile - 4, window), (left + 2, bar + 2))
-        draw.text((left + 12, bar // 2), caption, fill=_INK, font=_font(18), anchor="lm")
-    draw.text((tile - 12, bar // 2), f"{slice_word} {index + 1}/{len(first)}", fill=_AMBER, font=_font(16), anchor="rm")
+        draw.text((left + 12, bar // 2), caption, fill=_INK, font=lettering(18), anchor="lm")
+    draw.text(
+        (tile - 12, bar // 2), f"{slice_word} {index + 1}/{len(first)}", fill=_AMBER, font=lettering(16), anchor="rm"
+    )
     shown = {region.key: region for _, _, said in answers for region in said if region.present}
     _legend(draw, tuple(shown.values()), tile + bar + bar // 2)
     buffer = BytesIO()
@@ -228,7 +231,7 @@ def side_by_side(
 
 
 def _legend(draw: ImageDraw.ImageDraw, regions: tuple[Region, ...], middle: int) -> None:
-    left, font = 12, _font(16)
+    left, font = 12, lettering(16)
     for region in regions:
         if region.label is None or not region.present:
             continue

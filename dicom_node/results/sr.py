@@ -21,13 +21,16 @@ from pydicom.sr.codedict import codes
 
 from ai_engine.findings import Code, Measurement, Observation, Region
 from dicom_node.results import text
-from dicom_node.results.image_library import image_library
+from dicom_node.results.image_library import image_library, picture_library
 from dicom_node.results.objects import Job, finish, object_item, source_references, stamp, study_references
 from dicom_node.results.remarks import remarks
 from dicom_node.results.seg import algorithm_parameters, concept, segment_numbers
-from dicom_node.words import ObjectKind, ResultObject, Volume
+from dicom_node.results.uids import tracking_key
+from dicom_node.words import ObjectKind, Picture, ResultObject, SliceSource, Volume
 
 SOP_CLASS_UID = "1.2.840.10008.5.1.4.1.1.88.34"
+ENHANCED_SOP_CLASS_UID = "1.2.840.10008.5.1.4.1.1.88.22"
+"""For statements about a whole picture: nothing in them has coordinates (PS3.3 A.35.2)."""
 
 IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 VOLUME = Code("118565006", "SCT", "Volume")
@@ -73,13 +76,36 @@ def build_sr(
     # TID 1500 rows: the image library stands before the measurements, qualitative evaluations after them.
     children = [*context, image_library(job.sources, volume), measurements, _evaluations(job, volume.notes)]
     made = [o for o in (seg, *others) if o is not None]
-    return finish(_document(job, report[0], children, made), ObjectKind.SR)
+    return finish(_document(job, report[0], children, made, SOP_CLASS_UID), ObjectKind.SR)
 
 
-def _document(job: Job, root: Dataset, children: Sequence[Dataset], made: Sequence[ResultObject]) -> Dataset:
+def build_picture_sr(job: Job, picture: Picture, others: Sequence[ResultObject]) -> ResultObject:
+    """The structured report of a photograph: one group per output, Enhanced SR.
+
+    Parameters
+    ----------
+    others
+        Further objects of the result set that the report lists as evidence (the secondary capture; never the PDF).
+    """
+    source = SliceSource(picture.sop_class_uid, picture.sop_instance_uid, picture.path)
+    report = hd.sr.MeasurementReport(
+        observation_context=_observation_context(job),
+        procedure_reported=concept(_ANY_PROCEDURE),
+        imaging_measurements=[
+            _observation(job, o, source, tracking_key(picture.series_uid, o.key)) for o in job.findings.observations
+        ],
+    )
+    *context, measurements = report[0].ContentSequence
+    children = [*context, picture_library(job.sources, picture), measurements, _evaluations(job, picture.notes)]
+    return finish(_document(job, report[0], children, others, ENHANCED_SOP_CLASS_UID), ObjectKind.SR)
+
+
+def _document(
+    job: Job, root: Dataset, children: Sequence[Dataset], made: Sequence[ResultObject], sop_class_uid: str
+) -> Dataset:
     """SR Document General and SR Document Content around the tree (PS3.3 C.17.2, C.17.3)."""
     document = Dataset()
-    document.SOPClassUID = SOP_CLASS_UID
+    document.SOPClassUID = sop_class_uid
     for element in root:
         if element.keyword not in ("ContentSequence", "RelationshipType"):
             document[element.tag] = element
@@ -167,15 +193,16 @@ def _groups(
             groups.append(_segmented(job, region, seg, numbers[region.key], volume.series_uid))
         else:
             groups.append(_composite(job, region, volume, mask))
-    groups += [_observation(job, o, volume) for o in job.findings.observations]
+    groups += [_observation(job, o, volume.slices[0], o.key) for o in job.findings.observations]
     if not groups:
         site = Code("12738006", "SCT", "Brain")
         groups.append(_absent(job, _NO_REGION_KEY, _NEOPLASM, _ABNORMAL_STRUCTURE, site))
     return groups
 
 
-def _tracking(job: Job, key: str) -> hd.sr.TrackingIdentifier:
-    return hd.sr.TrackingIdentifier(uid=job.tracking_uid(key), identifier=key)
+def _tracking(job: Job, key: str, tracked: str = "") -> hd.sr.TrackingIdentifier:
+    """Identifier and UID of a region or statement; `tracked` is what the UID derives from where it is not the key."""
+    return hd.sr.TrackingIdentifier(uid=job.tracking_uid(tracked or key), identifier=key)
 
 
 def _algorithm(job: Job) -> hd.sr.AlgorithmIdentification:
@@ -252,7 +279,9 @@ def _absent(
     )
 
 
-def _observation(job: Job, observation: Observation, volume: Volume) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+def _observation(
+    job: Job, observation: Observation, source: SliceSource, tracked: str
+) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     """TID 1501 of an image-level statement, with its operating point."""
     measurements = [_measurement(m) for m in observation.measurements]
     if observation.threshold is not None and observation.measurements:
@@ -263,16 +292,15 @@ def _observation(job: Job, observation: Observation, volume: Volume) -> hd.sr.Me
         evaluations.append(
             hd.sr.QualitativeEvaluation(concept(_CATEGORY_OF_OBSERVATION), concept(observation.category))
         )
-    first = volume.slices[0]
-    frames = None if first.frame_number is None else [first.frame_number]
+    frames = None if source.frame_number is None else [source.frame_number]
     return hd.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(job, observation.key),
+        tracking_identifier=_tracking(job, observation.key, tracked),
         finding_type=concept(observation.finding),
         finding_sites=[hd.sr.FindingSite(concept(observation.site))],
         algorithm_id=_algorithm(job),
         measurements=measurements,
         qualitative_evaluations=evaluations,
-        source_images=[hd.sr.SourceImageForMeasurementGroup(first.sop_class_uid, first.sop_instance_uid, frames)],
+        source_images=[hd.sr.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid, frames)],
     )
 
 

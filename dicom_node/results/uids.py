@@ -24,6 +24,7 @@ __all__ = [
     "dimension_organization_uid",
     "instance_uid",
     "series_uid",
+    "tracking_key",
     "tracking_uid",
 ]
 
@@ -46,6 +47,11 @@ def dimension_organization_uid(identity: RunIdentity, root: str | None = None) -
 def tracking_uid(site_namespace: str, study_uid: str, region_key: str, root: str | None = None) -> str:
     """Tracking UID of a region: Study UID + region key, without model or version, so that it can be followed."""
     return derived_uid(uuid.UUID(site_namespace), study_uid + region_key, root)
+
+
+def tracking_key(series_uid: str, key: str) -> str:
+    """What a statement about one photograph is tracked by: a study may hold several, each in a series of its own."""
+    return f"{series_uid}/{key}"
 
 
 def device_uid(product: str, model: str, version: str) -> str:
