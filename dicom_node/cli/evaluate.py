@@ -7,11 +7,12 @@ from pathlib import Path
 
 import typer
 
+from dicom_node.cli.calibrate import evaluate_classifier
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, spacing_of, stop
 
 
 def evaluate(
-    dataset: Path = typer.Argument(..., exists=True, help="nnU-Net folder, tree of BraTS cases, or CSV."),
+    dataset: Path = typer.Argument(..., exists=True, help="nnU-Net folder, tree of BraTS cases, CSV; labels.csv."),
     model: str = typer.Option(..., "--model", help="NAME or NAME@VERSION, or a package's folder."),
     out_folder: Path = typer.Option(Path("evaluation"), "--out", help="Where evaluation.html and .json go."),
     labels: str = typer.Option("", "--labels", help="What label values mean: 1=necrosis,2=oedema,4=enhancing."),
@@ -20,6 +21,8 @@ def evaluate(
     no_mirroring: bool = typer.Option(False, "--no-mirroring", help="Switch the package's mirroring off."),
     step: float | None = typer.Option(None, "--step", min=0.1, max=1.0, help="Tile step, as a share of the tile."),
     precision: str = typer.Option("package", "--precision", help="package, f32, bf16 or int8."),
+    part: str = typer.Option("all", "--part", help="Classifier: all, train or val of the table's column split."),
+    override: Path | None = typer.Option(None, "--override", exists=True, help="Classifier: a site's override."),
     card: bool = typer.Option(False, "--card", help="Write the figures into the package's CARD.md and seal it again."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -28,6 +31,9 @@ def evaluate(
     Label values are matched by what their names mean, never by number. Ends with 1 when the model has collapsed to one
     class. A CSV has the columns case,role,path,label and optionally patient.
 
+    Of a classifier, on a table like that of `train skin`: AUC, sensitivity, specificity, precision, calibration, by
+    source, sex, age, body site and diagnosis, with intervals, plots and the worst misses.
+
     Example: ai-node evaluate data/brats --model brain-tumour --out evaluation
     """
     from ai_engine.engine import Engine
@@ -35,11 +41,16 @@ def evaluate(
     from ai_engine.evaluation.page import card_section, page, put_into_card
     from ai_engine.evaluation.study import evaluate_dataset
     from ai_engine.packages import find_package, load_package, seal_package
+    from ai_engine.packages.common import Task
     from ai_engine.prediction import EngineSettings
 
     chosen = settings()
     with answering(as_json=as_json):
         folder = Path(model) if (Path(model) / "model.yaml").is_file() else find_package(chosen.engine.models, model)
+        package = load_package(folder)
+        if package.description.task is Task.CLASSIFICATION:
+            evaluate_classifier(package, dataset, out_folder, part, override, card, as_json)
+            return
         run_as = EngineSettings(
             device=chosen.engine.device,
             precision=precision,  # type: ignore[arg-type]
@@ -47,7 +58,7 @@ def evaluate(
             step=step,
             mirroring=False if no_mirroring else None,
         )
-        engine = Engine(load_package(folder), run_as)
+        engine = Engine(package, run_as)
         try:
             study = evaluate_dataset(
                 engine,
