@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import io
 import shutil
 import subprocess
@@ -227,23 +228,18 @@ def _handled(kind: str, source: str, sheets: list[Pixels], count: int) -> Iterat
         yield Sample(kind, source, shown)
 
 
+_SHIPPED = {"china": ("sklearn", "datasets/images"), "flower": ("sklearn", "datasets/images"),
+            "grace_hopper": ("matplotlib", "mpl-data/sample_data")}  # fmt: skip
+
+
 def _library_picture(name: str) -> Pixels:
     """A sample picture that a library ships: scikit-image, scikit-learn or matplotlib."""
-    import matplotlib.cbook
-    import skimage.data
-
-    if name in ("china", "flower"):
-        from sklearn.datasets import load_sample_image
-
-        return _as_rgb(load_sample_image(f"{name}.jpg"))
-    if name == "grace_hopper":
-        with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-            return _as_rgb(np.asarray(Image.open(file).convert("RGB")))
-    folder = Path(skimage.data.__file__).parent
-    path = next(iter(sorted(folder.glob(f"{name}.*"))), None)
-    if path is None:
-        raise MissingTool(f"scikit-image ships no picture {name}")
-    return _as_rgb(np.asarray(Image.open(path).convert("RGB")))
+    library, folder = _SHIPPED.get(name, ("skimage", "data"))
+    found = importlib.util.find_spec(library)
+    files = sorted((Path(str(found.origin)).parent / folder).glob(f"{name}.*")) if found is not None else []
+    if not files:
+        raise MissingTool(f"{library} ships no picture {name} here")
+    return _as_rgb(np.asarray(Image.open(files[0]).convert("RGB")))
 
 
 def _crops(random: np.random.Generator, picture: Pixels, count: int) -> Iterator[Pixels]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ai_engine.packages.quality import Limits
 from ai_engine.pictures import PictureKind
 from ai_engine.quality.measures import Measures, measure_picture
-from ai_engine.quality.rule import BARE_SKIN, DERMOSCOPIC, PLAIN, Limits, Rule
+from ai_engine.quality.rule import BARE_SKIN, DERMOSCOPIC, PLAIN, Rule
 from dicom_node.refusals import Refusal, RefusalCode, Refused
 
 
@@ -91,7 +92,11 @@ def judge(
     rule
         The package's limits and its model of kinds (`load_rule`).
     """
-    measures = measure_picture(pixels)
+    return decide(measure_picture(pixels), features, declared, rule)
+
+
+def decide(measures: Measures, features: npt.NDArray[np.float32] | None, declared: PictureKind, rule: Rule) -> Verdict:
+    """The same of a picture that was measured before."""
     numbers = measures.to_json()
     no = _seen(measures, rule.limits)
     if no is not None:
@@ -101,46 +106,80 @@ def judge(
         scores = rule.kinds.scores(features, measures)
         numbers |= {name: round(value, 4) for name, value in scores.items()}
         kind = rule.kinds.kind(scores, rule.limits)
-    no = _of_kind(kind, declared, rule) or _lesion(measures, kind, rule.limits)
+    no = _of_kind(kind, declared, rule)
     return Verdict(None, kind=kind, measures=numbers) if no is None else Verdict(*no, kind=kind, measures=numbers)
 
 
 def _seen(m: Measures, limits: Limits) -> No | None:
-    """What can be said from the picture alone: size, light, colour, focus."""
-    if m.shorter_side < limits.shorter_side or m.elongation > limits.elongation:
-        return (
-            RefusalCode.IMAGE_TOO_SMALL,
-            f"at least {limits.shorter_side:g} pixels a side, one side at most {limits.elongation:g} times the other",
-            f"{m.shorter_side:g} pixels, {m.elongation:.1f} times",
-        )
+    """What can be said from the picture alone: size, light, colour, a lesion, focus; the first that is wrong."""
     low, high = limits.brightness
-    if (
-        not low <= m.brightness <= high
-        or m.contrast < limits.contrast
-        or m.view < limits.view
-        or m.glare > limits.glare
-    ):
-        return (
-            RefusalCode.IMAGE_EXPOSURE,
-            f"brightness {low:g} to {high:g} of 255, contrast at least {limits.contrast:g}, "
-            f"at least {100 * limits.view:.0f} % in view, at most {100 * limits.glare:.0f} % burnt out",
-            f"brightness {m.brightness:.0f}, contrast {m.contrast:.0f}, {100 * m.view:.0f} % in view, "
-            f"{100 * m.glare:.0f} % burnt out",
-        )
-    if m.colour < limits.colour or m.skin < limits.skin or m.flatness > limits.flatness or m.detail > limits.detail:
-        return (
-            RefusalCode.NOT_SKIN,
-            f"colour at least {limits.colour:g}, at least {100 * limits.skin:.0f} % in colours of skin, "
-            f"at most {100 * limits.flatness:.0f} % without any grain, grain at most {limits.detail:g}",
-            f"colour {m.colour:.2f}, {100 * m.skin:.0f} % in colours of skin, {100 * m.flatness:.0f} % without grain, "
-            f"grain {m.detail:.1f}",
-        )
-    if m.sharpness < limits.sharpness:
-        return (
-            RefusalCode.IMAGE_TOO_BLURRED,
+    code = RefusalCode
+    for no, is_wrong, expected, found in (
+        (
+            code.IMAGE_TOO_SMALL,
+            m.shorter_side < limits.shorter_side,
+            f"at least {limits.shorter_side} pixels a side",
+            f"{m.shorter_side:g}",
+        ),
+        (
+            code.IMAGE_TOO_SMALL,
+            m.elongation > limits.elongation,
+            f"one side at most {limits.elongation:g} times the other",
+            f"{m.elongation:.1f} times",
+        ),
+        (
+            code.IMAGE_EXPOSURE,
+            m.view < limits.view,
+            f"at least {100 * limits.view:.0f} % of the picture in view",
+            f"{100 * m.view:.0f} %, the rest is black",
+        ),
+        (
+            code.IMAGE_EXPOSURE,
+            not low <= m.brightness <= high,
+            f"brightness {low:g} to {high:g} of 255",
+            f"{m.brightness:.0f}",
+        ),
+        (
+            code.IMAGE_EXPOSURE,
+            m.glare > limits.glare,
+            f"at most {100 * limits.glare:.0f} % burnt out",
+            f"{100 * m.glare:.0f} %",
+        ),
+        (code.NOT_SKIN, m.colour < limits.colour, f"colour at least {limits.colour:g}", f"{m.colour:.2f}"),
+        (
+            code.NOT_SKIN,
+            m.skin < limits.skin,
+            f"at least {100 * limits.skin:.0f} % in colours of skin",
+            f"{100 * m.skin:.0f} %",
+        ),
+        (
+            code.NOT_SKIN,
+            m.flatness > limits.flatness,
+            f"at most {100 * limits.flatness:.0f} % without any grain, as in drawings",
+            f"{100 * m.flatness:.0f} %",
+        ),
+        (code.NOT_SKIN, m.detail > limits.detail, f"grain at most {limits.detail:g}", f"{m.detail:.1f}"),
+        (
+            code.NO_LESION_IN_VIEW,
+            m.contrast < limits.contrast,
+            f"contrast at least {limits.contrast:g}",
+            f"{m.contrast:.0f}",
+        ),
+        (
+            code.NO_LESION_IN_VIEW,
+            m.lesion < limits.lesion,
+            f"something at least {limits.lesion:.1f} CIELAB from the skin around it",
+            f"{m.lesion:.1f}",
+        ),
+        (
+            code.IMAGE_TOO_BLURRED,
+            m.sharpness < limits.sharpness,
             f"sharpness at least {limits.sharpness:.2f}",
             f"{m.sharpness:.2f}",
-        )
+        ),
+    ):
+        if is_wrong:
+            return no, expected, found
     return None
 
 
@@ -156,13 +195,3 @@ def _of_kind(kind: str, declared: PictureKind, rule: Rule) -> No | None:
     if seen and seen not in rule.accepts:
         return RefusalCode.PICTURE_KIND_UNSUPPORTED, f"a {' or '.join(rule.accepts)} picture", f"a {seen} picture"
     return None
-
-
-def _lesion(m: Measures, kind: str, limits: Limits) -> No | None:
-    if m.lesion >= limits.lesion:
-        return None
-    return (
-        RefusalCode.NO_LESION_IN_VIEW,
-        f"something at least {limits.lesion:.1f} CIELAB from the skin around it",
-        f"{m.lesion:.1f}",
-    )

@@ -27,6 +27,8 @@ KIND_NAMES = (DERMOSCOPIC, PLAIN, BARE_SKIN, UNRELATED)
 """In the order of the linear scores."""
 MEASURED = ("sharpness", "detail", "flatness", "colour", "skin", "lesion", "contrast", "brightness")
 """Measures of the picture that the linear scores see beside the features."""
+FEATURES = 1280
+"""Pooled features of both architectures."""
 TENSORS = ("middle", "spread", "directions", "lengths", "usual", "weight", "bias")
 
 
@@ -146,6 +148,8 @@ def read_kinds(data: bytes) -> KindModel:
         "weight": (len(KIND_NAMES), width),
         "bias": (len(KIND_NAMES),),
     }
+    if width != FEATURES + len(MEASURED):
+        raise _untrusted(f"{FEATURES + len(MEASURED)} numbers a picture")
     if any(found[name].shape != wanted[name] or not np.isfinite(found[name]).all() for name in TENSORS):
         raise _untrusted("tensors that fit each other, finite")
     if min(float(found[name].min()) for name in ("spread", "lengths", "usual")) <= 0:

@@ -1,0 +1,240 @@
+"""Fit the model of kinds to one network, and put it into that network's package.
+
+``ai-node train quality --package FOLDER --data DERMOSCOPY --pictures FOLDER``: the dermoscopy's training split and the
+part ``fit`` of the pictures put together by `ai_engine.quality.assemble` go through the package's own network once;
+means, main directions and linear scores are computed from the pooled features in closed form or by a convex fit, so the
+same data give the same model.  A minute or two on one core.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from PIL import Image
+from scipy import optimize
+
+from ai_engine.backends import NetworkOptions
+from ai_engine.packages import load_package, seal_package
+from ai_engine.packages.quality import Limits
+from ai_engine.quality.measures import Measures, measure_picture
+from ai_engine.quality.rule import BARE_SKIN, DERMOSCOPIC, KIND_NAMES, PLAIN, UNRELATED, KindModel, measured_row
+from ai_engine.runners.classifier import ClassifierRunner
+from ai_engine.training.cases import TrainingDataError
+from ai_engine.training.skin_cases import decoded, found_pictures, skin_cases
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+FILE = "quality.safetensors"
+DIRECTIONS = 64
+RIDGE = 0.02
+"""Weight of the squared linear weights against the mean loss."""
+TRAIN_PICTURES = 1500
+"""Dermoscopy pictures of the training split that are enough for means and directions."""
+KIND_OF = {"bare-skin": BARE_SKIN, "plain-skin": PLAIN}
+"""What the kinds of `assemble` are to the model of kinds; all others are unrelated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Pictures as the gate sees them.
+
+    Attributes
+    ----------
+    rows
+        (N, F) float32: pooled features, then `MEASURED`.
+    measures
+        N of them.
+    logits
+        (N, outputs) float32 of the network, for the effect of degrading.
+    """
+
+    rows: Floats
+    measures: tuple[Measures, ...]
+    logits: Floats
+
+    def part(self, keep: npt.NDArray[np.bool_]) -> Seen:
+        """Those where `keep`."""
+        chosen = tuple(m for m, is_kept in zip(self.measures, keep, strict=True) if is_kept)
+        return Seen(self.rows[keep], chosen, self.logits[keep])
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line of ``pictures.csv``."""
+
+    file: str
+    kind: str
+    source: str
+    part: str
+
+    @property
+    def name(self) -> str:
+        """To the model of kinds."""
+        return KIND_OF.get(self.kind, UNRELATED)
+
+
+def listed_pictures(folder: Path) -> list[Listed]:
+    """What `assemble` wrote.
+
+    Raises
+    ------
+    TrainingDataError
+        If the folder holds no ``pictures.csv``.
+    """
+    table = folder / "pictures.csv"
+    if not table.is_file():
+        raise TrainingDataError("no pictures.csv; make the folder with `python -m ai_engine.quality.assemble`")
+    with table.open(newline="", encoding="utf-8") as file:
+        return [Listed(row["file"], row["kind"], row["source"], row["part"]) for row in csv.DictReader(file)]
+
+
+def read_picture(path: Path) -> Pixels:
+    """A PNG or JPEG as (rows, columns, 3) uint8."""
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def dermoscopy_pictures(folder: Path, split: str, count: int | None, seed: int = 8) -> tuple[list[Pixels], list[bool]]:
+    """Pictures of one split in a drawn order, and which are malignant; all of them where `count` is None."""
+    cases = [case for case in skin_cases(folder / "labels.csv") if case.split == split]
+    order = np.random.default_rng(seed).permutation(len(cases))[: count or len(cases)]
+    chosen = [cases[int(index)] for index in order]
+    read = {name: decoded(content, name) for name, content in found_pictures(chosen, folder)}
+    return [read[case.name] for case in chosen], [case.malignant for case in chosen]
+
+
+def open_runner(package: Path) -> ClassifierRunner:
+    """The package's own network on one thread, as the product runs it."""
+    return ClassifierRunner(load_package(package), NetworkOptions(device="cpu", threads=1))
+
+
+def look(runner: ClassifierRunner, pictures: Sequence[Pixels]) -> Seen:
+    """Send pictures through network and measures."""
+    scores = [score for first in range(0, len(pictures), 8) for score in runner.run(pictures[first : first + 8])]
+    measures = tuple(measure_picture(picture) for picture in pictures)
+    rows = np.stack([np.concatenate([s.features, measured_row(m)]) for s, m in zip(scores, measures, strict=True)])
+    logits = np.array([list(score.logits.values()) for score in scores], np.float32)
+    return Seen(np.asarray(rows, np.float32), measures, logits)
+
+
+def fit_kinds(dermoscopy: Floats, others: Mapping[str, Floats], ridge: float = RIDGE) -> KindModel:
+    """The model of kinds.
+
+    Parameters
+    ----------
+    dermoscopy
+        (N, F) rows of pictures of the training split.
+    others
+        (M, F) rows for some of the other `KIND_NAMES`; a kind without rows is never said.
+    """
+    middle = dermoscopy.mean(axis=0)
+    deviation = dermoscopy.std(axis=0)
+    spread = np.maximum(deviation, 0.05 * np.median(deviation) + 1e-6)
+    standard = np.clip((dermoscopy - middle) / spread, -8, 8).astype(np.float64)
+    values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
+    directions = vectors[:, ::-1][:, :DIRECTIONS].T
+    lengths = np.sqrt(np.maximum(values[::-1][:DIRECTIONS], 1e-6))
+    along = standard @ directions.T
+    rest = np.sqrt(np.maximum((standard**2).sum(1) - (along**2).sum(1), 0))
+    within = np.sqrt(((along / lengths) ** 2).sum(1))
+    usual = np.array([np.percentile(rest, 99), np.percentile(within, 99)])
+    tables = [standard]
+    for name in KIND_NAMES[1:]:
+        rows = others.get(name, dermoscopy[:0])
+        tables.append(np.clip((rows - middle) / spread, -8, 8).astype(np.float64))
+    weight, bias = _linear(tables, ridge)
+    parts = (middle, spread, directions, lengths, usual, weight, bias)
+    return KindModel(*(np.asarray(part, np.float32) for part in parts))
+
+
+def _linear(tables: Sequence[npt.NDArray[np.float64]], ridge: float) -> tuple[npt.NDArray[np.float64], Floats]:
+    """Multinomial logistic regression with a ridge; dermoscopy weighs as much as all other kinds together."""
+    rows = np.concatenate(tables)
+    kind = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    filled = sum(len(table) > 0 for table in tables[1:])
+    share = np.concatenate(
+        [np.full(len(t), (0.5 if i == 0 else 0.5 / filled) / len(t)) for i, t in enumerate(tables) if len(t)]
+    )
+    count, width = len(tables), rows.shape[1]
+    empty = np.array([len(table) == 0 for table in tables])
+
+    def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        weight, bias = flat[: count * width].reshape(count, width), flat[count * width :]
+        scores = rows @ weight.T + bias
+        scores[:, empty] = -1e3
+        scores -= scores.max(axis=1, keepdims=True)
+        chances = np.exp(scores)
+        chances /= chances.sum(axis=1, keepdims=True)
+        value = -float(share @ np.log(chances[np.arange(len(rows)), kind] + 1e-30))
+        chances[np.arange(len(rows)), kind] -= 1
+        error = chances * share[:, None]
+        slope = error.T @ rows + 2 * ridge * weight
+        return value + ridge * float((weight**2).sum()), np.concatenate([slope.ravel(), error.sum(axis=0)])
+
+    found = optimize.minimize(
+        loss, np.zeros(count * (width + 1)), jac=True, method="L-BFGS-B", options={"maxiter": 300}
+    )
+    weight, bias = found.x[: count * width].reshape(count, width), found.x[count * width :]
+    bias[empty] = -1e3
+    return weight, bias
+
+
+def rows_by_name(seen: Seen, listed: Sequence[Listed], keep: Callable[[Listed], bool]) -> dict[str, Floats]:
+    """Rows of the pictures that are kept, by their name to the model of kinds."""
+    names = np.array([one.name if keep(one) else "" for one in listed])
+    return {name: seen.rows[names == name] for name in KIND_NAMES[1:] if (names == name).any()}
+
+
+def fit_quality(package: Path, data: Path, pictures: Path, say: Callable[[str], None]) -> str:
+    """Fit the model of kinds for a package and seal the package with it.
+
+    Returns
+    -------
+    The new model digest.
+
+    Raises
+    ------
+    TrainingDataError
+        If data or pictures are not there or cannot be read.
+    """
+    from safetensors.numpy import save_file
+
+    runner = open_runner(package)
+    say(f"dermoscopy: {TRAIN_PICTURES} pictures of the training split")
+    dermoscopy = look(runner, dermoscopy_pictures(data, "train", TRAIN_PICTURES)[0])
+    listed = [one for one in listed_pictures(pictures) if one.part == "fit"]
+    say(f"other kinds: {len(listed)} pictures")
+    others = look(runner, [read_picture(pictures / one.file) for one in listed])
+    model = fit_kinds(dermoscopy.rows, rows_by_name(others, listed, lambda one: True))
+    limits = chosen_limits(model, dermoscopy)
+    save_file({name: np.ascontiguousarray(value) for name, value in vars(model).items()}, package / FILE)
+    (package / FILE).chmod(0o644)
+    tree = yaml.safe_load((package / "model.yaml").read_text(encoding="utf-8"))
+    tree["quality"] = {**tree.get("quality", {}), "file": FILE, "limits": limits.model_dump(mode="json")}
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+    (package / "model.yaml").write_text(text, encoding="utf-8")
+    return seal_package(package)
+
+
+LINEAR_SHARE, STRANGE_SHARE = 0.004, 0.002
+"""How much of the training dermoscopy the linear scores and the strangeness may refuse."""
+
+
+def chosen_limits(model: KindModel, dermoscopy: Seen) -> Limits:
+    """The package's limits: those of the measures as they stand, those of the model from the training dermoscopy."""
+    scores, strangeness = model.many(dermoscopy.rows)
+    margins = scores[:, 0] - scores[:, 1:].max(axis=1)
+    return Limits(
+        dermoscopic=round(float(np.quantile(margins, LINEAR_SHARE)), 3),
+        strangeness=round(float(np.quantile(strangeness, 1 - STRANGE_SHARE)), 3),
+    )
+
+
+__all__ = ["DERMOSCOPIC", "fit_kinds", "fit_quality", "look", "open_runner"]
