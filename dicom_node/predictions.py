@@ -304,6 +304,11 @@ class Predictions:
 
     def destinations(self) -> list[str]:
         """Names that `transfer` may use."""
+        return sorted(takes_results(self._settings))
+
+
+def _names(reference: str, model: str) -> bool:
+    return reference.partition("@")[0] == model
 
 
 def _answers(description: AnyDescription) -> dict[str, Any]:
@@ -316,8 +321,3 @@ def _answers(description: AnyDescription) -> dict[str, Any]:
         return {"outputs": outputs}
     labels = [{"label": entry.label, "key": entry.key, "name": entry.name} for entry in description.labels]
     return {"labels": labels}
-        return sorted(takes_results(self._settings))
-
-
-def _names(reference: str, model: str) -> bool:
-    return reference.partition("@")[0] == model
