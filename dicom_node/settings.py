@@ -253,6 +253,13 @@ class ReportSection(Section):
     """URI that this site alone owns, for result identifiers; empty: ``urn:uuid:<site namespace>``."""
 
 
+class PhotosSection(Section):
+    """Photographs that the node wraps."""
+
+    store_as: Literal["vl-photographic", "dermoscopic"] = "vl-photographic"
+    """dermoscopic: those that the sender declares as taken through a dermatoscope become Dermoscopic Photography."""
+
+
 class Settings(BaseSettings):
     """The whole tree; see `config/node.yaml` for the commented defaults."""
 
@@ -270,6 +277,7 @@ class Settings(BaseSettings):
     work: WorkSection = WorkSection()
     web: WebSection = WebSection()
     api: ApiSection = ApiSection()
+    photos: PhotosSection = PhotosSection()
     destinations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")], Destination] = Field(
         default_factory=dict
     )

@@ -21,7 +21,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "work": ("dicom_node.cli.processes", "work", "Run the worker alone."),
     "web": ("dicom_node.cli.processes", "web", "Run the HTTP server alone."),
     "demo": ("dicom_node.cli.demo", "demo", "Three synthetic studies go in; results come back."),
-    "send": ("dicom_node.cli.demo", "send", "Send a folder of DICOM files by C-STORE."),
+    "send": ("dicom_node.cli.send", "send", "Send DICOM files, or photographs of a patient."),
     "predict": ("dicom_node.cli.predict", "predict", "Run a model on files, without a server."),
     "studies": ("dicom_node.cli.operate", "studies", "The newest studies and what was said of them."),
     "study": ("dicom_node.cli.operate", "study_app", "One study's whole story."),

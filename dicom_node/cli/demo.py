@@ -1,4 +1,4 @@
-"""ai-node demo and ai-node send."""
+"""ai-node demo."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, stop
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dicom_node.demo.sending import Peer
     from dicom_node.demo.site import Site
 
 MARK = ".ai-node-demo"
@@ -78,47 +76,6 @@ def demo(
         raise typer.Exit(int(Exit.FAULT))
 
 
-def send(
-    folder: Path = typer.Argument(..., exists=True, help="A folder (or one file) of DICOM images."),
-    to: str = typer.Option("", "--to", help="AE@host:port; default: the Orthanc of the settings."),
-    calling: str = typer.Option("AINODE-SEND", "--from", help="Our AE title; the receiver must know it."),
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """Send a folder of DICOM files by C-STORE, as they lie on the disk.
-
-    Example: ai-node send ~/study --to ORTHANC@127.0.0.1:4242
-    """
-    from dicom_node.demo.sending import Peer, find_files, send_files
-
-    try:
-        peer = Peer.parse(to) if to else _configured_archive()
-    except ValueError as error:
-        stop(Exit.USAGE, f"--to: {error}")
-    files, others = find_files(folder)
-    with (
-        answering(as_json=as_json),
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            disable=as_json,
-        ) as progress,
-    ):
-        task = progress.add_task(f"to {peer.ae_title}", total=len(files))
-        report = send_files(files, peer, calling_ae_title=calling, on_progress=lambda n: progress.advance(task, n))
-    report.skipped = others
-    if as_json:
-        emit({"stored": report.stored, "failed": report.failed, "skipped": report.skipped})
-    else:
-        out.print(f"{report.stored} stored; {others} other files left alone")
-        for reason, count in report.failed.items():
-            out.print(f"{count} not stored: {reason}", markup=False)
-    if report.failed:
-        raise typer.Exit(int(Exit.REFUSED))
-
-
 def _send_elsewhere(to: str, *, seed: int, as_json: bool) -> None:
     """The three studies go to an archive that is there already; exit code 3 when it did not take every image."""
     from dicom_node.demo.elsewhere import send_elsewhere
@@ -139,13 +96,6 @@ def _send_elsewhere(to: str, *, seed: int, as_json: bool) -> None:
         emit({fate.value: {"stored": r.stored, "failed": r.failed} for fate, r in reports.items()})
     if any(report.failed for report in reports.values()):
         raise typer.Exit(int(Exit.REFUSED))
-
-
-def _configured_archive() -> Peer:
-    from dicom_node.demo.sending import Peer
-
-    orthanc = settings().orthanc
-    return Peer(orthanc.ae_title, orthanc.dicom_host, orthanc.dicom_port)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
