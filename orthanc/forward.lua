@@ -16,8 +16,8 @@ local nodeAet = configuration['AeTitle'] or 'AINODE'
 local product = 'dicom-ai-node'  -- the node writes it into (0008,1090) of every result
 
 local resultModalities = {
-  SEG = true, SR = true, DOC = true, KO = true, PR = true, OT = true, RWV = true, RTSTRUCT = true
-}
+  SEG = true, SR = true, DOC = true, KO = true, PR = true, RWV = true, RTSTRUCT = true
+}  -- not OT: photographs are filed under it too, as secondary captures; our own are known by our product's name
 
 local function isToBeForwarded(instance)
   local ok, metadata = pcall(function()

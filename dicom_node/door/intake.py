@@ -144,7 +144,7 @@ class Intake:
         trouble = self.vault.why_not_ready()
         if trouble is not None:
             raise trouble
-        if sop_class not in table.SOP_CLASSES:
+        if not table.is_kept(sop_class):
             raise Refused(RefusalCode.SOP_CLASS_UNSUPPORTED)
         if syntax not in table.TRANSFER_SYNTAXES:
             raise Refused(RefusalCode.TRANSFER_SYNTAX_UNSUPPORTED)

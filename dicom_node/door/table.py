@@ -22,6 +22,8 @@ class Use(StrEnum):
     """Images: stored, indexed, gathered, routed."""
     RESULT = "result"
     """Objects that systems write about images: stored, never an input of a model (I18)."""
+    REFUSED = "refused"
+    """Images that are mistaken for those we read: negotiated, so that the sender hears why not (0122), never stored."""
 
 
 SOP_CLASSES: dict[str, tuple[str, Use]] = {
@@ -35,6 +37,7 @@ SOP_CLASSES: dict[str, tuple[str, Use]] = {
     "1.2.840.10008.5.1.4.1.1.77.1.7": ("Dermoscopic Photography Image", Use.INPUT),
     "1.2.840.10008.5.1.4.1.1.7": ("Secondary Capture Image", Use.INPUT),
     "1.2.840.10008.5.1.4.1.1.7.4": ("Multi-frame True Color Secondary Capture Image", Use.INPUT),
+    "1.2.840.10008.5.1.4.1.1.77.1.1": ("VL Endoscopic Image", Use.REFUSED),
     "1.2.840.10008.5.1.4.1.1.66.4": ("Segmentation", Use.RESULT),
     "1.2.840.10008.5.1.4.1.1.66.7": ("Label Map Segmentation", Use.RESULT),
     "1.2.840.10008.5.1.4.1.1.88.22": ("Enhanced SR", Use.RESULT),
@@ -64,6 +67,12 @@ TRANSFER_SYNTAXES: dict[str, str] = {
     "1.2.840.10008.1.2.4.203": "HTJ2K",
 }
 """In our order of preference.  All but Implicit VR Little Endian are explicit VR, little endian."""
+
+
+def is_kept(sop_class_uid: str) -> bool:
+    """Whether objects of this class are stored at all."""
+    entry = SOP_CLASSES.get(sop_class_uid)
+    return entry is not None and entry[1] is not Use.REFUSED
 
 
 def is_input(sop_class_uid: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from dicom_node.door.answers import STATUS, answer
-from dicom_node.door.table import SOP_CLASSES, TRANSFER_SYNTAXES, is_input
+from dicom_node.door.table import SOP_CLASSES, TRANSFER_SYNTAXES, is_input, is_kept
 from dicom_node.refusals import RefusalCode, Refused
 
 pytestmark = pytest.mark.unit
@@ -45,6 +45,10 @@ def test_the_table_of_classes() -> None:
     assert not is_input("1.2.840.10008.5.1.4.1.1.66.7")
     assert not is_input("1.2.840.10008.5.1.4.1.1.88.34")
     assert is_input("1.2.840.10008.5.1.4.1.1.4")
+    photographs = ("1.2.840.10008.5.1.4.1.1.77.1.4", "1.2.840.10008.5.1.4.1.1.77.1.7", "1.2.840.10008.5.1.4.1.1.7")
+    assert all(is_input(uid) for uid in photographs)
+    endoscopic = "1.2.840.10008.5.1.4.1.1.77.1.1"
+    assert endoscopic in SOP_CLASSES and not is_kept(endoscopic), "negotiated, then refused by name"
     assert "1.2.840.10008.5.1.4.1.1.66" not in SOP_CLASSES, "raw data"
     assert "1.2.840.10008.1.2.1.99" not in TRANSFER_SYNTAXES, "deflated"
     assert "1.2.840.10008.1.2.2" not in TRANSFER_SYNTAXES, "big endian"
