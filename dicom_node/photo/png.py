@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 
 from dicom_node.photo.exif import UPRIGHT, orientation_of
@@ -32,7 +33,8 @@ def read_png(data: bytes, limits: PhotoLimits) -> PngFile:
     Raises
     ------
     Refused
-        image-truncated; image-decode-failed, when the chunks are not those of one picture; image-animated.
+        image-truncated; image-decode-failed, when the chunks are not those of one picture or a check sum is not met;
+        image-animated.
     """
     position, orientation = _SIGNATURE_BYTES, UPRIGHT
     header: tuple[int, int, int] | None = None
@@ -53,6 +55,9 @@ def read_png(data: bytes, limits: PhotoLimits) -> PngFile:
         elif name == b"eXIf":
             orientation = orientation_of(data[position + 8 : end - 4])
         if name in _KEPT:
+            # here, because the decoder stops at the last row and looks at no check sum of what it reads
+            if zlib.crc32(data[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+                raise _damaged("chunks that meet their check sums")
             pieces.append(data[position:end])
         position = end
         if name == b"IEND" and header is not None:
