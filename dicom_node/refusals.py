@@ -97,6 +97,7 @@ class RefusalCode(StrEnum):
     NOT_SKIN = "not-skin"
     PICTURE_KIND_UNSUPPORTED = "picture-kind-unsupported"
     PICTURE_KIND_CONTRADICTED = "picture-kind-contradicted"
+    BASE64_INVALID = "base64-invalid"
     INPUT_EMPTY = "input-empty"
     VALIDATION = "validation"
     IDEMPOTENCY_CONFLICT = "idempotency-conflict"
@@ -268,6 +269,10 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.PICTURE_KIND_CONTRADICTED: (
         "The picture is not of the kind that its sender declared.",
         "Look at the picture: was it taken through a dermatoscope? Send it again with the right declaration.",
+    ),
+    _C.BASE64_INVALID: (
+        "The picture is not written in base64 as it should be.",
+        "Encode it as RFC 4648 section 4 says, without line breaks, or send a multipart form.",
     ),
     _C.INPUT_EMPTY: ("There is nothing to read.", "Give at least one image."),
     _C.VALIDATION: ("The request is not valid.", "See the message for the field."),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dicom_node.refusals import WORDS, RefusalCode
+from dicom_node.refusals import RefusalCode
+from dicom_node.refusals_es import told
 
 LANGUAGES = ("en", "es")
 
@@ -175,39 +176,6 @@ _ES = {
 _TABLES: Mapping[str, Mapping[str, str]] = {"en": _EN, "es": _ES}
 
 
-_REFUSALS_ES: Mapping[RefusalCode, tuple[str, str]] = {
-    RefusalCode.IMAGE_TOO_SMALL: (
-        "La imagen es demasiado pequeña o demasiado estrecha.",
-        "Envíe la imagen entera, a tamaño completo, tal como la tomó la cámara.",
-    ),
-    RefusalCode.IMAGE_EXPOSURE: (
-        "La imagen es demasiado oscura o demasiado clara para leerla.",
-        "Repítala: encienda la luz del dermatoscopio, apóyelo plano sobre la piel y evite los reflejos.",
-    ),
-    RefusalCode.IMAGE_TOO_BLURRED: (
-        "La imagen está borrosa.",
-        "Repítala: no se mueva, deje que la cámara enfoque y acérquese hasta ver nítida la lesión.",
-    ),
-    RefusalCode.NO_LESION_IN_VIEW: (
-        "No se ve ninguna lesión en la imagen.",
-        "Coloque la lesión en el centro y acérquese, con algo de piel alrededor.",
-    ),
-    RefusalCode.NOT_SKIN: (
-        "Esto no parece una imagen de piel.",
-        "Envíe una imagen de dermatoscopio de una sola lesión cutánea.",
-    ),
-    RefusalCode.PICTURE_KIND_UNSUPPORTED: (
-        "Este modelo lee imágenes de dermatoscopio; esta es una fotografía corriente.",
-        "Tome la imagen a través de un dermatoscopio.",
-    ),
-    RefusalCode.PICTURE_KIND_CONTRADICTED: (
-        "La imagen no es del tipo que declaró quien la envía.",
-        "Mire la imagen: ¿se tomó a través de un dermatoscopio? Envíela de nuevo con la declaración correcta.",
-    ),
-}
-"""What is wrong and what to do, for the refusals that whoever took the picture can act on."""
-
-
 def words(language: str) -> Mapping[str, str]:
     """The table of a language.
 
@@ -230,4 +198,4 @@ def refusal_words(code: RefusalCode, language: str) -> tuple[str, str]:
         If pages cannot be written in that language.
     """
     words(language)
-    return (_REFUSALS_ES if language == "es" else {}).get(code, WORDS[code])
+    return told(code, language)
