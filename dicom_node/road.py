@@ -19,6 +19,7 @@ of three kinds: a refusal of the input is written to the revision, case or run; 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 from sqlalchemy import Connection
@@ -62,6 +63,7 @@ def jobs(tools: Tools) -> dict[str, Job]:
         If the route file is not understood.
     """
     routes = load_routes(tools.settings.routes)
+    tools = replace(tools, stood_in_for=routes.stood_in_for)
 
     def read(what: str, which: int | str) -> Sequence[Put]:
         if what == "revision":

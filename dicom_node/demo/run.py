@@ -157,10 +157,16 @@ def has_its_fate(study: DemoStudy, story: timing.Story) -> bool:
         return True
     runs = [run for run in story["run_rows"] if run["state"] != "superseded"]
     if any(run["state"] == "refused" for run in runs):
-        return True
+        # another route may stand in: the end of the quiet period decides, once it was considered
+        is_quiet = any(event["name"] == "study.quiet" for event in story["timeline"])
+        return is_quiet and all(revision["assembled"] for revision in story["revisions"] if _is_current(revision))
     deliveries = story["deliveries"]
     is_built = bool(runs) and all(run["state"] == "built" for run in runs)
     return is_built and bool(deliveries) and all(d["state"] == "confirmed" for d in deliveries)
+
+
+def _is_current(revision: Mapping[str, Any]) -> bool:
+    return bool(revision["state"] == "complete")
 
 
 def refusal_of(study: DemoStudy, story: timing.Story) -> str:
@@ -169,7 +175,7 @@ def refusal_of(study: DemoStudy, story: timing.Story) -> str:
         revision["refusal"] for revision in story["revisions"] if revision["series_uid"] == study.flair_series_uid
     ]
     reasons += [case["refusal"] for case in story["cases"] if case["state"] == "refused"]
-    reasons += [run["refusal"] for run in story["run_rows"]]
+    reasons += [run["refusal"] for run in story["run_rows"] if run["state"] != "superseded"]
     return next((str(reason["code"]) for reason in reasons if reason), "")
 
 

@@ -60,6 +60,8 @@ class SiteOptions:
     routes: Path = Path("config/routes.yaml")
     viewer: Path | None = None
     publish: str = "all"
+    only: tuple[str, ...] = ()
+    """Names of the routes that are switched on; all of them where none is named."""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stable_age_s: int = 2
     process: str = "serve"
@@ -159,7 +161,7 @@ class Site:
     def _write_configuration(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         routes = self.folder / "routes.yaml"
-        routes.write_text(_published(self.options.routes, self.options.publish), encoding="utf-8")
+        routes.write_text(_published(self.options), encoding="utf-8")
         sections = self._sections(routes)
         for name, values in self.options.changes.items():
             sections[name] = {**sections.get(name, {}), **values}
@@ -274,13 +276,15 @@ class Site:
             return not views.jobs(connection)
 
 
-def _published(routes: Path, publish: str) -> str:
+def _published(options: SiteOptions) -> str:
     """The shipped routes, switched on: a demonstration that publishes nothing would show nothing."""
     try:
-        book = yaml.safe_load(routes.read_text(encoding="utf-8"))
+        book = yaml.safe_load(options.routes.read_text(encoding="utf-8"))
     except OSError:
-        raise SettingsRefused(f"no routes in {routes}: run this in the repository, or give --routes.") from None
+        raise SettingsRefused(f"no routes in {options.routes}: run this in the repository, or give --routes.") from None
     for route in book["routes"]:
-        route["publish"] = publish
+        route["publish"] = options.publish
         route["destinations"] = ["pacs"]
+        if options.only:
+            route["enabled"] = route["name"] in options.only
     return "# config/routes.yaml, switched on for this demonstration.\n" + str(yaml.safe_dump(book, sort_keys=False))

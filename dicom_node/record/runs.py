@@ -80,6 +80,12 @@ def add_run(connection: Connection, **values: Any) -> tuple[int, bool]:
     return int(connection.execute(insert(runs).values(row_values).returning(runs.c.id)).scalar_one()), True
 
 
+def refusals_of(connection: Connection, study_uid: str) -> dict[int, dict[str, str]]:
+    """How the models refused the images of a study's cases, by the case's id."""
+    query = select(runs.c.case_id, runs.c.refusal).where(runs.c.study_uid == study_uid).order_by(runs.c.id)
+    return {int(row.case_id): dict(row.refusal) for row in connection.execute(query) if row.refusal}
+
+
 def current_run(connection: Connection, study_uid: str, result_family: str) -> RowMapping | None:
     """The run of this study and result family that is not superseded, whatever came of it; the newest if several."""
     return (

@@ -34,7 +34,7 @@ from dicom_node.routing.cases import IDENTITY_ATTRIBUTES
 from dicom_node.routing.facts import facts
 from dicom_node.routing.roles import assign_roles
 from dicom_node.stages.context import ModelDescription, Tools
-from dicom_node.stages.decided import lift_holds, say_no, start_case
+from dicom_node.stages.decided import give_up, lift_holds, say_no, start_case
 from dicom_node.stages.withdraw import take_back
 from dicom_node.words import CaseState, RoleGuess, SeriesFacts
 
@@ -220,6 +220,7 @@ def _decide(
             unreadable = _unreadable(closed, roles, routes, decision.result_family) if is_final else None
             follow += say_no(tools, connection, study_uid, decision, unreadable or decision.refusal)
         elif decision.verb is Verb.NOTHING and state.is_quiet:
+            follow += give_up(tools, connection, study_uid, decision.result_family)
             has_result = any(c.result_family == decision.result_family and not c.is_superseded for c in state.cases)
             unreadable = None if has_result else _unreadable(closed, roles, routes, decision.result_family)
             if unreadable is not None:
@@ -243,6 +244,10 @@ def _of_rejected(tools: Tools, connection: Connection, study_uid: str) -> list[P
 def _past(connection: Connection, study_uid: str) -> list[PastCase]:
     rows = runs.cases_of(connection, study_uid)
     superseded = {row["supersedes_case"] for row in rows}  # by a later case, or by the refusal of one
+    refusals = {
+        case: Refusal(RefusalCode(told["code"]), told["expected"], told["found"])
+        for case, told in runs.refusals_of(connection, study_uid).items()
+    }
     return [
         PastCase(
             id=int(row["id"]),
@@ -251,6 +256,7 @@ def _past(connection: Connection, study_uid: str) -> list[PastCase]:
             revisions={role: int(number) for role, number in row["revisions"].items()},
             set_rank=int(row["rank"]),
             is_superseded=row["id"] in superseded,
+            refusal=refusals.get(int(row["id"])),
         )
         for row in rows
         if row["state"] == CaseState.READY.value

@@ -67,6 +67,8 @@ class Tools:
     node_instance: str
     version: str
     worker: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(4)}")
+    stood_in_for: frozenset[str] = frozenset()
+    """Routes for which another one stands in when their model refuses the images."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set once the worker was told to stop: what fails from then on is no fault and no death."""
 

@@ -22,7 +22,7 @@ from dicom_node.routing import CaseSpec, Decision, Verb
 from dicom_node.stages.context import ModelDescription, Tools
 from dicom_node.stages.deliver import withdraw_reports
 from dicom_node.stages.places import UNKNOWN, urgency_of
-from dicom_node.stages.withdraw import OBJECTS, take_back
+from dicom_node.stages.withdraw import OBJECTS, take_back, withdraw
 from dicom_node.turns import ROUTINE, STAT, place
 from dicom_node.words import CaseState, DeliveryState, Grade, Instance, RunIdentity, RunState
 
@@ -79,6 +79,7 @@ def start_case(
         study_uid,
         run_id=run_id,
         route=spec.route,
+        stands_in_for={route: code.value for route, code in spec.stands_in_for},
         model=f"{model.name}@{model.version}",
         roles={role: spec.series[role] for role in spec.roles},
         reasons=reasons,
@@ -170,7 +171,8 @@ def _insert_run(
         timezone_offset=tools.settings.node.offset_of(attributes),
     )
     results = {key: value for key, value in asdict(identity).items() if key not in ("run_key", "created")}
-    run_key = run_key_of([i for group in by_role.values() for i in group], model, attributes, study_uid, predecessor)
+    used = [i for group in by_role.values() for i in group]
+    run_key = run_key_of(used, model, attributes, study_uid, predecessor, spec.stands_in_for)
     run_id, is_new = runs.add_run(
         connection,
         run_key=run_key,
@@ -212,8 +214,12 @@ def run_key_of(
     attributes: Mapping[str, Any],
     study_uid: str,
     predecessor: Mapping[str, Any] | None,
+    stands_in_for: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """Everything that decides what a run's objects are (design section 4, *identity and determinism*)."""
+    """Everything that decides what a run's objects are (design section 4, *identity and determinism*).
+
+    `stands_in_for`: routes that gave way and why, which the objects say; a key without any is what it always was.
+    """
     sr = next((o["sop_instance_uid"] for o in (predecessor or {"objects": []})["objects"] if o["kind"] == "sr"), "")
     who = [attributes.get(k) or "" for k in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")]
     return digest(
@@ -224,7 +230,16 @@ def run_key_of(
             "identity": digest([*who, study_uid]),
             "predecessor": sr,
         }
+        | ({"stands_in_for": [list(pair) for pair in stands_in_for]} if stands_in_for else {})
     )
+
+
+def give_up(tools: Tools, connection: Connection, study_uid: str, family: str) -> list[Put]:
+    """No route stands in for the one whose model refused the images: what its run was to replace is taken back."""
+    refused = runs.current_run(connection, study_uid, family)
+    if refused is None or refused["state"] != RunState.REFUSED.value:
+        return []
+    return withdraw(tools, connection, int(refused["id"]), refused["refusal"])
 
 
 def say_no(

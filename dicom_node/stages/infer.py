@@ -14,6 +14,7 @@ from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
+from dicom_node.routing.fallback import OF_THE_IMAGES
 from dicom_node.stages.context import FINDINGS, MASK, ChildDied, Tools, pack_mask
 from dicom_node.stages.prediction_cache import is_hit, pixels_digest
 from dicom_node.stages.read import case_inputs
@@ -98,15 +99,24 @@ def start(tools: Tools, run_id: int, stage: str) -> tuple[Attempt, dict[str, Any
 def refuse(tools: Tools, attempt: Attempt, refused: Refused) -> list[Put]:
     """End the run as refused: permanent, named, and never shown as a finding (I6).
 
-    What it was to replace is of images that are refused by now: it is taken back outside; the jobs that see to it.
+    Where another route may stand in, the study is to be decided anew: that stands in the record with the refusal, so
+    no kill loses it.  Otherwise what the run was to replace is of images that are refused by now, and is taken back
+    outside.  Returns the jobs that see to it.
     """
     follow: list[Put] = []
     with tools.database.write() as connection:
         if runs.is_current(connection, attempt):
-            study = runs.row(connection, run_table, attempt.run_id)["study_uid"]
+            run = runs.row(connection, run_table, attempt.run_id)
+            case = runs.row(connection, cases, run["case_id"])
+            study = str(run["study_uid"])
             runs.move(connection, "run", attempt.run_id, RunState.REFUSED, refusal=refused.refusal.to_json())
             note(connection, "run.refused", study, run_id=attempt.run_id, refusal=refused.refusal.to_json())
-            follow = withdraw(tools, connection, attempt.run_id, refused.refusal.to_json())
+            if refused.refusal.code in OF_THE_IMAGES and case["route"] in tools.stood_in_for:
+                studies.decide_again(connection, study)
+                key = f"quiet/{study}/refused-{attempt.run_id}-{attempt.number}"
+                follow = [Put("cpu", "read", key, ("study", study), int(case["priority"]))]
+            else:
+                follow = withdraw(tools, connection, attempt.run_id, refused.refusal.to_json())
         runs.end_attempt(connection, attempt, "refused", refused.refusal.code.value)
     return follow
 

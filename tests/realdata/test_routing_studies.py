@@ -19,6 +19,7 @@ from dicom_node.cli import app
 from dicom_node.routing import Appearance, ClosedSeries, PastCase, StudyState, Verb, decide
 from dicom_node.routing.appearance import Enhancement, appearance, compare_t1, follows_contrast
 from dicom_node.routing.book import load_routes, parse_routes
+from dicom_node.routing.explanation import explain
 from dicom_node.routing.facts import facts
 from dicom_node.routing.gate import publication_gate
 from dicom_node.routing.roles import assign_roles
@@ -201,7 +202,12 @@ def test_the_shipped_route_reads_the_flair_before_contrast(tumour: Study) -> Non
     closed = tuple(ClosedSeries(s, roles[n], i) for i, (n, s) in enumerate(tumour.facts.items()))
     (decision,) = decide(book, StudyState("s", closed))
     assert decision.case is not None
+    assert decision.case.route == "brain-tumour"
     assert tumour.names[decision.case.series["flair"]] == "s0701_flair_axial"
+    told = explain(book, list(tumour.facts.values()), {s.series_uid: roles[n] for n, s in tumour.facts.items()})
+    (standing_in,) = told.if_refused["brain-abnormality"]
+    assert standing_in.route == "brain-flair"
+    assert tumour.names[standing_in.series["flair"]] == "s0701_flair_axial"
 
 
 def test_explain_prints_every_clause_and_the_decision(tumour: Study) -> None:
@@ -213,13 +219,16 @@ def test_explain_prints_every_clause_and_the_decision(tumour: Study) -> None:
     assert {s["number"]: s["role"] for s in study["series"]} == {
         str(int(name[1:5])): role for name, (role, _) in NINE.items()
     }
-    assert len(study["rules"]) == 9
+    assert len(study["rules"]) == 2 * 9
     assert all(rule["when"]["parts"] for rule in study["rules"])
-    assert study["decisions"][0]["case"]["model"] == "brain-flair"
+    (decision,) = study["decisions"]
+    assert decision["case"]["model"] == "brain-tumour"
+    assert [case["model"] for case in decision["if_refused"]] == ["brain-flair"]
     words = CliRunner().invoke(app, arguments)
     assert words.exit_code == 0
     assert "NumberOfSlices at least 10; found: 3" in words.stdout
     assert "flair: series 701" in words.stdout
+    assert "if its model refuses the images: brain-flair by route brain-flair (flair: series 701)" in words.stdout
     assert "TUM-0001" not in words.stdout + said.stdout
     assert "TUMOUR^ONE" not in words.stdout + said.stdout
 
