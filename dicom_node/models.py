@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from ai_engine.packages import find_package, load_package
 from ai_engine.packages.schema import AnyDescription
 from ai_engine.prediction import EngineSettings, InputVolume
 from dicom_node.record import Database, digest
-from dicom_node.registry import in_force
-from dicom_node.routing import RouteBook
+from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.registry import in_force, roles_of
+from dicom_node.routing import Route, RouteBook
 from dicom_node.settings import EngineSection, Settings
 from dicom_node.stages.context import ChildDied, Mask, ModelDescription
 from dicom_node.stages.prediction_cache import PredictionCache, cache_key
@@ -39,7 +40,8 @@ def engine_settings(section: EngineSection, runner: str = "keras") -> EngineSett
 def check_models(settings: Settings, routes: RouteBook, database: Database) -> None:
     """Check every file of every model that a route may choose against its manifest, before anything listens (I25).
 
-    A version that an alias stands for must also be the very package that was put in force.
+    A version that an alias stands for must also be the very package that was put in force, and each must read every
+    role set that a route gives it (I22).
 
     Parameters
     ----------
@@ -49,12 +51,31 @@ def check_models(settings: Settings, routes: RouteBook, database: Database) -> N
     Raises
     ------
     Refused
-        With the name of the model that is missing or not as its manifest or its alias says.
+        With the name of the model that is missing or not as its manifest or its alias says, or of the route whose role
+        sets it does not read.
     """
     with database.read() as connection:
-        wanted = [in_force(connection, route.model) for route in routes.routes if route.enabled]
-    for reference, digest_sha256 in dict.fromkeys(pair for one in wanted for pair in one.items()):
-        load_package(find_package(settings.engine.models, reference), pinned_sha256=digest_sha256, weights=False)
+        wanted = [(route, in_force(connection, route.model)) for route in routes.routes if route.enabled]
+    reads: dict[tuple[str, str | None], tuple[frozenset[str], ...]] = {}
+    for route, versions in wanted:
+        for reference, digest_sha256 in versions.items():
+            if (reference, digest_sha256) not in reads:
+                folder = find_package(settings.engine.models, reference)
+                package = load_package(folder, pinned_sha256=digest_sha256, weights=False)
+                reads[reference, digest_sha256] = roles_of(package.description)
+            _check_roles(route, reference, reads[reference, digest_sha256], settings.routes.name)
+
+
+def _check_roles(route: Route, reference: str, reads: Sequence[frozenset[str]], file: str) -> None:
+    """Refuse a route whose role sets its model does not read."""
+    wrong = [roles for roles in route.role_sets if frozenset(roles) not in reads]
+    if wrong:
+        told = " or ".join("[" + ", ".join(sorted(roles)) + "]" for roles in reads)
+        raise Refused(
+            RefusalCode.VALIDATION,
+            expected=f"role_sets of route {route.name} in {file} that {reference} reads: {told}",
+            found=" and ".join("[" + ", ".join(roles) + "]" for roles in wrong),
+        )
 
 
 class WarmModels:
