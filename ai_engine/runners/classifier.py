@@ -172,9 +172,9 @@ class ClassifierRunner:
             image = filled
         else:
             image = _resized(image, (columns, rows), box)
-        values = np.asarray(image, dtype=np.float32) / np.float32(255)
-        values = (values - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
+        values: Floats = np.asarray(image, dtype=np.float32) / np.float32(255)
+        mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
+        return np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))
 
     def _box(self, height: int, width: int) -> tuple[float, float, float, float] | None:
         """The part of a picture that is looked at: (left, top, right, bottom); None: all of it."""

@@ -77,7 +77,7 @@ class SameConv(nn.Conv2d):
         return super().forward(picture)
 
     def _missing(self, side: int) -> int:
-        kernel, stride = self.kernel_size[0], self.stride[0]
+        kernel, stride = int(self.kernel_size[0]), int(self.stride[0])
         return max((-(-side // stride) - 1) * stride + kernel - side, 0)
 
 

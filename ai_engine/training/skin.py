@@ -191,13 +191,6 @@ class SkinTraining:
             f"loss {entry['loss']:.4f}, AUC {entry['auc']:.4f}, about {minutes:.0f} min left"
         )
 
-    def held_back_logits(self, name: str) -> npt.NDArray[np.float32]:
-        """Answers of a training's best weights to the pictures that judged it."""
-        how = self.recipe.how
-        run = SkinRun(self.cases[:1], self.pictures, np.zeros(1, np.int64), how, 0)
-        run.average = load_file(self.best_of(name))
-        return answers_of(run.averaged(), self.pictures, self.held_back(name), how.stages[-1].size)
-
 
 def _defined(value: float) -> float:
     return value if np.isfinite(value) else 0.5

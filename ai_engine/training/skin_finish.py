@@ -16,11 +16,20 @@ import numpy.typing as npt
 from safetensors.torch import load_file
 
 from ai_engine.backends import NetworkOptions
-from ai_engine.evaluation.skin_page import LEARNING, card_section, write_study
+from ai_engine.evaluation.skin_page import (
+    CONFUSION,
+    LEARNING,
+    MISSES,
+    PLOTS,
+    RELIABILITY,
+    ROC,
+    card_section,
+    write_study,
+)
 from ai_engine.evaluation.skin_plots import draw_learning
 from ai_engine.evaluation.skin_scores import bootstrapped, confusion, threshold_for
 from ai_engine.evaluation.skin_study import SkinStudy, answer_pictures, measured, truth_of
-from ai_engine.packages import load_package
+from ai_engine.packages import load_package, seal_package
 from ai_engine.runners.classifier import ClassifierRunner
 from ai_engine.training.cases import TrainingDataError
 from ai_engine.training.skin import Say, SkinTraining
@@ -153,8 +162,17 @@ def finish_skin(training: SkinTraining, version: str, table: Path, say: Say) -> 
     draw_learning({f"fold {int(n) + 1}": training.runs[n] for n in training.names}, evaluation / LEARNING)
     title = f"{recipe.words.name} {version}: training and figures"
     page = write_study(study, evaluation, title, {"Learning curves": LEARNING})
+    add_figures(folder, evaluation)
     say(f"figures: {page.name} in {evaluation.name}")
     return folder
+
+
+def add_figures(folder: Path, evaluation: Path) -> str:
+    """Lay the evaluation's pictures beside the card that names them and seal anew; the model digest."""
+    for name in PLOTS:
+        (folder / name).write_bytes((evaluation / name).read_bytes())
+        (folder / name).chmod(0o644)
+    return seal_package(folder)
 
 
 def runner_of(folder: Path, threads: int = 1) -> ClassifierRunner:
@@ -205,6 +223,8 @@ def skin_card(
         *([more] if more else []),
         "## What was measured",
         card_section(study, data),
+        f"Pictures: [ROC]({ROC}), [reliability]({RELIABILITY}), [confusion matrix]({CONFUSION}), "
+        f"[the {len(study.misses)} worst misses]({MISSES}).",
         "## Limits",
         "\n".join(f"- {limit}" for limit in words.limits),
     ]

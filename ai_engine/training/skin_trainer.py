@@ -192,7 +192,7 @@ class SkinRun:
         batch = augmented(np.asarray(self.pictures[self.index[chosen]]), size, self.how.augmentation, random)
         loss = self._loss(normalised(batch).contiguous(memory_format=torch.channels_last), torch.from_numpy(chosen))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimiser.step()
         self._follow()
@@ -211,15 +211,15 @@ class SkinRun:
             loss = loss + self.how.diagnosis_weight * named
         return loss
 
-    @torch.no_grad()
     def _follow(self) -> None:
         keep = min(self.how.average, (1 + self.iteration) / (10 + self.iteration))
-        for name, value in self.network.state_dict().items():
-            kept = self.average[name]
-            if kept.is_floating_point():
-                kept.lerp_(value, 1 - keep)
-            else:
-                kept.copy_(value)
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                kept = self.average[name]
+                if kept.is_floating_point():
+                    kept.lerp_(value, 1 - keep)
+                else:
+                    kept.copy_(value)
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -253,7 +253,8 @@ class SkinRun:
         """The network with the running average of its weights, in evaluation mode."""
         network = SkinNetwork(self.how)
         network.load_state_dict(self.average)
-        return network.to(memory_format=torch.channels_last).eval()
+        network.to(memory_format=torch.channels_last).eval()
+        return network
 
 
 def begin_from(features: EfficientNet, start: Mapping[str, Tensor]) -> None:
@@ -273,16 +274,16 @@ def schedule(progress: float, warm_up: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - warm_up) / (1 - warm_up), 1.0)))
 
 
-@torch.inference_mode()
 def answers_of(
     network: SkinNetwork, pictures: Pictures, index: npt.NDArray[np.int64], size: int, batch: int = 32
 ) -> npt.NDArray[np.float32]:
     """Logits ``(N, heads)`` of whole pictures, squeezed to ``(size, size)``, one view, in f32."""
-    found = []
+    found: list[npt.NDArray[np.float32]] = []
     for first in range(0, len(index), batch):
         part = torch.from_numpy(np.asarray(pictures[index[first : first + batch]])).permute(0, 3, 1, 2).float() / 255
         if part.shape[-1] != size:
             part = functional.interpolate(part, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
-        heads, _ = network(normalised(part.clamp(0, 1)).contiguous(memory_format=torch.channels_last))
+        with torch.inference_mode():
+            heads, _ = network(normalised(part.clamp(0, 1)).contiguous(memory_format=torch.channels_last))
         found.append(heads.numpy())
     return np.concatenate(found) if found else np.zeros((0, len(HEADS)), np.float32)

@@ -9,7 +9,7 @@ import typer
 
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, stop
 from dicom_node.cli.train import OUT, PRETRAINED, RESUME, VERSION
-from dicom_node.cli.train_keras import app
+from dicom_node.cli.train_keras import app as app
 
 TABLE = typer.Option(..., "--data", exists=True, help="labels.csv (or its folder); pictures beside it, also in tars.")
 WEIGHTS = typer.Option(
