@@ -1,9 +1,12 @@
-"""``python -m ai_engine.preparation.measure registration|extraction --data FOLDER [--out FOLDER]``.
+"""``python -m ai_engine.preparation.measure registration|extraction|native``: the figures of the documentation.
+
+``registration|extraction --data FOLDER [--out FOLDER]``, ``native --head FLAIR.nii.gz --out FOLDER``.
 
 Registration: every case of *brats*, each sequence displaced by a known motion and cut into 5 mm slices, is laid on its
 T1c; and registrations are made to fail on purpose.  Extraction: the two persons who are in *lgg-flair* with and in
 *brats* without their skull; the brain of *brats* is carried over as truth (affine, because *lgg-flair* does not know
-its spacing, which comes out of this too).
+its spacing, which comes out of this too).  Native: any other head, for which there is no truth; its brain is cut to be
+looked at.
 """
 
 from __future__ import annotations
@@ -147,19 +150,23 @@ def extractions(data: Path) -> Iterator[tuple[ExtractionRow, Head, npt.NDArray[n
 def main() -> None:
     """Read the command line, print the table and write it as JSON where asked."""
     parser = argparse.ArgumentParser(prog="python -m ai_engine.preparation.measure")
-    parser.add_argument("what", choices=("registration", "extraction"))
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds brain/brats and brain/lgg-flair")
+    parser.add_argument("what", choices=("registration", "extraction", "native"))
+    parser.add_argument("--data", type=Path, help="folder that holds brain/brats and brain/lgg-flair")
+    parser.add_argument("--head", type=Path, help="native: FLAIR of a head with its skull, NIfTI")
     parser.add_argument("--cases", type=int, default=None, help="registration: the first so many cases only")
     parser.add_argument("--sequences", default=",".join(SEQUENCES), help="registration: which are laid on the T1c")
     parser.add_argument("--out", type=Path, help="folder for table.json and pictures")
     given = parser.parse_args()
+    if (given.head if given.what == "native" else given.data) is None:
+        parser.error("native needs --head, the others need --data")
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
-    told = (
-        _registration(given.data, given.cases, tuple(given.sequences.split(",")), given.out)
-        if given.what == "registration"
-        else _extraction(given.data, given.out)
-    )
+    if given.what == "native":
+        told = _native(read_head(given.head), given.out)
+    elif given.what == "registration":
+        told = _registration(given.data, given.cases, tuple(given.sequences.split(",")), given.out)
+    else:
+        told = _extraction(given.data, given.out)
     if given.out is not None:
         (given.out / f"{given.what}.json").write_text(json.dumps(told, indent=1) + "\n")
 
@@ -216,6 +223,18 @@ def _extraction(data: Path, out: Path | None) -> list[object]:
 
             three_planes(head.array, head.affine, (mask, truth), out / f"{row.case}.png")
     return [asdict(row) for row in rows]
+
+
+def _native(head: Head, out: Path | None) -> list[object]:
+    started = time.process_time()
+    found = extract_brain(head.array, head.affine)
+    taken = time.process_time() - started
+    _say(f"{'accepted' if found.quality.is_good else 'refused'} in {taken:.1f} s: {found.quality.words()}")
+    if out is not None:
+        from ai_engine.preparation.pictures import three_planes
+
+        three_planes(head.array, head.affine, (found.mask,), out / "native.png", margin_mm=10.0)
+    return [asdict(found.quality)]
 
 
 def _say(line: str) -> None:

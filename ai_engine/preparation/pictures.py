@@ -30,9 +30,25 @@ def separation(groups: Mapping[str, Sequence[float]], limit: float, label: str, 
 
 
 def three_planes(
-    array: npt.NDArray[np.float32], affine: Affine, masks: tuple[npt.NDArray[np.bool_], ...], target: Path
+    array: npt.NDArray[np.float32],
+    affine: Affine,
+    masks: tuple[npt.NDArray[np.bool_], ...],
+    target: Path,
+    *,
+    margin_mm: float | None = None,
 ) -> None:
-    """Five pictures in each of the three planes through the first mask, each mask's outline in its colour."""
+    """Five pictures in each of the three planes through the first mask, each mask's outline in its colour.
+
+    Parameters
+    ----------
+    margin_mm
+        Show only the box of the first mask and so much around it, which leaves most of a face out; None: everything.
+    """
+    if margin_mm is not None and masks[0].any():
+        index, margin = np.argwhere(masks[0]), np.round(margin_mm / np.array(affine.spacing_mm)).astype(int)
+        low, high = np.maximum(index.min(axis=0) - margin, 0), index.max(axis=0) + margin + 1
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        array, masks = array[box], tuple(mask[box] for mask in masks)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 9.5), layout="constrained")
