@@ -39,6 +39,9 @@ from dicom_node.refusals import Refusal, RefusalCode, Refused
 if TYPE_CHECKING:
     from typing import NoReturn
 
+MAX_PICTURES = 16
+"""Pictures of one call, however many a package would take together."""
+
 _CHECK_EVERY_S = 0.2
 _ASK_EVERY_S = 0.5
 _PIECE = 1024**2
@@ -167,7 +170,7 @@ class ModelHost:
         Parameters
         ----------
         pictures
-            At most `wire.MAX_ARRAYS`.
+            At most `MAX_PICTURES`.
         is_wanted
             As for `predict`.
 

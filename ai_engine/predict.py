@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from ai_engine.findings import Code, Findings, Region
+from ai_engine.findings import Code, Findings, Measurement, Region
+from ai_engine.pictures import InputPicture
 from ai_engine.prediction import InputVolume, Prediction
 from dicom_node.refusals import Refusal
 
@@ -92,6 +93,45 @@ def result_json(
     }
 
 
+def picture_json(
+    findings: Findings, timings_s: Mapping[str, float], picture: InputPicture, facts: InputFacts
+) -> dict[str, Any]:
+    """The tree of ``result.json`` for a photograph that was answered: no classes, and a statement per output."""
+    return {
+        **result_json(findings, timings_s, {}, facts),
+        "input": _picture_input(picture, facts),
+        "measurements": [
+            {"region": entry.key, **measured}
+            for entry in findings.observations
+            for measured in map(_measured, entry.measurements)
+        ],
+    }
+
+
+def refused_picture(
+    name: str, version: str, digest: str, refusal: Refusal, picture: InputPicture | None, facts: InputFacts
+) -> dict[str, Any]:
+    """The tree of ``result.json`` for a photograph that was refused: why, and no number of any kind."""
+    told = refused_result(name, version, digest, refusal, {}, facts)
+    return told if picture is None else {**told, "input": _picture_input(picture, facts)}
+
+
+def _picture_input(picture: InputPicture, facts: InputFacts) -> dict[str, Any]:
+    rows, columns = picture.pixels.shape[:2]
+    return {
+        "kind": facts.kind,
+        "roles": {},
+        "picture": {
+            "rows": rows,
+            "columns": columns,
+            "modality": picture.modality,
+            "declared": picture.declared,
+            "body_site": _code(picture.body_site),
+        },
+        "notes": list(facts.notes),
+    }
+
+
 def refused_result(
     name: str,
     version: str,
@@ -143,19 +183,19 @@ def _class(region: Region) -> dict[str, Any]:
 
 
 def _measurements(region: Region) -> Sequence[dict[str, Any]]:
-    return [
-        {
-            "region": region.key,
-            "key": entry.key,
-            "name": asdict(entry.name),
-            "value": entry.value,
-            "unit": asdict(entry.unit),
-            "method": _code(entry.method),
-            "derivation": _code(entry.derivation),
-            "note": entry.note,
-        }
-        for entry in region.measurements
-    ]
+    return [{"region": region.key, **_measured(entry)} for entry in region.measurements]
+
+
+def _measured(entry: Measurement) -> dict[str, Any]:
+    return {
+        "key": entry.key,
+        "name": asdict(entry.name),
+        "value": entry.value,
+        "unit": asdict(entry.unit),
+        "method": _code(entry.method),
+        "derivation": _code(entry.derivation),
+        "note": entry.note,
+    }
 
 
 def _finding(region: Region) -> dict[str, Any]:
@@ -179,6 +219,8 @@ def _observations(findings: Findings) -> list[dict[str, Any]]:
             "site": asdict(entry.site),
             "present": None,
             "statement": entry.category.meaning if entry.category is not None else entry.finding.meaning,
+            "threshold": entry.threshold,
+            "category": _code(entry.category),
         }
         for entry in findings.observations
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,24 +17,39 @@ import psutil
 
 from ai_engine.faults import ChildDied as EngineChildDied
 from ai_engine.faults import ChildTimeout, MemoryExceeded
+from ai_engine.faults import Unwanted as EngineUnwanted
 from ai_engine.findings import Findings
-from ai_engine.host import HostSettings, ModelHost
-from ai_engine.packages import find_package, load_package
+from ai_engine.host import MAX_PICTURES, HostSettings, ModelHost
+from ai_engine.packages import Classification, find_package, load_package
 from ai_engine.packages.schema import AnyDescription
+from ai_engine.pictures import InputPicture, PictureAnswer
 from ai_engine.prediction import EngineSettings, InputVolume
 from dicom_node.record import Database, digest
-from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.refusals import Refusal, RefusalCode, Refused
 from dicom_node.registry import in_force, roles_of
 from dicom_node.routing import Route, RouteBook
 from dicom_node.settings import EngineSection, Settings
-from dicom_node.stages.context import ChildDied, Mask, ModelDescription
+from dicom_node.stages.context import ChildDied, Mask, ModelDescription, Unwanted
 from dicom_node.stages.prediction_cache import PredictionCache, cache_key
 
 
-def engine_settings(section: EngineSection, runner: str = "keras") -> EngineSettings:
-    """The engine's own settings for the configured ones; TensorFlow is meant for packages of runner ``keras``."""
+def engine_settings(section: EngineSection, runner: str = "keras", name: str = "") -> EngineSettings:
+    """The engine's own settings for the configured ones; TensorFlow is meant for packages of runner ``keras``.
+
+    Parameters
+    ----------
+    name
+        Of the model, for a site's own thresholds.
+    """
     backend = "auto" if section.backend == "tensorflow" and runner != "keras" else section.backend
-    return EngineSettings(device=section.device, backend=backend, precision=section.precision, threads=section.threads)
+    override = section.site_overrides.get(name) if runner == "classifier" else None
+    return EngineSettings(
+        device=section.device,
+        backend=backend,
+        precision=section.precision,
+        threads=section.threads,
+        site_override=None if override is None else str(override.absolute()),
+    )
 
 
 def check_models(settings: Settings, routes: RouteBook, database: Database) -> None:
@@ -119,15 +134,23 @@ class WarmModels:
             settings_sha256=digest(in_force),
             roles=roles,
             reference_role=roles[0],
+            pictures_at_once=_pictures_at_once(description),
         )
         with self._lock:
             self._described[folder] = told
         return told
 
-    def predict(self, reference: str, inputs: Mapping[str, InputVolume]) -> tuple[Mask, Findings]:
+    def predict(
+        self, reference: str, inputs: Mapping[str, InputVolume], is_wanted: Callable[[], bool] | None = None
+    ) -> tuple[Mask, Findings]:
         """Run one case, or say again what the model said about the same arrays before (`prediction_cache.is_hit`).
 
         The one place where a model is called: for the road, for trials, for requests by HTTP.
+
+        Parameters
+        ----------
+        is_wanted
+            Asked while the network computes; once it says False the child is ended, and its next case starts another.
 
         Raises
         ------
@@ -135,6 +158,8 @@ class WarmModels:
             If the input is not what the model was made for.
         ChildDied
             If the child ended, hung or grew past its limit.
+        Unwanted
+            If `is_wanted` said no.
         """
         try:
             described = self.describe(reference)
@@ -143,11 +168,43 @@ class WarmModels:
             if known is not None:
                 return known
             with self._host(reference) as host:
-                prediction = host.predict(inputs)
+                prediction = host.predict(inputs, is_wanted=is_wanted)
         except (EngineChildDied, ChildTimeout, MemoryExceeded) as death:
             raise ChildDied(death.code) from death
+        except EngineUnwanted as unwanted:
+            raise Unwanted from unwanted
         self._cache.keep(key, prediction.mask, prediction.findings)
         return prediction.mask, prediction.findings
+
+    def classify(
+        self, reference: str, pictures: Sequence[InputPicture], is_wanted: Callable[[], bool] | None = None
+    ) -> list[PictureAnswer | Refusal]:
+        """Answer pictures, each or the reason why not; for the road, for requests by HTTP and for the command line.
+
+        Raises
+        ------
+        ChildDied, Unwanted
+            As `predict`.
+        """
+        try:
+            with self._host(reference) as host:
+                return host.classify(pictures, is_wanted=is_wanted)
+        except (EngineChildDied, ChildTimeout, MemoryExceeded) as death:
+            raise ChildDied(death.code) from death
+        except EngineUnwanted as unwanted:
+            raise Unwanted from unwanted
+
+    def has_room(self, reference: str) -> bool:
+        """Whether a model is loaded, or would fit into the memory budget beside those that are.
+
+        Raises
+        ------
+        Refused
+            If the package is absent or not to be trusted.
+        """
+        folder, _, _ = self._package(reference)
+        with self._lock:
+            return folder in self._hosts or self._total_mb() + self._need_mb(folder) <= self._budget_mb()
 
     def warm(self) -> list[str]:
         """The packages that are loaded now, as ``name@version``, the longest unused first."""
@@ -180,7 +237,7 @@ class WarmModels:
             if folder not in self._hosts:
                 self._hosts[folder] = ModelHost(
                     folder,
-                    engine_settings(section, description.runner),
+                    engine_settings(section, description.runner, description.name),
                     HostSettings(job_timeout_s=section.timeout_s, memory_limit_mb=section.memory_limit_mb),
                     pinned_sha256=digest_sha256,
                 )
@@ -200,15 +257,27 @@ class WarmModels:
 
     def _make_room(self, folder: Path) -> list[ModelHost]:
         """Take out the longest unused hosts until another fits into the budget; those in use stay."""
-        budget = self._settings.engine.warm_memory_mb
-        wanted = self._used_mb.get(folder) or expected_mb(folder)
         leaving = []
         for old in list(self._hosts):
-            if wanted + sum(self._used_mb.get(kept) or expected_mb(kept) for kept in self._hosts) <= budget:
+            if self._total_mb() + self._need_mb(folder) <= self._budget_mb():
                 break
             if not self._in_use[old]:
                 leaving.append(self._hosts.pop(old))
         return leaving
+
+    def _budget_mb(self) -> int:
+        return self._settings.engine.warm_memory_mb
+
+    def _need_mb(self, folder: Path) -> int:
+        return self._used_mb.get(folder) or expected_mb(folder)
+
+    def _total_mb(self) -> int:
+        return sum(self._need_mb(kept) for kept in self._hosts)
+
+
+def _pictures_at_once(description: AnyDescription) -> int:
+    """How many photographs go into one call; 0 for a model of volumes."""
+    return min(description.network.batch, MAX_PICTURES) if isinstance(description, Classification) else 0
 
 
 def expected_mb(folder: Path) -> int:

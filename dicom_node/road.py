@@ -34,7 +34,7 @@ from dicom_node.stages.assemble import assemble
 from dicom_node.stages.context import Tools
 from dicom_node.stages.deliver import deliver
 from dicom_node.stages.destinations import OWN_ENDPOINT
-from dicom_node.stages.infer import infer
+from dicom_node.stages.infer_pictures import infer_run
 from dicom_node.stages.predict import predict
 from dicom_node.stages.read import read_revision
 from dicom_node.stages.trial import trial
@@ -85,7 +85,7 @@ def jobs(tools: Tools) -> dict[str, Job]:
         return follow
 
     def run_infer(run_id: int) -> Sequence[Put]:
-        return _guarded(tools, run_id, lambda: infer(tools, run_id))
+        return _guarded(tools, run_id, lambda: infer_run(tools, run_id))
 
     def run_write(run_id: int) -> Sequence[Put]:
         return _guarded(tools, run_id, lambda: write(tools, run_id))

@@ -162,6 +162,9 @@ class EngineSection(Section):
     """How models are run."""
 
     models: Path = Path("models")
+_MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["auto", "openvino", "torch", "tensorflow"] = "auto"
     """auto: OpenVINO on the CPU, PyTorch on CUDA.  tensorflow: for Keras packages; the others run as with auto."""
@@ -176,6 +179,8 @@ class EngineSection(Section):
     """Disk for answers that models gave before, so that the same arrays are not computed twice; 0 switches it off."""
 
 
+    site_overrides: dict[Annotated[str, Field(pattern=_MODEL_NAME)], Path] = Field(default_factory=dict)
+    """Of a classifier: the site's own thresholds and calibration, made by ``ai-node calibrate``; by model name."""
 class WorkSection(Section):
     """The road."""
 

@@ -32,6 +32,7 @@ SEGMENTED_VOXELS = Code("126030", "DCM", "Sum of segmented voxel method for volu
 TRACKING_IDENTIFIER = Code("112039", "DCM", "Tracking Identifier")
 TRACKING_UID = Code("112040", "DCM", "Tracking Unique Identifier")
 FINDING = Code("121071", "DCM", "Finding")
+OPERATING_POINT = Code("operating-point-category", "99AINODE", "Model operating-point category")
 DERIVATION = Code("121401", "DCM", "Derivation")
 NOT_DETECTED = Code("ND", "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation", "Not detected")
 IMAGING_CATEGORY = Code("imaging", "http://terminology.hl7.org/CodeSystem/observation-category", "Imaging")
@@ -131,13 +132,21 @@ def _image_statements(report: ReportInput, observation: Observation) -> Iterator
                 {
                     "code": codes.concept(FINDING),
                     "valueCodeableConcept": codes.concept(observation.finding, "", systems),
-                }
+                },
+                {"code": codes.concept(TRACKING_IDENTIFIER), "valueString": observation.key},
             ],
         }
+        if report.tracking_uids.get(observation.key):
+            uid = report.tracking_uids[observation.key]
+            body["component"].append({"code": codes.concept(TRACKING_UID), "valueString": uid})
         if measurement.method:
             body["method"] = codes.concept(measurement.method, overrides=systems)
         if observation.category and observation.threshold is not None:
-            body["interpretation"] = [codes.concept(observation.category, overrides=systems)]
+            category = codes.concept(observation.category, overrides=systems)
+            body["interpretation"] = [category]
+            body["component"].append(
+                {"code": codes.concept(OPERATING_POINT, overrides=systems), "valueCodeableConcept": category}
+            )
             low = codes.quantity(observation.threshold, measurement.unit)
             body["referenceRange"] = [{"low": low, "text": "operating point"}]
         yield Statement(f"{observation.key}/{measurement.key}", body)

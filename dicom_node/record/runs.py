@@ -136,6 +136,34 @@ class Attempt:
     number: int
 
 
+def waiting_like(connection: Connection, run_id: int, model: str, digest_sha256: str, count: int) -> list[RowMapping]:
+    """Other runs that wait for the same model package, undisturbed so far: the most urgent first, then the oldest."""
+    query = (
+        select(runs)
+        .join(cases, runs.c.case_id == cases.c.id)
+        .where(
+            runs.c.id != run_id,
+            runs.c.state == RunState.QUEUED.value,
+            runs.c.cancel.is_(False),
+            runs.c.child_deaths == 0,
+            runs.c.model_digest == digest_sha256,
+            cases.c.model == model,
+        )
+        .order_by(cases.c.priority, runs.c.id)
+        .limit(max(count, 0))
+    )
+    return list(connection.execute(query).mappings())
+
+
+def last_infer_attempt(connection: Connection, run_id: int, outcome: str) -> int | None:
+    """Number of a run's last attempt to infer, if it ended with this outcome."""
+    query = select(attempts.c.number, attempts.c.outcome).where(
+        attempts.c.run_id == run_id, attempts.c.stage == "infer"
+    )
+    last = connection.execute(query.order_by(attempts.c.number.desc()).limit(1)).mappings().first()
+    return int(last["number"]) if last is not None and last["outcome"] == outcome else None
+
+
 def begin_attempt(connection: Connection, run_id: int, stage: str, worker: str) -> Attempt:
     """Count a start before the work begins, and make it the current one."""
     number = 1 + int(connection.execute(select(runs.c.current_attempt).where(runs.c.id == run_id)).scalar_one())
@@ -147,7 +175,10 @@ def begin_attempt(connection: Connection, run_id: int, stage: str, worker: str) 
 
 
 def end_attempt(connection: Connection, attempt: Attempt, outcome: str, detail: str = "") -> None:
-    """Close an attempt; `outcome` is done, refused, failed, child-died, worker-died, worker-stopped or stale."""
+    """Close an attempt.
+
+    `outcome`: done, refused, failed, child-died, worker-died, worker-stopped, unwanted or stale.
+    """
     connection.execute(
         update(attempts)
         .where(attempts.c.run_id == attempt.run_id, attempts.c.number == attempt.number, attempts.c.ended_at.is_(None))

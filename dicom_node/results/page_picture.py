@@ -95,9 +95,8 @@ def _draw_observation(sheet: Sheet, job: Job, observation: Observation, *, is_fi
     if observation.category is not None and observation.threshold is not None:
         threshold = number_words(Measurement("", measurement.name, observation.threshold, measurement.unit))
         side = say["above" if observation.category.value == AT_OR_ABOVE else "below"]
-        verdict = f"{side}  ({say['operating_threshold'].format(value=threshold)})"
-    verdict = fitted(verdict, INNER * 0.52, size * 0.75, BOLD)
-    sheet.right(WIDTH - MARGIN - 6, base, verdict, size * 0.75, BOLD)
+        verdict = fitted(side.format(value=threshold), INNER * 0.5, size * 0.72, BOLD)
+    sheet.right(WIDTH - MARGIN - 6, base, verdict, size * 0.72, BOLD)
     value = number_words(measurement)
     sheet.text(MARGIN + 6, base, value, size, BOLD)
     name = fitted(shown(observation.name.meaning), INNER * 0.33, size * 0.62)
@@ -172,7 +171,7 @@ def _input_lines(job: Job, picture: Picture) -> list[str]:
 def _note_lines(job: Job) -> list[str]:
     say, findings = words(job.language), job.findings
     lines = [say["support"], *findings.notes]
-    lines += [m.note for o in findings.observations for m in o.measurements if m.note]
+    lines += list(dict.fromkeys(m.note for o in findings.observations for m in o.measurements if m.note))
     if findings.model.intended_use:
         lines.append(f"{say['intended_use']}: {findings.model.intended_use}")
     return lines + altered_note(job, job.language)

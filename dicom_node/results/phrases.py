@@ -79,9 +79,8 @@ _EN = {
     "heat_map": "Where the network looked: yellow faint, red strongest. Not an outline.",
     "photograph_used": "Photograph used",
     "photograph_line": "{modality} {number} “{description}”, taken {acquired}, {columns} × {rows} pixels, site: {site}",
-    "above": "AT OR ABOVE the operating threshold",
-    "below": "BELOW the operating threshold",
-    "operating_threshold": "operating threshold {value}",
+    "above": "AT OR ABOVE the operating threshold of {value}",
+    "below": "BELOW the operating threshold of {value}",
     "meaning": "What this means",
     "meaning_above": "The model puts this picture at or above its threshold. It asks for the eye of a qualified "
     "person; it does not say that the lesion is malignant.",
@@ -159,9 +158,8 @@ _ES = {
     "heat_map": "Dónde miró la red: amarillo débil, rojo más fuerte. No es un contorno.",
     "photograph_used": "Fotografía utilizada",
     "photograph_line": "{modality} {number} «{description}», tomada {acquired}, {columns} × {rows} px, zona: {site}",
-    "above": "EN EL UMBRAL de operación O POR ENCIMA",
-    "below": "POR DEBAJO del umbral de operación",
-    "operating_threshold": "umbral de operación {value}",
+    "above": "EN EL UMBRAL de operación O POR ENCIMA: {value}",
+    "below": "POR DEBAJO del umbral de operación: {value}",
     "meaning": "Qué significa",
     "meaning_above": "El modelo sitúa esta imagen en su umbral o por encima. Pide la mirada de un profesional "
     "cualificado; no dice que la lesión sea maligna.",

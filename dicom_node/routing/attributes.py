@@ -13,7 +13,7 @@ _OF_THE_DATA_SET = """
     InversionTime FlipAngle EchoTrainLength MagneticFieldStrength DiffusionBValue ContrastBolusAgent
     NumberOfTemporalPositions ConvolutionKernel RescaleType SliceThickness SpacingBetweenSlices Rows Columns
     SamplesPerPixel PhotometricInterpretation PatientPosition BurnedInAnnotation LossyImageCompression
-    QualityControlSubject PatientIdentityRemoved
+    QualityControlSubject PatientIdentityRemoved AnatomicRegionCode AnatomicRegionScheme ImageLaterality DeclaredPicture
 """
 DICOM_ATTRIBUTES = frozenset(_OF_THE_DATA_SET.split())
 """Elements of the data set, as the series' lowest slice has them; all are among those that the node keeps."""
@@ -29,6 +29,9 @@ ROUTE_ATTRIBUTES = DICOM_ATTRIBUTES | COMPUTED_ATTRIBUTES
 
 ROLES = ("t1", "t1c", "t2", "flair", "pd", "dwi", "adc", "swi", "t2star")
 """Sequence roles a model may ask for."""
+
+PHOTOGRAPH = "dermoscopy"
+"""Role of a photograph of skin.  Whether it was taken through a dermatoscope is for the model's quality gate to see."""
 
 OTHER_ROLES = ("localizer", "derived", "own-result", "other")
 """What a series is when it is none of `ROLES`; never given to a model as a sequence."""

@@ -9,7 +9,9 @@ every order of arrival ends in the same case; a case that was chosen on less is 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.routing.attributes import ANY_IMAGE
@@ -43,10 +45,45 @@ def decide(routes: RouteBook, study: StudyState) -> list[Decision]:
     """
     decisions = []
     for family, members in routes.families().items():
+        if members[0].cases == "one-per-series":
+            decisions += _decide_each_series(family, members, study)
+            continue
         current = _current(study, family)
         fits = [fit_route(route, study) for route in members]
-        decisions.append(_decide_family(family, fits, study, current))
+        decisions.append(_decide_family(family, fits, study, current, study))
     return decisions
+
+
+def _decide_each_series(family: str, members: Sequence[Route], study: StudyState) -> list[Decision]:
+    """One decision per series that a route looks at, or that has a case; and one that says that the family was seen."""
+    by_name = {
+        family_of_series(family, closed.facts.series_uid): closed
+        for closed in study.closed
+        if any(fit_route(route, replace(study, closed=(closed,))).concerns_study for route in members)
+    }
+    names = {*by_name, *(c.result_family for c in study.cases if base_family(c.result_family) == family)} - {family}
+    reasons = () if names else ("no series of the study passes the clauses of a route of this family",)
+    decisions = [Decision(Verb.NOTHING, family, reasons=reasons)]
+    for name in sorted(names):
+        own = by_name.get(name)
+        alone = replace(
+            study,
+            closed=() if own is None else (own,),
+            gathering=study.gathering & ({own.facts.series_uid} if own is not None else study.gathering),
+        )
+        fits = [fit_route(route, alone) for route in members]
+        decisions.append(_decide_family(name, fits, alone, _current(study, name), study))
+    return decisions
+
+
+def family_of_series(family: str, series_uid: str) -> str:
+    """The result family of one series where each has a result of its own."""
+    return f"{family}.{hashlib.sha256(series_uid.encode()).hexdigest()[:12]}"
+
+
+def base_family(name: str) -> str:
+    """The route file's name of a result family."""
+    return name.partition(".")[0]
 
 
 def fit_route(route: Route, study: StudyState) -> Fit:
@@ -105,11 +142,13 @@ def _no_role(route: Route, closed: ClosedSeries, wanted: set[str]) -> str | None
 # -- one family -------------------------------------------------------------------------------------------------------
 
 
-def _decide_family(family: str, fits: Sequence[Fit], study: StudyState, current: PastCase | None) -> Decision:
+def _decide_family(
+    family: str, fits: Sequence[Fit], study: StudyState, current: PastCase | None, whole: StudyState
+) -> Decision:
     concerned = [fit for fit in fits if fit.concerns_study]
     if not concerned:
         return _without_candidates(family, fits, current, study)
-    conflict = differing_identity(study)
+    conflict = differing_identity(whole)
     if conflict:
         refusal = Refusal(
             RefusalCode.PATIENT_CONFLICT, "one patient in all series", f"differing: {', '.join(conflict)}"
@@ -118,7 +157,7 @@ def _decide_family(family: str, fits: Sequence[Fit], study: StudyState, current:
     found = _best_now(fits, study, current)
     if found is None:
         return _nothing_filled(family, concerned, study, current)
-    spec = _case_spec(found, study)
+    spec = replace(_case_spec(found, study), result_family=family)
     held = _held(spec, study)
     if held is not None:
         return Decision(Verb.HOLD, family, spec.route, refusal=Refusal(held), reasons=("a chosen series is held",))

@@ -17,6 +17,8 @@ IMAGE_MODALITIES = frozenset(
 )
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+VL_PHOTOGRAPHIC = "1.2.840.10008.5.1.4.1.1.77.1.4"
+DERMOSCOPIC_PHOTOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.7"
 _MAPS = """ADC EADC DADC EXP FA COLFA TRACE TRACEW CBF CBV RCBF RCBV RELCBF RELCBV MTT TTP TMAX K_TRANS
     PERFUSION T1MAP T2MAP T1_MAP T2_MAP T2_STAR_MAP FIELD_MAP PHASE_MAP PHASE VELOCITY TENSOR DTI QUANTITATIVE MAP
     P PH"""
@@ -71,6 +73,13 @@ def kinds(series: SeriesFacts) -> dict[str, str]:
     return found
 
 
+def is_colour_capture(series: SeriesFacts) -> bool:
+    """Whether a series holds colour Secondary Captures, which is how cameras without a class of their own write."""
+    uid = str(series.attributes.get("SOPClassUID", ""))
+    is_capture = uid == _SECONDARY_CAPTURE or uid.startswith(f"{_SECONDARY_CAPTURE}.")
+    return is_capture and str(series.attributes.get("SamplesPerPixel", "")) == "3"
+
+
 def is_adc(series: SeriesFacts) -> bool:
     """Whether Image Type says that the series is an apparent diffusion coefficient map."""
     return bool(_ADC_VALUES & set(image_type(series)))
@@ -86,7 +95,9 @@ def _of_the_object(series: SeriesFacts, found: dict[str, str]) -> None:
     modality = str(series.attributes.get("Modality", "")).strip().upper()
     if str(series.attributes.get("ManufacturerModelName", "")).strip() == PRODUCT:
         found["own-result"] = "written by this node"
-    if modality not in IMAGE_MODALITIES:
+    if modality == "OT" and is_colour_capture(series):
+        found["screenshot"] = "Secondary Capture of modality OT: a screen or a photograph"
+    elif modality not in IMAGE_MODALITIES:
         found["not-an-image"] = f"Modality {modality or 'absent'} holds no images to read"
     if str(series.attributes.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE) and modality in {"MR", "CT", "PT"}:
         found["screenshot"] = "Secondary Capture object"

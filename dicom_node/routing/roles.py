@@ -11,11 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dicom_node.routing.appearance import resemblance
+from dicom_node.routing.attributes import PHOTOGRAPH
 from dicom_node.routing.contrast import Belief, Compare, Pictures, bounds, decide_contrast, stated
 from dicom_node.routing.facts import moment_s
 from dicom_node.routing.idioms import special, texts
 from dicom_node.routing.idioms import weighting as weighting_in_words
-from dicom_node.routing.kinds import is_adc, is_reformat, kinds
+from dicom_node.routing.kinds import (
+    DERMOSCOPIC_PHOTOGRAPHY,
+    VL_PHOTOGRAPHIC,
+    is_adc,
+    is_colour_capture,
+    is_reformat,
+    kinds,
+)
 from dicom_node.routing.physics import Evidence, may_be_flair, weighting
 from dicom_node.words import RoleGuess, SeriesFacts
 
@@ -85,6 +93,8 @@ def _of_one(s: SeriesFacts) -> RoleGuess:
     found = kinds(s)
     if is_adc(s):
         return RoleGuess("adc", 0.95, ("Image Type says ADC",))
+    if "own-result" not in found and (photographed := _photograph(s)) is not None:
+        return photographed
     for kind, role in _EXCLUDED_ROLE:
         if kind in found:
             is_named_adc = kind == "map" and "ADC" in found[kind]
@@ -95,6 +105,21 @@ def _of_one(s: SeriesFacts) -> RoleGuess:
     if any(w.role == "flair" for w in words) and any(p.role == "t2" for p in physics) and may_be_flair(s):
         physics = (Evidence("flair", 0.3, "T2-weighted; the inversion time is not given"),)
     return _weigh(s, (*words, *physics))
+
+
+def _photograph(s: SeriesFacts) -> RoleGuess | None:
+    """A photograph by its class; whether through a dermatoscope is what the object says, and the model's to see."""
+    uid, modality = str(s.attributes.get("SOPClassUID", "")), str(s.attributes.get("Modality", "")).strip().upper()
+    if uid == DERMOSCOPIC_PHOTOGRAPHY:
+        return RoleGuess(PHOTOGRAPH, 0.95, ("a Dermoscopic Photography object",))
+    if uid != VL_PHOTOGRAPHIC and not (is_colour_capture(s) and modality in ("XC", "DMS", "OT")):
+        return None
+    what = "a VL Photographic object" if uid == VL_PHOTOGRAPHIC else "a Secondary Capture in colour"
+    declared = str(s.attributes.get("DeclaredPicture", ""))
+    if declared == "dermoscopic" or modality == "DMS":
+        return RoleGuess(PHOTOGRAPH, 0.9, (what, "declared as taken through a dermatoscope"))
+    said = "declared as a plain photograph" if declared == "plain" else "nothing declares how it was taken"
+    return RoleGuess(PHOTOGRAPH, 0.6, (what, f"{said}; the model's quality gate looks itself"))
 
 
 def _in_words(s: SeriesFacts) -> tuple[Evidence, ...]:

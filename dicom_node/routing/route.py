@@ -53,6 +53,9 @@ ALL_EXCLUSIONS: tuple[Exclusion, ...] = (
 ALWAYS_EXCLUDED = frozenset({"own-result", "not-an-image"})
 """No route can let these in (I18)."""
 
+MOST_OF_A_FAMILY = 51
+"""Characters of a family's name where each series has a result of its own: a tag of 13 more is put behind it."""
+
 Priority = Literal["stat", "routine"]
 PRIORITY_NUMBER = {"stat": 1, "routine": 10}
 """Lower goes first."""
@@ -73,7 +76,7 @@ _DEFAULT_PREFER: dict[str, tuple[Criterion, ...]] = {
 }
 _DEFAULT_PREFER_OTHER: tuple[Criterion, ...] = ("same-frame-of-reference", "finer-voxels", "lowest-series-number")
 
-RoleName = Literal["t1", "t1c", "t2", "flair", "pd", "dwi", "adc", "swi", "t2star", "image"]
+RoleName = Literal["t1", "t1c", "t2", "flair", "pd", "dwi", "adc", "swi", "t2star", "dermoscopy", "image"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 AETitle = Annotated[str, Field(min_length=1, max_length=16)]
 
@@ -101,6 +104,8 @@ class Route(BaseModel):
     prefer: dict[Role, Annotated[tuple[Criterion, ...], BeforeValidator(as_tuple)]] = Field(default_factory=dict)
     model: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}(@[A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")]
     result_family: Name
+    cases: Literal["one-per-study", "one-per-series"] = "one-per-study"
+    """How many results of the family a study has: one, or one for each of its series (photographs)."""
     fallback_for: Name | None = None
     order: int = Field(100, ge=0, le=10_000)
     destinations: Annotated[tuple[Name, ...], BeforeValidator(as_tuple)] = ()
@@ -122,6 +127,11 @@ class Route(BaseModel):
                 raise ValueError("a role set names a role twice")
             if ANY_IMAGE in roles and len(roles) > 1:
                 raise ValueError("the role `image` stands alone in its set")
+        if self.cases == "one-per-series":
+            if any(len(roles) > 1 for roles in self.role_sets):
+                raise ValueError("with one case per series every role set is a single role")
+            if len(self.result_family) > MOST_OF_A_FAMILY:
+                raise ValueError(f"with one case per series, a result_family of at most {MOST_OF_A_FAMILY} characters")
         if len({frozenset(roles) for roles in self.role_sets}) != len(self.role_sets):
             raise ValueError("the same role set is listed twice")
         count, depth = self.when.size()
@@ -159,6 +169,9 @@ class RouteBook(BaseModel):
         by_name = {route.name: route for route in self.routes}
         if len(by_name) != len(self.routes):
             raise ValueError("two routes have one name")
+        for family in {route.result_family for route in self.routes}:
+            if len({route.cases for route in self.routes if route.result_family == family}) > 1:
+                raise ValueError(f"result_family {family}: its routes differ in `cases`")
         for route in self.routes:
             seen = {route.name}
             step = route

@@ -30,7 +30,7 @@ from dicom_node.routing import (
     Verb,
     decide,
 )
-from dicom_node.routing.cases import IDENTITY_ATTRIBUTES
+from dicom_node.routing.cases import IDENTITY_ATTRIBUTES, base_family, family_of_series
 from dicom_node.routing.facts import facts
 from dicom_node.routing.roles import assign_roles
 from dicom_node.stages.context import ModelDescription, Tools
@@ -267,8 +267,12 @@ def _unreadable(
     closed: Mapping[str, _Series], roles: Mapping[str, RoleGuess], routes: RouteBook, family: str
 ) -> Refusal | None:
     """Where a series of a role that the family wants could not be read: why."""
-    wanted = {role for route in routes.families().get(family, ()) for names in route.role_sets for role in names}
+    base = base_family(family)
+    members = routes.families().get(base, ())
+    wanted = {role for route in members for names in route.role_sets for role in names}
     for uid, entry in sorted(closed.items()):
+        if family != base and family_of_series(base, uid) != family:
+            continue
         if entry.refusal is not None and roles[uid].role in wanted:
             told = entry.refusal
             return Refusal(RefusalCode(told["code"]), told["expected"], told["found"])

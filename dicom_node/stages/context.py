@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,17 +17,19 @@ import numpy.typing as npt
 from sqlalchemy import Connection, RowMapping
 
 from ai_engine.findings import Findings
+from ai_engine.pictures import InputPicture, PictureAnswer
 from ai_engine.prediction import InputVolume
 from dicom_node import files
 from dicom_node.record import Database
 from dicom_node.record.runs import Attempt, add_artefact, artefact
+from dicom_node.refusals import Refusal
 from dicom_node.settings import Settings
 from dicom_node.words import Grade, RunIdentity
 
 Mask = npt.NDArray[np.uint8]
 
-MASK, FINDINGS = "mask", "findings"
-"""The two artefacts that a run leaves for everything after it."""
+MASK, HEAT_MAP, FINDINGS = "mask", "heat-map", "findings"
+"""What a run leaves for everything after it: findings, and a mask or (of a photograph) where the network looked."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,45 @@ class ModelDescription:
     roles: tuple[str, ...]
     reference_role: str
     """The role on whose grid the result lies."""
+    pictures_at_once: int = 0
+    """Of a model that reads photographs: how many it answers in one call.  0: it reads volumes."""
 
 
 class ChildDied(Exception):
     """The model's child process ended, hung or grew past its limit; counted, and retried a bounded number of times."""
 
 
+class Unwanted(Exception):
+    """The work was interrupted because nobody wants its result any more: cancelled, superseded, or taken over."""
+
+
 class Models(Protocol):
     """The models of this installation, kept warm in child processes."""
 
     def describe(self, reference: str) -> ModelDescription: ...
-    def predict(self, reference: str, inputs: Mapping[str, InputVolume]) -> tuple[Mask, Findings]: ...
+    def predict(
+        self, reference: str, inputs: Mapping[str, InputVolume], is_wanted: Callable[[], bool] | None = None
+    ) -> tuple[Mask, Findings]: ...
+    def classify(
+        self, reference: str, pictures: Sequence[InputPicture], is_wanted: Callable[[], bool] | None = None
+    ) -> list[PictureAnswer | Refusal]: ...
+    def has_room(self, reference: str) -> bool: ...
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class PhotoRoute:
+    """What the routes say about the photographs of one model.
+
+    Attributes
+    ----------
+    archive
+        Destination that forwards what it is sent: where a photograph goes that came in beside the road and whose route
+        publishes.  None where nothing is published.
+    """
+
+    result_family: str
+    archive: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +98,8 @@ class Tools:
     worker: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(4)}")
     stood_in_for: frozenset[str] = frozenset()
     """Routes for which another one stands in when their model refuses the images."""
+    photo_routes: Mapping[str, PhotoRoute] = field(default_factory=dict)
+    """Name of a model -> what the routes say about its photographs."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set once the worker was told to stop: what fails from then on is no fault and no death."""
 
@@ -111,7 +142,10 @@ def identity_of(run: RowMapping | Mapping[str, Any]) -> RunIdentity:
 
 
 def pack_mask(mask: Mask) -> bytes:
-    """A (S, R, C) uint8 mask as bytes: a JSON line with the shape, then zlib.  The same mask is the same bytes."""
+    """A (S, R, C) uint8 mask, or a (rows, columns) uint8 heat map, as bytes: a JSON line with the shape, then zlib.
+
+    The same mask is the same bytes.
+    """
     head = json.dumps({"shape": list(mask.shape)}).encode() + b"\n"
     return head + zlib.compress(np.ascontiguousarray(mask, dtype=np.uint8).tobytes(), level=6)
 

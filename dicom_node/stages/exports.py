@@ -15,15 +15,16 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ai_engine.findings import Findings
-from ai_engine.predict import InputFacts, result_json
+from ai_engine.predict import InputFacts, picture_json, result_json
 from dicom_node import delivery, files
 from dicom_node.record import digest, runs, studies
 from dicom_node.record.tables import cases
 from dicom_node.settings import FileDestination, Settings
 from dicom_node.stages.context import Mask, Tools
+from dicom_node.stages.pictures import as_picture
 from dicom_node.stages.read import case_inputs
 from dicom_node.volume import write_nifti
-from dicom_node.words import ObjectKind, Volume
+from dicom_node.words import ObjectKind, Picture, Volume
 
 PDF_PAGE, OVERLAY = "pdf-page", "overlay"
 MASK_FILE, RESULT_FILE = "mask-file", "result-file"
@@ -57,24 +58,30 @@ def chosen(settings: Settings, name: str, kept: Mapping[str, int]) -> list[int]:
 
 
 def extra_files(
-    tools: Tools, names: Iterable[str], run: Any, revisions: Mapping[str, Any], mask: Mask, findings: Findings,
-    reference: Volume,
+    tools: Tools, names: Iterable[str], run: Any, revisions: Mapping[str, Any], mask: Mask | None, findings: Findings,
+    reference: Volume | Picture,
 ) -> dict[str, bytes]:  # fmt: skip
     """The files that some of these destinations want besides what every run has, by kind of artefact.
 
-    `mask.nii.gz` lies on the grid of the reference series; `result.json` is the one of ``ai-node predict``.
+    `mask.nii.gz` lies on the grid of the reference series, and a photograph has none; `result.json` is the one of
+    ``ai-node predict``.
     """
     destinations = [tools.settings.destinations.get(name) for name in names]
     wanted = {kind for d in destinations if isinstance(d, FileDestination) for kind in d.objects}
     made: dict[str, bytes] = {}
-    if "mask" in wanted:
+    facts = InputFacts("dicom", tuple(run["identity"]["results"]["notes"]))
+    if isinstance(reference, Picture):
+        if "result" in wanted:
+            told = picture_json(findings, dict(findings.timings_s), as_picture(reference), facts)
+            made[RESULT_FILE] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
+        return made
+    if "mask" in wanted and mask is not None:
         with tempfile.TemporaryDirectory(prefix="ai-node-") as scratch:
             path = Path(scratch) / "mask.nii.gz"
             write_nifti(mask, reference.affine, path)
             made[MASK_FILE] = path.read_bytes()
     if "result" in wanted:
         inputs = case_inputs(tools, revisions, int(run["identity"]["reference_revision"]))
-        facts = InputFacts("dicom", tuple(run["identity"]["results"]["notes"]))
         told = result_json(findings, dict(findings.timings_s), inputs, facts)
         made[RESULT_FILE] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
     return made

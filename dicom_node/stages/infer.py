@@ -15,7 +15,7 @@ from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
 from dicom_node.routing.fallback import OF_THE_IMAGES
-from dicom_node.stages.context import FINDINGS, MASK, ChildDied, Tools, pack_mask
+from dicom_node.stages.context import FINDINGS, MASK, ChildDied, Tools, Unwanted, pack_mask
 from dicom_node.stages.prediction_cache import is_hit, pixels_digest
 from dicom_node.stages.read import case_inputs
 from dicom_node.stages.trial import shadow_trials
@@ -48,11 +48,15 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
     try:
         inputs = case_inputs(tools, case["revisions"], int(run["identity"]["reference_revision"]))
         reach("K10")
-        mask, findings = tools.models.predict(case["model"], inputs)
+        mask, findings = tools.models.predict(case["model"], inputs, lambda: is_wanted(tools, attempt))
     except Refused as refused:
         return refuse(tools, attempt, refused)
     except ChildDied as death:
-        return _after_death(tools, attempt, str(death), case["priority"])
+        return after_death(tools, attempt, str(death), case["priority"])
+    except Unwanted:
+        with tools.database.write() as connection:
+            runs.end_attempt(connection, attempt, "unwanted")
+        return []
     if findings.model.digest_sha256 != run["model_digest"]:
         fail(tools, attempt, "the model package is not the one that the run was decided for: start the worker again")
         return []
@@ -78,6 +82,12 @@ def infer(tools: Tools, run_id: int) -> list[Put]:
         note_twins(connection, pictures, run["identity"]["attributes"], case["study_uid"])
         follow += shadow_trials(connection, run_id, case["model"])
     return follow
+
+
+def is_wanted(tools: Tools, attempt: Attempt) -> bool:
+    """Whether anybody waits for this attempt: its run may be cancelled or superseded while the network computes."""
+    with tools.database.read() as connection:
+        return runs.is_current(connection, attempt)
 
 
 def start(tools: Tools, run_id: int, stage: str) -> tuple[Attempt, dict[str, Any]] | None:
@@ -133,7 +143,8 @@ def fail(tools: Tools, attempt: Attempt, reason: str) -> None:
     log.error("run.failed", run=attempt.run_id, attempt=attempt.number)
 
 
-def _after_death(tools: Tools, attempt: Attempt, reason: str, priority: int) -> list[Put]:
+def after_death(tools: Tools, attempt: Attempt, reason: str, priority: int) -> list[Put]:
+    """Count a death of the model's child; the next try, later each time, or the end of the run."""
     limit = tools.settings.work.max_deaths
     with tools.database.write() as connection:
         if tools.stopping.is_set():  # its process ended because this one does

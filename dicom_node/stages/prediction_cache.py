@@ -24,6 +24,7 @@ import structlog
 
 from ai_engine.findings import Findings, findings_from_json
 from ai_engine.geometry import Affine
+from ai_engine.pictures import InputPicture
 from ai_engine.prediction import InputVolume
 from dicom_node import files
 from dicom_node.record import canonical_json, digest
@@ -121,6 +122,11 @@ def input_digest(volume: InputVolume) -> str:
 def pixels_digest(volume: InputVolume) -> str:
     """Digest of the picture alone: the same in another place or under another name."""
     return digest(_told(volume.array))
+
+
+def picture_digest(picture: InputPicture) -> str:
+    """Digest of a photograph's pixels alone: the same under another name."""
+    return digest(_told(picture.pixels))
 
 
 def _told(value: Any) -> Any:

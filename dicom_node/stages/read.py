@@ -1,13 +1,15 @@
-"""Read: a closed revision's instances become an exact volume in the cache, or a refusal by name (queue `cpu`)."""
+"""Read: a closed revision becomes an exact volume or a photograph in the cache, or a refusal by name (queue `cpu`)."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from ai_engine.pictures import InputPicture
 from ai_engine.prediction import InputVolume
 from dicom_node import files
 from dicom_node.record import studies
@@ -17,8 +19,19 @@ from dicom_node.refusals import Refused
 from dicom_node.routing.appearance import appearance
 from dicom_node.stages.context import Tools
 from dicom_node.stages.inputs import as_input
-from dicom_node.volume import CacheDamaged, Limits, build_volume, load_volume, save_volume
-from dicom_node.words import Volume
+from dicom_node.stages.pictures import as_picture
+from dicom_node.volume import (
+    PICTURE_CLASSES,
+    CacheDamaged,
+    Limits,
+    build_volume,
+    load_picture,
+    load_volume,
+    read_picture,
+    save_picture,
+    save_volume,
+)
+from dicom_node.words import Picture, Revision, Volume
 
 log = structlog.get_logger()
 
@@ -30,7 +43,7 @@ _table = threading.Lock()
 
 
 def read_revision(tools: Tools, revision_id: int) -> bool:
-    """Decode one revision, once, whichever jobs ask for it at the same time; whether there is a volume.
+    """Decode one revision, once, whichever jobs ask for it at the same time; whether there is a volume or photograph.
 
     The refusal, or what the pictures look like, is written to the revision for routing and for the timeline.
     """
@@ -48,7 +61,7 @@ def _read(tools: Tools, revision_id: int) -> bool:
     if revision["appearance"] is not None:
         return True
     try:
-        volume = load_or_build(tools, revision_id)
+        seen, told = _seen(tools, revision_id)
     except Refused as refused:
         with tools.database.write() as connection:
             studies.set_revision_refusal(connection, revision_id, refused.refusal.to_json())
@@ -61,20 +74,80 @@ def _read(tools: Tools, revision_id: int) -> bool:
                 refusal=refused.refusal.to_json(),
             )
         return False
-    seen = appearance(volume.array, volume.affine)
     with tools.database.write() as connection:
-        studies.set_revision_read(connection, revision_id, seen.to_json())
+        studies.set_revision_read(connection, revision_id, seen)
         note(
             connection,
             "series.read",
             revision["study_uid"],
             series_uid=revision["series_uid"],
             revision=revision["number"],
-            slices=len(volume.slices),
-            spacing_mm=[round(s, 4) for s in volume.affine.spacing_mm],
-            notes=list(volume.notes),
+            **told,
         )
     return True
+
+
+def _seen(tools: Tools, revision_id: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a revision looks like, for routing and for the timeline."""
+    if holds_picture(tools, revision_id):
+        picture = load_or_read_picture(tools, revision_id)
+        size = {"rows": picture.pixels.shape[0], "columns": picture.pixels.shape[1]}
+        return size, {**size, "declared": picture.declared, "notes": list(picture.notes)}
+    volume = load_or_build(tools, revision_id)
+    told = {
+        "slices": len(volume.slices),
+        "spacing_mm": [round(s, 4) for s in volume.affine.spacing_mm],
+        "notes": list(volume.notes),
+    }
+    return appearance(volume.array, volume.affine).to_json(), told
+
+
+def holds_picture(tools: Tools, revision_id: int) -> bool:
+    """Whether the objects of a revision are photographs, by their class."""
+    with tools.database.read() as connection:
+        return _is_picture(load_revision(connection, revision_id))
+
+
+def _is_picture(revision: Revision) -> bool:
+    return bool(revision.instances) and all(i.sop_class_uid in PICTURE_CLASSES for i in revision.instances)
+
+
+def load_or_read_picture(tools: Tools, revision_id: int) -> Picture:
+    """The photograph of a revision: from the cache file, else decoded from the vault and cached.
+
+    Raises
+    ------
+    Refused
+        If it is no photograph that can be trusted, or the series holds several (each goes in a series of its own).
+    """
+    target = cache_path(tools, revision_id)
+    if target.exists():
+        try:
+            return load_picture(target)
+        except (CacheDamaged, FileNotFoundError):  # a cache may be thrown away at any time
+            log.warning("picture.cache-damaged", revision=revision_id)
+    with tools.database.read() as connection:
+        instances = load_revision(connection, revision_id).instances
+    picture = read_picture([tools.vault_path(instance.path) for instance in instances], limits=_limits(tools))
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    save_picture(picture, target)
+    return picture
+
+
+def case_picture(tools: Tools, revision_id: int) -> InputPicture:
+    """What a classifier is handed for a case.
+
+    Raises
+    ------
+    Refused
+        As `load_or_read_picture`.
+    """
+    return as_picture(load_or_read_picture(tools, revision_id))
+
+
+def _limits(tools: Tools) -> Limits:
+    work = tools.settings.work
+    return Limits(child_wall_s=work.decode_timeout_s, child_memory_bytes=work.decode_memory_mb * 1024**2)
 
 
 def load_or_build(tools: Tools, revision_id: int) -> Volume:
@@ -93,9 +166,7 @@ def load_or_build(tools: Tools, revision_id: int) -> Volume:
             log.warning("volume.cache-damaged", revision=revision_id)
     with tools.database.read() as connection:
         instances = load_revision(connection, revision_id).instances
-    work = tools.settings.work
-    limits = Limits(child_wall_s=work.decode_timeout_s, child_memory_bytes=work.decode_memory_mb * 1024**2)
-    volume = build_volume([tools.vault_path(instance.path) for instance in instances], limits=limits)
+    volume = build_volume([tools.vault_path(instance.path) for instance in instances], limits=_limits(tools))
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     save_volume(volume, target)
     return volume

@@ -15,7 +15,7 @@ from dicom_node.record import reports, runs
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.results import tracking_uid
+from dicom_node.results import tracking_key, tracking_uid
 from dicom_node.routing.gate import Channel
 from dicom_node.settings import FhirDestination
 from dicom_node.stages.context import FINDINGS, Tools, identity_of
@@ -83,6 +83,11 @@ def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool
         tracking_uids={
             region.key: tracking_uid(identity.site_namespace, identity.study_uid, region.key)
             for region in findings.regions
+        }
+        | {
+            o.key: tracking_uid(identity.site_namespace, identity.study_uid, tracking_key(series["series_uid"], o.key))
+            for series in run["identity"]["series"][:1]
+            for o in findings.observations
         },
         device_uid=producer(tools).device_uid(findings.model.name, findings.model.version),
         withdrawn=because,

@@ -21,7 +21,7 @@ from dicom_node.durable import Put
 from dicom_node.record import registry, runs
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
-from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.refusals import Refusal, RefusalCode, Refused
 from dicom_node.results import side_by_side
 from dicom_node.stages.context import (
     FINDINGS,
@@ -33,7 +33,7 @@ from dicom_node.stages.context import (
     pack_mask,
     unpack_mask,
 )
-from dicom_node.stages.read import case_inputs, load_or_build
+from dicom_node.stages.read import case_inputs, case_picture, holds_picture, load_or_build
 from dicom_node.turns import TRIAL
 
 log = structlog.get_logger()
@@ -88,10 +88,16 @@ def _trial(tools: Tools, trial_id: int) -> None:
             return
         packed = tools.load(connection, int(row["run_id"]), MASK)
         said = tools.load(connection, int(row["run_id"]), FINDINGS)
-    if packed is None or said is None:
-        _end(tools, trial_id, registry.FAILED, "the run has no mask or findings to compare with")
+    if said is None:
+        _end(tools, trial_id, registry.FAILED, "the run has no findings to compare with")
         return
     reference = int(run["identity"]["reference_revision"])
+    if holds_picture(tools, reference):
+        _trial_of_picture(tools, trial_id, row, run, findings_from_json(json.loads(said)))
+        return
+    if packed is None:
+        _end(tools, trial_id, registry.FAILED, "the run has no mask to compare with")
+        return
     try:
         inputs = case_inputs(tools, case["revisions"], reference)
         _on_the_same_grid(tools.models.describe(row["candidate"]), next(iter(inputs)))
@@ -120,6 +126,66 @@ def _trial(tools: Tools, trial_id: int) -> None:
             candidate=row["candidate"],
             dice={entry["key"]: entry["dice"] for entry in compared["regions"]},
         )
+
+
+def _trial_of_picture(tools: Tools, trial_id: int, row: Any, run: Any, said: Findings) -> None:
+    """Ask another version about the photograph of a run, and compare what both say about the whole picture."""
+    try:
+        picture = case_picture(tools, int(run["identity"]["reference_revision"]))
+        (answer,) = tools.models.classify(row["candidate"], [picture])
+    except Refused as refused:
+        _end(tools, trial_id, registry.REFUSED, json.dumps(refused.refusal.to_json(), ensure_ascii=False))
+        return
+    if isinstance(answer, Refusal):
+        _end(tools, trial_id, registry.REFUSED, json.dumps(answer.to_json(), ensure_ascii=False))
+        return
+    if answer.findings.model.digest_sha256 != row["candidate_digest"]:
+        _end(tools, trial_id, registry.FAILED, "the package is not the one that the trial was asked for")
+        return
+    compared = compare_pictures(said, answer.findings)
+    with tools.database.write() as connection:
+        registry.end_trial(connection, trial_id, registry.DONE, comparison=compared)
+        note(
+            connection,
+            "trial.compared",
+            run["study_uid"],
+            run_id=int(row["run_id"]),
+            candidate=row["candidate"],
+            observations={entry["key"]: entry["difference"] for entry in compared["observations"]},
+        )
+
+
+def compare_pictures(said: Findings, says: Findings) -> dict[str, Any]:
+    """How two answers about one photograph differ, output by output; matched by key.
+
+    Returns
+    -------
+    dict
+        ``observations``: key, name, both values and thresholds in the unit of the output, their difference, and whether
+        both lie on the same side of their own threshold; ``regions``: none; the rest as `compare`.
+    """
+    ours = {entry.key: entry for entry in said.observations}
+    theirs = {entry.key: entry for entry in says.observations}
+    both = [(entry, theirs[key]) for key, entry in ours.items() if key in theirs]
+    return {
+        "regions": [],
+        "observations": [
+            {
+                "key": a.key,
+                "name": a.name.meaning,
+                "unit": a.measurements[0].unit.value,
+                "reference": a.measurements[0].value,
+                "candidate": b.measurements[0].value,
+                "difference": b.measurements[0].value - a.measurements[0].value,
+                "thresholds": [a.threshold, b.threshold],
+                "same_side": a.category == b.category,
+            }
+            for a, b in both
+        ],
+        "only_reference": [key for key in ours if key not in theirs],
+        "only_candidate": [key for key in theirs if key not in ours],
+        "seconds": {"reference": _rounded(said.timings_s), "candidate": _rounded(says.timings_s)},
+    }
 
 
 def compare(reference: Mask, said: Findings, candidate: Mask, says: Findings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Write: findings become SEG, SR, PDF; they are checked, kept, and put into the outbox (queue `cpu`).
+"""Write: findings become SEG or heat map, SR, PDF; they are checked, kept, and put into the outbox (queue `cpu`).
 
 All objects of a result are built, checked and hashed before the first is sent (I3).  The outbox rows are committed in
 the transaction that declares the run *built*.
@@ -21,16 +21,26 @@ from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refused
-from dicom_node.results import build, build_rejection, check
+from dicom_node.results import build, build_picture, build_rejection, check, check_picture
 from dicom_node.routing.gate import Channel
-from dicom_node.stages.context import FINDINGS, MASK, Mask, Tools, identity_of, unpack_mask
+from dicom_node.stages.context import FINDINGS, HEAT_MAP, MASK, Mask, Tools, identity_of, unpack_mask
 from dicom_node.stages.destinations import first_destinations, is_report, wanted
 from dicom_node.stages.exports import OVERLAY, PDF_PAGE, chosen, extra_files
 from dicom_node.stages.infer import fail, refuse, start
 from dicom_node.stages.producer import producer
 from dicom_node.stages.publication import holds
-from dicom_node.stages.read import load_or_build
-from dicom_node.words import ObjectKind, Publish, ResultObject, ResultSet, RunIdentity, RunState, Volume
+from dicom_node.stages.read import holds_picture, load_or_build, load_or_read_picture
+from dicom_node.words import (
+    ObjectKind,
+    Picture,
+    Publish,
+    ResultObject,
+    ResultSet,
+    RunIdentity,
+    RunState,
+    SliceSource,
+    Volume,
+)
 
 log = structlog.get_logger()
 
@@ -41,22 +51,21 @@ def write(tools: Tools, run_id: int) -> list[Put]:
     if started is None:
         return deliver_puts(tools, run_id)
     attempt, case = started
-    volume, mask, findings, identity = inputs(tools, run_id, case)
+    images, mask, findings, identity = inputs(tools, run_id)
     try:
-        result = build(identity, volume, mask, findings, producer(tools), language=tools.settings.node.language)
-        check(result, volume, mask, findings)
+        result = build_result(tools, identity, images, mask, findings)
     except Refused as refused:
         if refused.refusal.code == "result-check-failed":
             fail(tools, attempt, f"result check: expected {refused.refusal.expected}, found {refused.refusal.found}")
         else:
             return refuse(tools, attempt, refused)
         return []
-    rejection = _rejection(tools, run_id, identity, volume, findings)
+    rejection = _rejection(tools, run_id, identity, _source(images), findings)
     built = (*result.objects, *([rejection] if rejection is not None else []))
     with tools.database.read() as connection:
         run = runs.run_row(connection, run_id)
     names = wanted(tools.settings, Publish(case["publish"]), case["destinations"])
-    extra = extra_files(tools, names, run, case["revisions"], mask, findings, volume)
+    extra = extra_files(tools, names, run, case["revisions"], mask, findings, images)
     tools.keep_bytes(*(item.data for item in built), result.pdf, result.overlay_png, *extra.values())
     reach("K11")
     with tools.database.write() as connection:
@@ -109,21 +118,57 @@ def deliver_puts(tools: Tools, run_id: int) -> list[Put]:
     ]
 
 
-def inputs(tools: Tools, run_id: int, case: Mapping[str, Any]) -> tuple[Volume, Mask, Findings, RunIdentity]:
+def build_result(
+    tools: Tools, identity: RunIdentity, images: Volume | Picture, mask: Mask | None, findings: Findings
+) -> ResultSet:
+    """Build and check every object of a run.
+
+    Parameters
+    ----------
+    mask
+        Of a volume: labels on its grid.  Of a photograph: its heat map, None where the model has none.
+
+    Raises
+    ------
+    Refused
+        As `dicom_node.results.build` and `check`.
+    """
+    who, language = producer(tools), tools.settings.node.language
+    if isinstance(images, Picture):
+        result = build_picture(identity, images, mask, findings, who, language=language)
+        check_picture(result, images, mask, findings)
+        return result
+    if mask is None:
+        raise LookupError("a run on a volume has a mask")
+    result = build(identity, images, mask, findings, who, language=language)
+    check(result, images, mask, findings)
+    return result
+
+
+def _source(images: Volume | Picture) -> SliceSource:
+    """Any stored image of what was read."""
+    if isinstance(images, Picture):
+        return SliceSource(images.sop_class_uid, images.sop_instance_uid, images.path)
+    return images.slices[0]
+
+
+def inputs(tools: Tools, run_id: int) -> tuple[Volume | Picture, Mask | None, Findings, RunIdentity]:
     """What the objects of a run are made from, out of cache, artefacts and records."""
     with tools.database.read() as connection:
         run = runs.row(connection, run_table, run_id)
-        packed = tools.load(connection, run_id, MASK)
+        packed = tools.load(connection, run_id, MASK) or tools.load(connection, run_id, HEAT_MAP)
         said = tools.load(connection, run_id, FINDINGS)
-    if packed is None or said is None:
+    revision = int(run["identity"]["reference_revision"])
+    is_picture = holds_picture(tools, revision)
+    if said is None or (packed is None and not is_picture):
         raise LookupError(f"run {run_id} has no mask or findings, and yet its objects are to be written")
-    identity = identity_of(run)
-    reference = load_or_build(tools, int(run["identity"]["reference_revision"]))
-    return reference, unpack_mask(packed), findings_from_json(json.loads(said)), identity
+    images = load_or_read_picture(tools, revision) if is_picture else load_or_build(tools, revision)
+    mask = None if packed is None else unpack_mask(packed)
+    return images, mask, findings_from_json(json.loads(said)), identity_of(run)
 
 
 def _rejection(
-    tools: Tools, run_id: int, identity: RunIdentity, volume: Volume, findings: Findings
+    tools: Tools, run_id: int, identity: RunIdentity, source: SliceSource, findings: Findings
 ) -> ResultObject | None:
     """The key object selection that rejects the superseded result set, as far as an archive has it or will have it."""
     if identity.predecessor is None:
@@ -134,7 +179,7 @@ def _rejection(
     old = [item for item in identity.predecessor["objects"] if item["sop_instance_uid"] in out]
     if not old:
         return None
-    return build_rejection(identity, old, volume.slices[0], findings.model, producer(tools))
+    return build_rejection(identity, old, source, findings.model, producer(tools))
 
 
 def _keep_all(tools: Tools, connection: Connection, attempt: runs.Attempt, result: ResultSet) -> bool:

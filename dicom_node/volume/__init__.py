@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dicom_node.volume.build import build_volume
 from dicom_node.volume.cache import CacheDamaged, load_volume, save_volume
+from dicom_node.volume.colour import PICTURE_CLASSES
 from dicom_node.volume.decode import check_decoders, decode_in_child
 from dicom_node.volume.geometry import SeriesGeometry, series_geometry
 from dicom_node.volume.header import content_digest, read_header
@@ -20,6 +21,7 @@ from dicom_node.volume.limits import Limits
 from dicom_node.volume.nifti import read_nifti, write_nifti
 from dicom_node.volume.nifti_guard import read_nifti_guarded
 from dicom_node.volume.picture import read_picture, read_pictures
+from dicom_node.volume.picture_cache import load_picture, save_picture
 
 __all__ = [
     "CacheDamaged",
@@ -34,6 +36,9 @@ __all__ = [
     "read_nifti",
     "read_nifti_guarded",
     "read_picture",
+    "save_picture",
+    "load_picture",
+    "PICTURE_CLASSES",
     "read_pictures",
     "save_volume",
     "series_geometry",
