@@ -102,40 +102,44 @@ def read_jpeg(data: bytes, limits: PhotoLimits) -> JpegStream:
         image-truncated, without an end; image-decode-failed, when the markers are not those of one picture.
     """
     found = JpegStream(pieces=[(0, 2)])
-    position, parts, has_scan = 2, 0, False
-    while True:
+    position, has_scan = 2, False
+    for _ in range(limits.max_parts):
         start = position
         marker, position = _marker(data, position)
-        parts += 1
-        if parts > limits.max_parts:
-            raise _damaged("fewer segments", "more than the limit")
         if marker == _EOI:
-            break
-        if marker in _ALONE:
-            continue
-        if marker == _SOI or position + 2 > len(data):
-            raise _damaged("one picture", "the beginning of another in it") if marker == _SOI else _cut()
-        (length,) = struct.unpack_from(">H", data, position)
-        end = position + length
-        if length < 2:
-            raise _damaged("segments with their length", "another length")
-        if end > len(data):
-            raise _cut()
-        body = data[position + 2 : end]
-        if marker in _FRAMES:
-            _frame(found, marker, body)
-        if _is_kept(found, marker, body):
-            found.pieces.append((start, end))
-        position = end
-        if marker == _SOS:
-            has_scan = True
-            position = _scan_end(data, end)
-            found.pieces.append((end, position))
-    if not found.process or not has_scan:
-        raise _damaged("a frame and a scan", "none")
-    found.pieces.append((position - 2, position))
-    found.end = position
-    return found
+            if not found.process or not has_scan:
+                raise _damaged("a frame and a scan", "none")
+            found.pieces.append((position - 2, position))
+            found.end = position
+            return found
+        if marker not in _ALONE:
+            position = _segment(found, data, marker, start, position)
+            has_scan = has_scan or marker == _SOS
+    raise _damaged("fewer segments", "more than the limit")
+
+
+def _segment(found: JpegStream, data: bytes, marker: int, start: int, position: int) -> int:
+    """Take one segment, and the compressed data behind a scan's header; where the next marker is."""
+    if marker == _SOI:
+        raise _damaged("one picture", "the beginning of another in it")
+    if position + 2 > len(data):
+        raise _cut()
+    (length,) = struct.unpack_from(">H", data, position)
+    end = position + length
+    if length < 2:
+        raise _damaged("segments with their length", "another length")
+    if end > len(data):
+        raise _cut()
+    body = data[position + 2 : end]
+    if marker in _FRAMES:
+        _frame(found, marker, body)
+    if _is_kept(found, marker, body):
+        found.pieces.append((start, end))
+    if marker != _SOS:
+        return end
+    scan_end = _scan_end(data, end)
+    found.pieces.append((end, scan_end))
+    return scan_end
 
 
 def _marker(data: bytes, position: int) -> tuple[int, int]:

@@ -43,6 +43,15 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIC"}
 _BRANDS |= {b"msf1": "HEIC", b"heif": "HEIC", b"heim": "HEIC"}
 _PREAMBLE_BYTES = 128
+_SECOND_FILES = (*_PROGRAMS, b"PK\x03\x04", b"Rar!\x1a", b"7z\xbc\xaf\x27")
+"""What begins right behind a picture and is no part of it."""
+_SECOND_TEXTS = (b"%pdf-", b"<?php", b"<script", b"<html")
+"""What its readers find wherever it stands; in lower case."""
+_ZIP_END, _ZIP_END_BYTES = b"PK\x05\x06", 66_000
+"""A zip archive is read from its end."""
+_PDF_HEAD_BYTES = 1024
+"""Readers of PDF accept its mark anywhere in so many first bytes."""
+_TAIL_BYTES = 1 << 20
 
 
 def kind_of(data: bytes, claimed: str = "") -> PhotoKind:
@@ -94,22 +103,6 @@ def _is_svg(data: bytes) -> bool:
     return start.startswith((b"<svg", b"<?xml", b"<!doctype svg", b"<!--")) and b"<svg" in start
 
 
-_SMUGGLED = (
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"%PDF-",
-    b"Rar!\x1a",
-    b"7z\xbc\xaf\x27",
-    b"\x7fELF",
-    b"<?php",
-    b"<script",
-    b"<html",
-)
-_PDF_HEAD_BYTES = 1024
-"""Readers of PDF accept its mark anywhere in so many first bytes."""
-_TAIL_BYTES = 1 << 20
-
-
 def check_tail(data: bytes, end: int) -> int:
     """How many bytes stand behind the picture, which ends at `end`; they are cut.
 
@@ -120,8 +113,13 @@ def check_tail(data: bytes, end: int) -> int:
         to be taken for two things.
     """
     tail = data[end:]
-    head = tail[:_TAIL_BYTES].lower() + tail[-_TAIL_BYTES:].lower()
-    is_program = tail.lstrip(b"\0").startswith(_PROGRAMS)
-    if is_program or any(mark.lower() in head for mark in _SMUGGLED) or b"%PDF-" in data[:_PDF_HEAD_BYTES]:
+    texts = tail[:_TAIL_BYTES].lower() + tail[-_TAIL_BYTES:].lower()
+    is_two = (
+        tail.lstrip(b"\0").startswith(_SECOND_FILES)
+        or _ZIP_END in tail[-_ZIP_END_BYTES:]
+        or any(mark in texts for mark in _SECOND_TEXTS)
+        or b"%PDF-" in data[:_PDF_HEAD_BYTES]
+    )
+    if is_two:
         raise Refused(RefusalCode.IMAGE_TRAILING_DATA, "one picture and nothing else", "a file of another kind with it")
     return len(tail)
