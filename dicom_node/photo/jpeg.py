@@ -125,7 +125,7 @@ def _segment(found: JpegStream, data: bytes, marker: int, start: int, position: 
     if position + 2 > len(data):
         raise _cut()
     (length,) = struct.unpack_from(">H", data, position)
-    end = position + length
+    end = position + int(length)
     if length < 2:
         raise _damaged("segments with their length", "another length")
     if end > len(data):
