@@ -12,6 +12,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,15 @@ import yaml
 from PIL import Image
 from scipy import optimize
 
-from ai_engine.backends import NetworkOptions
 from ai_engine.packages import load_package, seal_package
 from ai_engine.packages.quality import Limits
 from ai_engine.quality.measures import Measures, measure_picture
-from ai_engine.quality.rule import BARE_SKIN, DERMOSCOPIC, KIND_NAMES, PLAIN, UNRELATED, KindModel, measured_row
-from ai_engine.runners.classifier import ClassifierRunner
+from ai_engine.quality.rule import BARE_SKIN, KIND_NAMES, PLAIN, UNRELATED, KindModel, measured_row
 from ai_engine.training.cases import TrainingDataError
 from ai_engine.training.skin_cases import decoded, found_pictures, skin_cases
+
+if TYPE_CHECKING:
+    from ai_engine.runners.classifier import ClassifierRunner
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -112,6 +114,9 @@ def dermoscopy_pictures(folder: Path, split: str, count: int | None, seed: int =
 
 def open_runner(package: Path) -> ClassifierRunner:
     """The package's own network on one thread, as the product runs it."""
+    from ai_engine.backends import NetworkOptions
+    from ai_engine.runners.classifier import ClassifierRunner
+
     return ClassifierRunner(load_package(package), NetworkOptions(device="cpu", threads=1))
 
 
@@ -235,6 +240,3 @@ def chosen_limits(model: KindModel, dermoscopy: Seen) -> Limits:
         dermoscopic=round(float(np.quantile(margins, LINEAR_SHARE)), 3),
         strangeness=round(float(np.quantile(strangeness, 1 - STRANGE_SHARE)), 3),
     )
-
-
-__all__ = ["DERMOSCOPIC", "fit_kinds", "fit_quality", "look", "open_runner"]

@@ -111,7 +111,10 @@ def decide(measures: Measures, features: npt.NDArray[np.float32] | None, declare
 
 
 def _seen(m: Measures, limits: Limits) -> No | None:
-    """What can be said from the picture alone: size, light, colour, a lesion, focus; the first that is wrong."""
+    """What can be said from the picture alone: size, light, colour, a lesion, focus; the first that is wrong.
+
+    Flatness comes after focus: blur takes the grain away, and who blurred a lesion must not be told that it is none.
+    """
     low, high = limits.brightness
     code = RefusalCode
     for no, is_wrong, expected, found in (
@@ -152,12 +155,6 @@ def _seen(m: Measures, limits: Limits) -> No | None:
             f"at least {100 * limits.skin:.0f} % in colours of skin",
             f"{100 * m.skin:.0f} %",
         ),
-        (
-            code.NOT_SKIN,
-            m.flatness > limits.flatness,
-            f"at most {100 * limits.flatness:.0f} % without any grain, as in drawings",
-            f"{100 * m.flatness:.0f} %",
-        ),
         (code.NOT_SKIN, m.detail > limits.detail, f"grain at most {limits.detail:g}", f"{m.detail:.1f}"),
         (
             code.NO_LESION_IN_VIEW,
@@ -176,6 +173,12 @@ def _seen(m: Measures, limits: Limits) -> No | None:
             m.sharpness < limits.sharpness,
             f"sharpness at least {limits.sharpness:.2f}",
             f"{m.sharpness:.2f}",
+        ),
+        (
+            code.NOT_SKIN,
+            m.flatness > limits.flatness,
+            f"at most {100 * limits.flatness:.0f} % without any grain, as in drawings",
+            f"{100 * m.flatness:.0f} %",
         ),
     ):
         if is_wrong:

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,9 @@ from ai_engine.quality.fit import (
 )
 from ai_engine.quality.judge import Verdict, decide
 from ai_engine.quality.rule import FEATURES, Rule, load_rule
-from ai_engine.runners.classifier import ClassifierRunner
+
+if TYPE_CHECKING:
+    from ai_engine.runners.classifier import ClassifierRunner
 
 Pixels = npt.NDArray[np.uint8]
 HEADING = "## Quality gate"

@@ -34,9 +34,10 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "config": ("dicom_node.cli.doctor", "config_app", "The settings in force."),
     "health": ("dicom_node.cli.processes", "health", "Ask the running node whether it lives."),
     "doctor": ("dicom_node.cli.doctor", "doctor", "Check everything the node needs, and say what to do."),
-    "train": ("dicom_node.cli.train_keras", "app", "Train a model on your own data."),
+    "train": ("dicom_node.cli.train_quality", "app", "Train a model on your own data."),
     "benchmark": ("dicom_node.cli.benchmark", "benchmark", "Times and throughput of a running node, by a protocol."),
     "evaluate": ("dicom_node.cli.evaluate", "evaluate", "Measure a model on labelled cases."),
+    "calibrate": ("dicom_node.cli.calibrate", "calibrate", "Thresholds of a classifier for your own pictures."),
 }
 
 
