@@ -24,8 +24,9 @@ def marks(story: Story, series_uid: str) -> dict[str, datetime]:
     Returns
     -------
     dict
-        ``complete`` (the series was judged complete), ``run`` (a case was assembled), ``infer``, ``inferred``,
-        ``write``, ``built``, then ``confirmed:<destination>:<object>``; only those that have been passed.
+        ``complete`` (the series was judged complete), ``quiet`` (the study was, where the result waited for that),
+        ``run`` (a case was assembled), ``infer``, ``inferred``, ``write``, ``built``, then
+        ``confirmed:<destination>:<object>``; only those that have been passed.
     """
     found: dict[str, datetime] = {}
     closed = [r["closed_at"] for r in story["revisions"] if r["series_uid"] == series_uid]
@@ -36,6 +37,10 @@ def marks(story: Story, series_uid: str) -> dict[str, datetime]:
         return found
     run = max(rows, key=lambda row: int(row["id"]))
     found["run"] = instant(run["created_at"])
+    quiet = [instant(event["at"]) for event in story["timeline"] if event["name"] == "study.quiet"]
+    before = [at for at in quiet if found.get("complete", at) <= at <= found["run"]]
+    if before:
+        found["quiet"] = before[-1]
     for attempt in story["attempts"]:
         if attempt["run_id"] != run["id"]:
             continue
@@ -66,6 +71,7 @@ def stages(story: Story, series_uid: str, last_response: datetime) -> list[tuple
     report = [when for name, when in at.items() if name.startswith("confirmed:") and not name.endswith(OBJECTS)]
     line: list[tuple[str, datetime | None]] = [
         ("series complete (archive waits, forwards; node judges)", at.get("complete")),
+        ("study quiet (a route that stands in for another waits for it)", at.get("quiet")),
         ("volume built, case assembled", at.get("infer")),
         ("model", at.get("inferred")),
         ("objects built and checked", at.get("built")),

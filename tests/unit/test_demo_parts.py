@@ -148,3 +148,24 @@ def test_a_removed_slice_is_over_with_its_refusal(tmp_path):
     assert not has_its_fate(gap, story(revisions=elsewhere))
     assert has_its_fate(gap, story(revisions=elsewhere + refused))
     assert refusal_of(gap, story(revisions=elsewhere + refused)) == "slices-missing"
+
+
+def test_a_refused_run_is_no_end_while_another_route_may_stand_in(tmp_path):
+    lesion = study(Fate.LESION, tmp_path)
+    refused = [{"id": 1, "state": "refused", "created_at": at(1), "refusal": {"code": "brain-not-found"}}]
+    series = {"series_uid": "1.2.4", "closed_at": at(1), "refusal": None, "state": "complete"}
+    quiet = [{"name": "study.quiet", "at": at(9)}]
+    waits = story(run_rows=refused, revisions=[{**series, "assembled": True}])
+    assert not has_its_fate(lesion, waits)
+    assert not has_its_fate(lesion, {**waits, "timeline": quiet, "revisions": [{**series, "assembled": False}]})
+    assert has_its_fate(lesion, {**waits, "timeline": quiet})
+    gone = [{**refused[0], "state": "superseded"}]
+    assert refusal_of(lesion, story(run_rows=gone)) == ""
+
+
+def test_a_stand_in_shows_how_long_it_waited():
+    waited = {**DONE, "timeline": [{"name": "study.quiet", "at": at(2.4)}, *DONE["timeline"]]}
+    stages = timing.stages(story(**waited), "1.2.4", BEGIN)
+    assert [round(seconds, 1) for _, seconds in stages] == [2, 0.4, 0.6, 3, 1, 3, 2]
+    late = {**DONE, "timeline": [{"name": "study.quiet", "at": at(60)}, *DONE["timeline"]]}
+    assert len(timing.stages(story(**late), "1.2.4", BEGIN)) == 6
