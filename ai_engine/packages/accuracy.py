@@ -247,6 +247,8 @@ def _refuse(report: Report | None, found: str) -> None:
 def cheapest(report: Report, *, with_int8: bool = False) -> Variant:
     """The variant that passed at the least processor time; the reference where none did.
 
+    A larger step that saved no window on the measured cases was not put to the test, so it is not chosen.
+
     Parameters
     ----------
     with_int8
@@ -257,7 +259,14 @@ def cheapest(report: Report, *, with_int8: bool = False) -> Variant:
         for variant in report.variants
         if variant.passed and variant.way.backend is None and (with_int8 or variant.way.precision != "int8")
     ]
-    return min(passed, key=lambda variant: variant.cost.cpu_s)
+    tested = [variant for variant in passed if not any(_same_windows(other, variant) for other in passed)]
+    return min(tested, key=lambda variant: variant.cost.cpu_s)
+
+
+def _same_windows(other: Variant, variant: Variant) -> bool:
+    """Whether another variant laid the same windows at a smaller step."""
+    alike = other.way.model_copy(update={"step": variant.way.step}) == variant.way
+    return alike and other.way.step < variant.way.step and other.cost.passes <= variant.cost.passes
 
 
 def judge(regions: Mapping[str, RegionOutcome], worst_cases: Mapping[str, str], rule: Rule, shortest_mm: float,

@@ -229,6 +229,19 @@ def test_an_8_bit_network_that_was_measured_may_be_left_out_and_is_then_not_offe
     assert caught.value.refusal.code is RefusalCode.MODEL_UNTRUSTED
 
 
+def test_a_larger_step_that_saved_no_window_is_not_adopted(folder: Path) -> None:
+    report = report_of(load_package(folder))
+    assert report is not None
+    wide = _variant("step-1.0", F32.model_copy(update={"step": 1.0}), passed=True)
+
+    def with_wide(passes: float) -> str:
+        cost = wide.cost.model_copy(update={"cpu_s": 1.0, "passes": passes})
+        variants = (*report.variants, wide.model_copy(update={"cost": cost}))
+        return cheapest(report.model_copy(update={"variants": variants})).name
+
+    assert (with_wide(8), with_wide(6)) == ("f32", "step-1.0")
+
+
 def test_only_large_lesions_that_the_reference_finds_count_as_newly_missed() -> None:
     truth = np.zeros((20, 20, 40), bool)
     truth[2:8, 2:8, 2:8] = truth[2:8, 2:8, 20:26] = True  # two of 216 voxels
