@@ -44,8 +44,9 @@ class Limits(Strict):
     """CIELAB distance of a lesion from its surround, at least."""
     dermoscopic: float = 0.0
     """How much more a picture must look like dermoscopy than like anything else, in log odds; with `Quality.file`."""
-    strangeness: Annotated[float, Field(gt=0)] = 3.0
-    """How far the features may lie from those of dermoscopy, in units of what is usual there; with `Quality.file`."""
+    strangeness: Annotated[float, Field(gt=0)] = 1.0
+    """How far the features may lie from those of dermoscopy, in units of what 995 of 1,000 stay
+    below there; with `Quality.file`."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

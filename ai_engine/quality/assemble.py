@@ -209,7 +209,7 @@ def documents(data: Path, count: int) -> Iterator[Sample]:
         yield from _handled("documents", source, sheets, count // 2 - 4)
     random = _random("documents", "scans")
     for name in ("page", "text"):
-        for crop in _crops(random, _library_picture(name), 4):
+        for crop in _crops(random, library_picture(name), 4):
             yield Sample("documents", "scans", crop)
 
 
@@ -232,7 +232,7 @@ _SHIPPED = {"china": ("sklearn", "datasets/images"), "flower": ("sklearn", "data
             "grace_hopper": ("matplotlib", "mpl-data/sample_data")}  # fmt: skip
 
 
-def _library_picture(name: str) -> Pixels:
+def library_picture(name: str) -> Pixels:
     """A sample picture that a library ships: scikit-image, scikit-learn or matplotlib."""
     library, folder = _SHIPPED.get(name, ("skimage", "data"))
     found = importlib.util.find_spec(library)
@@ -256,7 +256,7 @@ def _crops(random: np.random.Generator, picture: Pixels, count: int) -> Iterator
 def _from_libraries(kind: str, count: int, names: Sequence[str]) -> Iterator[Sample]:
     for number, name in enumerate(names):
         share = count // len(names) + (number < count % len(names))
-        for crop in _crops(_random(kind, name), _library_picture(name), share):
+        for crop in _crops(_random(kind, name), library_picture(name), share):
             yield Sample(kind, name, crop)
 
 
@@ -330,7 +330,7 @@ def plain_skin(data: Path, count: int) -> Iterator[Sample]:
         for lesion in dermoscopy(data / "dermoscopy", split, random, (count - 8) // 2):
             yield Sample("plain-skin", split, drawn.plain_photograph(random, lesion))
     for name, (top, bottom, left, right) in (("grace_hopper", (60, 330, 140, 370)), ("astronaut", (20, 220, 140, 320))):
-        face = _library_picture(name)[top:bottom, left:right]
+        face = library_picture(name)[top:bottom, left:right]
         for crop in _crops(_random("plain-skin", name), face, 4):
             yield Sample("plain-skin", "portrait", crop)
 

@@ -2,15 +2,15 @@
 
 ``ai-node train quality --package FOLDER --data DERMOSCOPY --pictures FOLDER``: the dermoscopy's training split and the
 part ``fit`` of the pictures put together by `ai_engine.quality.assemble` go through the package's own network once;
-means, main directions and linear scores are computed from the pooled features in closed form or by a convex fit, so the
-same data give the same model.  A minute or two on one core.
+means, main directions and linear scores are computed from the pooled features in closed form, so the same data give the
+same model.  A minute or two on one core.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 from PIL import Image
-from scipy import optimize
 
 from ai_engine.packages import load_package, seal_package
 from ai_engine.packages.quality import Limits
 from ai_engine.quality.measures import Measures, measure_picture
-from ai_engine.quality.rule import BARE_SKIN, KIND_NAMES, PLAIN, UNRELATED, KindModel, measured_row
+from ai_engine.quality.rule import BARE_SKIN, KIND_NAMES, PLAIN, UNRELATED, KindModel, measured_row, standardised
 from ai_engine.training.cases import TrainingDataError
 from ai_engine.training.skin_cases import decoded, found_pictures, skin_cases
 
@@ -35,8 +34,12 @@ Pixels = npt.NDArray[np.uint8]
 
 FILE = "quality.safetensors"
 DIRECTIONS = 64
-RIDGE = 0.02
-"""Weight of the squared linear weights against the mean loss."""
+SHRINKAGE = 1.0
+"""Added to the variance along every direction of the shared covariance; 1 is the variance of one feature."""
+LINEAR_SHARE, STRANGE_SHARE = 0.006, 0.005
+"""How much of the held-back dermoscopy the linear scores and each of the two distances may refuse."""
+NEVER = -1e4
+"""Score of a kind without pictures."""
 TRAIN_PICTURES = 1500
 """Dermoscopy pictures of the training split that are enough for means and directions."""
 KIND_OF = {"bare-skin": BARE_SKIN, "plain-skin": PLAIN}
@@ -129,8 +132,12 @@ def look(runner: ClassifierRunner, pictures: Sequence[Pixels]) -> Seen:
     return Seen(np.asarray(rows, np.float32), measures, logits)
 
 
-def fit_kinds(dermoscopy: Floats, others: Mapping[str, Floats], ridge: float = RIDGE) -> KindModel:
-    """The model of kinds.
+def fit_kinds(dermoscopy: Floats, others: Mapping[str, Floats]) -> tuple[KindModel, float]:
+    """The model of kinds, in closed form.
+
+    Two thirds of the dermoscopy give means, directions and the covariance that all kinds share; the last third says
+    what is usual and where the linear limit lies, for numbers from 1,280 features look better on what they were
+    computed from.
 
     Parameters
     ----------
@@ -138,57 +145,35 @@ def fit_kinds(dermoscopy: Floats, others: Mapping[str, Floats], ridge: float = R
         (N, F) rows of pictures of the training split.
     others
         (M, F) rows for some of the other `KIND_NAMES`; a kind without rows is never said.
+
+    Returns
+    -------
+    The model, and the log odds below which `LINEAR_SHARE` of the held-back dermoscopy lie.
     """
-    middle = dermoscopy.mean(axis=0)
-    deviation = dermoscopy.std(axis=0)
+    cut = 2 * len(dermoscopy) // 3
+    middle = dermoscopy[:cut].mean(axis=0)
+    deviation = dermoscopy[:cut].std(axis=0)
     spread = np.maximum(deviation, 0.05 * np.median(deviation) + 1e-6)
-    standard = np.clip((dermoscopy - middle) / spread, -8, 8).astype(np.float64)
+    standard = standardised(dermoscopy[:cut], middle, spread).astype(np.float64)
     values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
+    weight = np.zeros((len(KIND_NAMES), len(middle)))
+    bias = np.full(len(KIND_NAMES), NEVER)
+    bias[0] = 0.0
+    for index, name in enumerate(KIND_NAMES):
+        rows = others.get(name)
+        if index and rows is not None and len(rows):
+            mean = standardised(rows, middle, spread).astype(np.float64).mean(axis=0)
+            weight[index] = vectors @ ((vectors.T @ mean) / (np.maximum(values, 0) + SHRINKAGE))
+            bias[index] = -0.5 * float(mean @ weight[index])
     directions = vectors[:, ::-1][:, :DIRECTIONS].T
     lengths = np.sqrt(np.maximum(values[::-1][:DIRECTIONS], 1e-6))
-    along = standard @ directions.T
-    rest = np.sqrt(np.maximum((standard**2).sum(1) - (along**2).sum(1), 0))
-    within = np.sqrt(((along / lengths) ** 2).sum(1))
-    usual = np.array([np.percentile(rest, 99), np.percentile(within, 99)])
-    tables = [standard]
-    for name in KIND_NAMES[1:]:
-        rows = others.get(name, dermoscopy[:0])
-        tables.append(np.clip((rows - middle) / spread, -8, 8).astype(np.float64))
-    weight, bias = _linear(tables, ridge)
-    parts = (middle, spread, directions, lengths, usual, weight, bias)
-    return KindModel(*(np.asarray(part, np.float32) for part in parts))
-
-
-def _linear(tables: Sequence[npt.NDArray[np.float64]], ridge: float) -> tuple[npt.NDArray[np.float64], Floats]:
-    """Multinomial logistic regression with a ridge; dermoscopy weighs as much as all other kinds together."""
-    rows = np.concatenate(tables)
-    kind = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    filled = sum(len(table) > 0 for table in tables[1:])
-    share = np.concatenate(
-        [np.full(len(t), (0.5 if i == 0 else 0.5 / filled) / len(t)) for i, t in enumerate(tables) if len(t)]
-    )
-    count, width = len(tables), rows.shape[1]
-    empty = np.array([len(table) == 0 for table in tables])
-
-    def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        weight, bias = flat[: count * width].reshape(count, width), flat[count * width :]
-        scores = rows @ weight.T + bias
-        scores[:, empty] = -1e3
-        scores -= scores.max(axis=1, keepdims=True)
-        chances = np.exp(scores)
-        chances /= chances.sum(axis=1, keepdims=True)
-        value = -float(share @ np.log(chances[np.arange(len(rows)), kind] + 1e-30))
-        chances[np.arange(len(rows)), kind] -= 1
-        error = chances * share[:, None]
-        slope = error.T @ rows + 2 * ridge * weight
-        return value + ridge * float((weight**2).sum()), np.concatenate([slope.ravel(), error.sum(axis=0)])
-
-    found = optimize.minimize(
-        loss, np.zeros(count * (width + 1)), jac=True, method="L-BFGS-B", options={"maxiter": 300}
-    )
-    weight, bias = found.x[: count * width].reshape(count, width), found.x[count * width :]
-    bias[empty] = -1e3
-    return weight, bias
+    parts = (middle, spread, directions, lengths, np.ones(2), weight, bias)
+    first = KindModel(*(np.asarray(part, np.float32) for part in parts))
+    held = dermoscopy[cut:]
+    usual = np.quantile(np.stack(first.distances(held)), 1 - STRANGE_SHARE, axis=1)
+    model = replace(first, usual=np.asarray(usual, np.float32))
+    scores, _ = model.many(held)
+    return model, float(np.quantile(scores[:, 0] - scores[:, 1:].max(axis=1), LINEAR_SHARE))
 
 
 def rows_by_name(seen: Seen, listed: Sequence[Listed], keep: Callable[[Listed], bool]) -> dict[str, Floats]:
@@ -217,8 +202,8 @@ def fit_quality(package: Path, data: Path, pictures: Path, say: Callable[[str], 
     listed = [one for one in listed_pictures(pictures) if one.part == "fit"]
     say(f"other kinds: {len(listed)} pictures")
     others = look(runner, [read_picture(pictures / one.file) for one in listed])
-    model = fit_kinds(dermoscopy.rows, rows_by_name(others, listed, lambda one: True))
-    limits = chosen_limits(model, dermoscopy)
+    model, odds = fit_kinds(dermoscopy.rows, rows_by_name(others, listed, lambda one: True))
+    limits = Limits(dermoscopic=round(odds, 3))
     save_file({name: np.ascontiguousarray(value) for name, value in vars(model).items()}, package / FILE)
     (package / FILE).chmod(0o644)
     tree = yaml.safe_load((package / "model.yaml").read_text(encoding="utf-8"))
@@ -226,17 +211,3 @@ def fit_quality(package: Path, data: Path, pictures: Path, say: Callable[[str], 
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
     (package / "model.yaml").write_text(text, encoding="utf-8")
     return seal_package(package)
-
-
-LINEAR_SHARE, STRANGE_SHARE = 0.004, 0.002
-"""How much of the training dermoscopy the linear scores and the strangeness may refuse."""
-
-
-def chosen_limits(model: KindModel, dermoscopy: Seen) -> Limits:
-    """The package's limits: those of the measures as they stand, those of the model from the training dermoscopy."""
-    scores, strangeness = model.many(dermoscopy.rows)
-    margins = scores[:, 0] - scores[:, 1:].max(axis=1)
-    return Limits(
-        dermoscopic=round(float(np.quantile(margins, LINEAR_SHARE)), 3),
-        strangeness=round(float(np.quantile(strangeness, 1 - STRANGE_SHARE)), 3),
-    )

@@ -37,7 +37,6 @@ from ai_engine.quality.fit import (
     TRAIN_PICTURES,
     Listed,
     Seen,
-    chosen_limits,
     dermoscopy_pictures,
     fit_kinds,
     listed_pictures,
@@ -126,8 +125,8 @@ class Study:
     def left_out(self, kind: str, rule: Rule) -> Rule:
         """The rule with a model of kinds fitted without one kind, on all parts of the others."""
         rows = rows_by_name(self.others, self.listed, lambda one: one.kind != kind)
-        kinds = fit_kinds(self.train.rows, rows)
-        return Rule(chosen_limits(kinds, self.train), rule.accepts, kinds)
+        kinds, odds = fit_kinds(self.train.rows, rows)
+        return Rule(rule.limits.model_copy(update={"dermoscopic": odds}), rule.accepts, kinds)
 
 
 def measured(study: Study, rule: Rule) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """What a package says about pictures it does not answer, opened: limits, kinds accepted, the model of kinds.
 
-The model of kinds is small and linear.  Features of the package's own network are standardised by what is usual for
-dermoscopy; then two questions are asked.  *Which kind?* One linear score per kind, as in multinomial logistic
-regression.  *How strange?* The length of what the main directions of dermoscopy do not explain, and the Mahalanobis
-distance along them, both in units of their 99th percentile on dermoscopy: this one needs no example of what else there
-is.
+The model of kinds is small and in closed form.  Features of the package's own network are standardised by what is usual
+for dermoscopy; then two questions are asked.  *Which kind?* One linear score per kind, as in linear discriminant
+analysis with the covariance of dermoscopy.  *How strange?* The length of what the main directions of dermoscopy do not
+explain, and the Mahalanobis distance along them, both in units of what 995 of 1,000 dermoscopy pictures stay below:
+this one needs no example of what else there is.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class KindModel:
     directions, lengths
         (K, F) main directions of standardised dermoscopy, (K,) deviation along them.
     usual
-        (2,) 99th percentiles on dermoscopy: unexplained length, Mahalanobis distance.
+        (2,) what 995 of 1,000 dermoscopy pictures stay below: unexplained length, Mahalanobis distance.
     weight, bias
         (4, F), (4,) of the linear scores, in the order of `KIND_NAMES`.
     """
@@ -57,7 +57,7 @@ class KindModel:
     bias: Floats
 
     def scores(self, features: Floats, measures: Measures) -> dict[str, float]:
-        """Strangeness (1 is the 99th percentile of dermoscopy) and log odds of dermoscopy against every other kind."""
+        """Strangeness, and log odds of dermoscopy against every other kind."""
         row = np.concatenate([features, measured_row(measures)])
         scores, strangeness = self.many(row[None])
         log_odds = {
@@ -69,12 +69,17 @@ class KindModel:
 
     def many(self, rows: Floats) -> tuple[Floats, Floats]:
         """Linear scores (N, 4) and strangeness (N,) of rows of features and measures (N, F)."""
-        standard = np.clip((rows - self.middle) / self.spread, -8, 8)
+        rest, within = self.distances(rows)
+        strangeness = np.maximum(rest / self.usual[0], within / self.usual[1])
+        standard = standardised(rows, self.middle, self.spread)
+        return standard @ self.weight.T + self.bias, np.asarray(strangeness, np.float32)
+
+    def distances(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Length that the main directions do not explain, and Mahalanobis distance along them; (N,) each."""
+        standard = standardised(rows, self.middle, self.spread)
         along = standard @ self.directions.T
         rest = np.sqrt(np.maximum((standard**2).sum(1) - (along**2).sum(1), 0))
-        within = np.sqrt(((along / self.lengths) ** 2).sum(1))
-        strangeness = np.maximum(rest / self.usual[0], within / self.usual[1])
-        return standard @ self.weight.T + self.bias, np.asarray(strangeness, np.float32)
+        return rest, np.sqrt(((along / self.lengths) ** 2).sum(1))
 
     def kind(self, scores: Mapping[str, float], limits: Limits) -> str:
         """The kind, in doubt never ``dermoscopic``."""
@@ -83,6 +88,11 @@ class KindModel:
         if odds[nearest] < limits.dermoscopic:
             return nearest
         return UNRELATED if scores["strangeness"] > limits.strangeness else DERMOSCOPIC
+
+
+def standardised(rows: Floats, middle: Floats, spread: Floats) -> Floats:
+    """Rows in deviations from the mean of dermoscopy, outliers held at 8."""
+    return np.asarray(np.clip((rows - middle) / spread, -8, 8), np.float32)
 
 
 def measured_row(measures: Measures) -> Floats:
