@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -145,11 +145,13 @@ def _isotonic(scores: Floats, truth: Floats, weights: Floats) -> tuple[tuple[flo
     return tuple(rising)
 
 
-def settled(probability: float) -> float:
-    """A threshold that a probability can equal or pass after being written with five digits: rounded down."""
-    return min(max(float(np.floor(probability * 1e5) / 1e5), 1e-5), 1 - 1e-5)
+def settled(said: Floats, threshold: float) -> float:
+    """A threshold in the middle between `threshold`, one of the said probabilities, and the next lower one.
 
-
-def as_words(fitted: Fitted) -> dict[str, Any]:
-    """For the card: the way taken and what each lost."""
-    return {"method": fitted.calibration.method, "log_loss": {k: round(v, 4) for k, v in fitted.log_loss.items()}}
+    So that no picture lies on the threshold itself, where the last digit of an arithmetic would decide.
+    """
+    below = said[said < threshold]
+    lower = float(below.max()) if len(below) else threshold / 2
+    middle = (lower + threshold) / 2
+    short = float(f"{middle:.4g}")
+    return min(max(short if lower < short < threshold else middle, 1e-9), 1 - 1e-9)

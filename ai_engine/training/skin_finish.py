@@ -80,7 +80,7 @@ def decide(
         )
         fitted = choose(given, truth, groups, f"{data}: {population}", share=share)
         said = np.array([fitted.calibration.probability(float(value)) for value in given])
-        threshold = settled(_threshold(cases, truth, said, sensitivity))
+        threshold = settled(said, _threshold(cases, truth, said, sensitivity))
         counts = confusion(truth, said, threshold)
         found = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).sensitivity, truth, said, groups)  # type: ignore[misc]
         passed = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).specificity, truth, said, groups)  # type: ignore[misc]

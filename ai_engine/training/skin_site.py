@@ -68,7 +68,7 @@ def site_override(
             calibration = choose(given, truth, groups, population, share=share, methods=methods).calibration
         used = calibration or output.calibration
         said = np.array([used.probability(float(value)) for value in given])
-        threshold = settled(threshold_for(truth, said, sensitivity))
+        threshold = settled(said, threshold_for(truth, said, sensitivity))
         counts = confusion(truth, said, threshold)
         found = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).sensitivity, truth, said, groups)  # type: ignore[misc]
         passed = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).specificity, truth, said, groups)  # type: ignore[misc]

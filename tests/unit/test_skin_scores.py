@@ -63,7 +63,14 @@ def test_the_threshold_reaches_the_wanted_sensitivity_and_no_higher_one_does() -
     threshold = threshold_for(truth, logits, 0.9)
     assert confusion(truth, logits, threshold).sensitivity >= 0.9
     assert confusion(truth, logits, np.nextafter(threshold, np.inf)).sensitivity < 0.9
-    assert settled(0.123456789) == pytest.approx(0.12345)
+
+
+def test_a_settled_threshold_lies_on_no_picture_and_parts_them_as_before() -> None:
+    said = np.array([0.1, 0.2, 0.20001, 0.7])
+    for wanted in said:
+        threshold = settled(said, float(wanted))
+        assert np.array_equal(said >= threshold, said >= wanted)
+        assert threshold not in said
 
 
 def test_bayes_at_a_prevalence() -> None:
