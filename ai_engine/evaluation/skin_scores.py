@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Truth = npt.NDArray[np.bool_]
+Measure = Callable[[Truth, Floats], float]
 
 BOOTSTRAPS = 1000
 PREVALENCES = (0.005, 0.02, 0.10, 0.20)
@@ -164,7 +165,7 @@ def brier(truth: Truth, probability: Floats) -> float:
 
 
 def bootstrapped(
-    measure: Callable[[Truth, Floats], float],
+    measure: Measure,
     truth: Truth,
     scores: Floats,
     groups: npt.NDArray[np.int64] | None = None,
@@ -172,22 +173,45 @@ def bootstrapped(
     times: int = BOOTSTRAPS,
 ) -> Figure:
     """A measure with its interval; draws of groups, draws on which the measure is not defined left out."""
+    return bootstrapped_all({"": measure}, truth, scores, groups, seed, times)[""]
+
+
+def bootstrapped_all(
+    measures: Mapping[str, Measure],
+    truth: Truth,
+    scores: Floats,
+    groups: npt.NDArray[np.int64] | None = None,
+    seed: int = 0,
+    times: int = BOOTSTRAPS,
+) -> dict[str, Figure]:
+    """Several measures with their intervals, all on the same draws."""
     random = np.random.default_rng(seed)
-    value = measure(truth, scores)
-    if groups is None:
-        places = [np.array([index]) for index in range(len(truth))]
-    else:
-        _, group = np.unique(groups, return_inverse=True)
-        order = np.argsort(group, kind="stable")
-        places = np.split(order, np.cumsum(np.bincount(group))[:-1])
-    values = []
+    group = np.arange(len(truth)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order = np.argsort(group, kind="stable")
+    size = np.bincount(group)
+    first = np.cumsum(size) - size
+    values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(times if len(truth) else 0):
-        drawn = np.concatenate([places[i] for i in random.integers(len(places), size=len(places))])
-        one = measure(truth[drawn], scores[drawn])
-        if np.isfinite(one):
-            values.append(one)
-    low, high = (float(v) for v in np.percentile(values, (2.5, 97.5))) if values else (float("nan"), float("nan"))
-    return Figure(value, low, high, len(truth))
+        chosen = random.integers(len(size), size=len(size))
+        # the members of the chosen groups, one after the other
+        many = size[chosen]
+        inside = np.arange(int(many.sum())) - np.repeat(np.cumsum(many) - many, many)
+        drawn = order[np.repeat(first[chosen], many) + inside]
+        for name, measure in measures.items():
+            one = measure(truth[drawn], scores[drawn])
+            if np.isfinite(one):
+                values[name].append(one)
+    return {
+        name: Figure(measure(truth, scores), *_percentiles(values[name]), len(truth))
+        for name, measure in measures.items()
+    }
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    if not values:
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def figures(
@@ -195,7 +219,7 @@ def figures(
 ) -> dict[str, Any]:
     """Every figure of one output on one set of pictures, as JSON."""
     counts = confusion(truth, probability, threshold)
-    measures: Mapping[str, Callable[[Truth, Floats], float]] = {
+    measures: Mapping[str, Measure] = {
         "auc": auc,
         "average_precision": average_precision,
         "sensitivity": lambda t, p: confusion(t, p, threshold).sensitivity,
@@ -205,7 +229,8 @@ def figures(
         "accuracy": lambda t, p: confusion(t, p, threshold).accuracy,
         "brier": brier,
     }
-    found = {name: _json(bootstrapped(m, truth, probability, groups, times=times)) for name, m in measures.items()}
+    drawn = bootstrapped_all(measures, truth, probability, groups, times=times)
+    found = {name: _json(figure) for name, figure in drawn.items()}
     return {
         "n": len(truth),
         "malignant": int(truth.sum()),
