@@ -65,6 +65,18 @@ def _output(key: str, code: str, meaning: str, threshold: float) -> dict[str, An
     }
 
 
+def _settled(network: Any, size: Any) -> dict[str, Any]:
+    """Weights whose batch norms have seen something, so that features neither vanish nor grow."""
+    import torch
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(torch.randn(4, 3, *size).cumsum(2) / 4)
+    return dict(network.state_dict())
+
+
 def make_tiny_classifier(
     root: Path,
     *,
@@ -90,9 +102,9 @@ def make_tiny_classifier(
 
     values = {**tiny_classifier_description(name=name, version=version, threshold=threshold), **(description or {})}
     torch.manual_seed(seed)
-    state = dict(EfficientNet(values["network"]["architecture"]).state_dict())
+    state = _settled(EfficientNet(values["network"]["architecture"]), values["network"]["size"])
     heads = len(values["outputs"])
-    state["classifier.weight"] = torch.randn(heads, FEATURES) * 0.5
+    state["classifier.weight"] = torch.randn(heads, FEATURES) * 0.1
     state["classifier.bias"] = torch.zeros(heads)
     folder = root / name / version
     folder.mkdir(parents=True, exist_ok=True)

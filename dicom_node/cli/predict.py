@@ -7,6 +7,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from dicom_node.refusals import Refused
 
 
 def predict(
-    inputs: list[str] = typer.Argument(..., help="DICOM folder, zip, or NIfTI; role=path when a model has several."),
+    inputs: list[str] = typer.Argument(
+        ..., help="DICOM folder, zip, NIfTI, or photographs; role=path when a model has several."
+    ),
     model: str = typer.Option(..., "--model", help="NAME or NAME@VERSION."),
     out: Path = typer.Option(..., "--out", help="Folder for result.json, mask.nii.gz, seg.dcm, sr.dcm, report.pdf."),
     step: float | None = typer.Option(None, "--step", min=0.1, max=1.0, help="Tile step, as a share of the tile."),
@@ -28,19 +31,25 @@ def predict(
     backend: str = typer.Option("auto", "--backend", help="auto, openvino, torch or tensorflow."),
     precision: str = typer.Option("package", "--precision", help="package, f32, bf16, f16 or int8."),
     spacing_mm: str | None = typer.Option(None, "--spacing-mm", help="X,Y,Z for NIfTI that does not state its units."),
+    dermoscopic: bool | None = typer.Option(
+        None, "--dermoscopic/--plain", help="What photographs show, by your word; DICOM objects say it themselves."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Run a model on files: mask and measurements, and for DICOM input the SEG, SR and PDF that would be sent.
 
     Several inputs give one folder each, DIR/1, DIR/2 and so on. Nothing is sent anywhere.
+    Photographs (JPEG, PNG, WebP, DICOM) go to a model that reads them, many in one call, one line of JSON each.
 
     Example: ai-node predict --model brain-flair study-folder --out results
     """
     from ai_engine.faults import EngineFault
     from ai_engine.host import HostSettings, ModelHost
-    from ai_engine.packages import find_package, load_package
+    from ai_engine.packages import Classification, find_package, load_package
     from ai_engine.prediction import EngineSettings
     from dicom_node import logs
+    from dicom_node.cli.predict_photos import predict_photos
+    from dicom_node.models import engine_settings
     from dicom_node.stages.inputs import cases_of, parse_argument
 
     logs.set_up("predict")
@@ -57,7 +66,10 @@ def predict(
         missing = [a for a in arguments if not a.path.exists()]
         if missing:
             stop(Exit.USAGE, f"no such file or folder: input {arguments.index(missing[0]) + 1}")
-        cases = cases_of(arguments, package.segmentation)
+        is_of_photos = isinstance(package.description, Classification)
+        if is_of_photos and (step is not None or no_mirroring or declared is not None):
+            stop(Exit.USAGE, "--step, --no-mirroring and --spacing-mm are for models that read volumes")
+        cases = [] if is_of_photos else cases_of(arguments, package.segmentation)
         engine = EngineSettings(
             device=device,  # type: ignore[arg-type]  # checked above
             backend=backend,  # type: ignore[arg-type]
@@ -67,6 +79,22 @@ def predict(
             mirroring=False if no_mirroring else None,
         )
         limits = HostSettings(job_timeout_s=chosen.engine.timeout_s, memory_limit_mb=chosen.engine.memory_limit_mb)
+        if is_of_photos:
+            override = engine_settings(
+                chosen.engine, package.description.runner, package.description.name
+            ).site_override
+            predict_photos(
+                package,
+                [a.path for a in arguments],
+                "" if dermoscopic is None else "dermoscopic" if dermoscopic else "plain",
+                replace(engine, site_override=override),
+                limits,
+                out,
+                _progress(),
+                as_json=as_json,
+                chosen=chosen,
+            )
+            return
         refused_any = False
         with ModelHost(folder, engine, limits, pinned_sha256=package.digest_sha256) as host, _progress() as progress:
             task = progress.add_task("loading the model", total=len(cases))
