@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 from test_listen_orthanc import site, stow  # noqa: F401  (a fixture)
+from typer.testing import CliRunner
 
+from dicom_node.cli import app
 from dicom_node.orthanc import OrthancChild
 from dicom_node.photo import PhotoClass, wrap
 from dicom_node.volume import read_picture
@@ -42,14 +42,9 @@ def config(site: tuple[Listening, OrthancChild], tmp_path: Path) -> Path:  # noq
 
 
 def send(config: Path, *options: str) -> tuple[int, list[dict[str, object]], str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dicom_node.cli", "--config", str(config), "send", *options],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+    """The command in this process, beside the node's log: exit code, lines of JSON, words for people."""
+    done = CliRunner().invoke(app, ["--config", str(config), "send", *options])
+    return done.exit_code, [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "{"], done.stderr
 
 
 def test_photographs_are_stored_shown_and_forwarded(
