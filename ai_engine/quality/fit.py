@@ -9,8 +9,9 @@ same model.  A minute or two on one core.
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,16 @@ from PIL import Image
 from ai_engine.packages import load_package, seal_package
 from ai_engine.packages.quality import Limits
 from ai_engine.quality.measures import Measures, measure_picture
-from ai_engine.quality.rule import BARE_SKIN, KIND_NAMES, PLAIN, UNRELATED, KindModel, measured_row, standardised
+from ai_engine.quality.rule import (
+    BARE_SKIN,
+    FEATURES,
+    KIND_NAMES,
+    PLAIN,
+    UNRELATED,
+    KindModel,
+    measured_row,
+    standardised,
+)
 from ai_engine.training.cases import TrainingDataError
 from ai_engine.training.skin_cases import decoded, found_pictures, skin_cases
 
@@ -40,7 +50,7 @@ LINEAR_SHARE, STRANGE_SHARE = 0.006, 0.005
 """How much of the held-back dermoscopy the linear scores and each of the two distances may refuse."""
 NEVER = -1e4
 """Score of a kind without pictures."""
-TRAIN_PICTURES = 1500
+TRAIN_PICTURES = 1200
 """Dermoscopy pictures of the training split that are enough for means and directions."""
 KIND_OF = {"bare-skin": BARE_SKIN, "plain-skin": PLAIN}
 """What the kinds of `assemble` are to the model of kinds; all others are unrelated."""
@@ -127,9 +137,35 @@ def look(runner: ClassifierRunner, pictures: Sequence[Pixels]) -> Seen:
     """Send pictures through network and measures."""
     scores = [score for first in range(0, len(pictures), 8) for score in runner.run(pictures[first : first + 8])]
     measures = tuple(measure_picture(picture) for picture in pictures)
-    rows = np.stack([np.concatenate([s.features, measured_row(m)]) for s, m in zip(scores, measures, strict=True)])
-    logits = np.array([list(score.logits.values()) for score in scores], np.float32)
+    features = np.stack([score.features for score in scores])
+    return _joined(measures, features, np.array([list(score.logits.values()) for score in scores], np.float32))
+
+
+def _joined(measures: tuple[Measures, ...], features: Floats, logits: Floats) -> Seen:
+    rows = np.concatenate([features, np.stack([measured_row(m) for m in measures])], axis=1)
     return Seen(np.asarray(rows, np.float32), measures, logits)
+
+
+def look_once(package: Path, runner: ClassifierRunner, pictures: Sequence[Pixels], store: Path | None) -> Seen:
+    """The same, kept in `store` under a digest of pictures, weights and views: fitting and measuring share it."""
+    if store is None:
+        return look(runner, pictures)
+    opened = load_package(package)
+    digest = hashlib.sha256(opened.classification.network.model_dump_json().encode())
+    for name in opened.classification.weights:
+        digest.update(opened.sha256[name].encode())
+    for picture in pictures:
+        digest.update(picture.tobytes())
+    path = store / f"seen-{digest.hexdigest()[:24]}.npz"
+    names = [field.name for field in fields(Measures)]
+    if not path.exists():
+        seen = look(runner, pictures)
+        table = np.array([[getattr(m, name) for name in names] for m in seen.measures])
+        store.mkdir(parents=True, exist_ok=True)
+        np.savez(path, measures=table, features=seen.rows[:, :FEATURES], logits=seen.logits)
+    with np.load(path, allow_pickle=False) as kept:
+        measures = tuple(Measures(*row) for row in kept["measures"].tolist())
+        return _joined(measures, kept["features"], kept["logits"])
 
 
 def fit_kinds(dermoscopy: Floats, others: Mapping[str, Floats]) -> tuple[KindModel, float]:
@@ -182,8 +218,19 @@ def rows_by_name(seen: Seen, listed: Sequence[Listed], keep: Callable[[Listed], 
     return {name: seen.rows[names == name] for name in KIND_NAMES[1:] if (names == name).any()}
 
 
-def fit_quality(package: Path, data: Path, pictures: Path, say: Callable[[str], None]) -> str:
+def fit_quality(
+    package: Path, data: Path, pictures: Path, say: Callable[[str], None], store: Path | None = None
+) -> str:
     """Fit the model of kinds for a package and seal the package with it.
+
+    Parameters
+    ----------
+    data
+        Folder with ``labels.csv`` and the dermoscopy pictures.
+    pictures
+        What `ai_engine.quality.assemble` wrote.
+    store
+        Where features are kept for the next time.
 
     Returns
     -------
@@ -198,11 +245,11 @@ def fit_quality(package: Path, data: Path, pictures: Path, say: Callable[[str], 
 
     runner = open_runner(package)
     say(f"dermoscopy: {TRAIN_PICTURES} pictures of the training split")
-    dermoscopy = look(runner, dermoscopy_pictures(data, "train", TRAIN_PICTURES)[0])
-    listed = [one for one in listed_pictures(pictures) if one.part == "fit"]
-    say(f"other kinds: {len(listed)} pictures")
-    others = look(runner, [read_picture(pictures / one.file) for one in listed])
-    model, odds = fit_kinds(dermoscopy.rows, rows_by_name(others, listed, lambda one: True))
+    dermoscopy = look_once(package, runner, dermoscopy_pictures(data, "train", TRAIN_PICTURES)[0], store)
+    listed = listed_pictures(pictures)
+    say(f"other kinds: {len(listed)} pictures, of which those of part fit are fitted on")
+    others = look_once(package, runner, [read_picture(pictures / one.file) for one in listed], store)
+    model, odds = fit_kinds(dermoscopy.rows, rows_by_name(others, listed, lambda one: one.part == "fit"))
     limits = Limits(dermoscopic=round(odds, 3))
     save_file({name: np.ascontiguousarray(value) for name, value in vars(model).items()}, package / FILE)
     (package / FILE).chmod(0o644)

@@ -41,6 +41,7 @@ from ai_engine.quality.fit import (
     fit_kinds,
     listed_pictures,
     look,
+    look_once,
     open_runner,
     read_picture,
     rows_by_name,
@@ -274,7 +275,7 @@ def run_study(package: Path, data: Path, pictures: Path, out: Path, degraded_cou
     others = [read_picture(pictures / one.file) for one in listed]
     dermoscopy, truth = dermoscopy_pictures(data, "val", None)
     train = dermoscopy_pictures(data, "train", TRAIN_PICTURES)[0]
-    seen = [look(runner, some) for some in (train, dermoscopy, others)]
+    seen = [look_once(package, runner, some, out) for some in (train, dermoscopy, others)]
     study = Study(seen[0], seen[1], truth, seen[2], listed)
     told = measured(study, rule)
     wrong = [(p, v) for p, v in zip(dermoscopy, verdicts(study.val, rule), strict=True) if not v.is_accepted]

@@ -17,7 +17,13 @@ PICTURES = typer.Option(
 
 
 @app.command("quality")
-def quality(package: Path = PACKAGE, data: Path = DATA, pictures: Path = PICTURES, as_json: bool = JSON_OPTION) -> None:
+def quality(
+    package: Path = PACKAGE,
+    data: Path = DATA,
+    pictures: Path = PICTURES,
+    keep: Path | None = typer.Option(None, "--keep", file_okay=False, help="Folder where features are kept for later."),
+    as_json: bool = JSON_OPTION,
+) -> None:
     """Fit the quality check of a classifier's package to the package's own network, and seal the package anew.
 
     What it then refuses is measured by python -m ai_engine.quality.measure; see docs/reference/quality.md.
@@ -30,7 +36,7 @@ def quality(package: Path = PACKAGE, data: Path = DATA, pictures: Path = PICTURE
 
     with answering(as_json=as_json):
         try:
-            digest = fit_quality(package, data if data.is_dir() else data.parent, pictures, _say)
+            digest = fit_quality(package, data if data.is_dir() else data.parent, pictures, _say, keep)
         except (TrainingDataError, DescriptionError, ValueError) as trouble:
             stop(Exit.USAGE, str(trouble))
     emit({"digest_sha256": digest}) if as_json else out.print(digest, markup=False)
