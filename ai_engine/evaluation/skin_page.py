@@ -120,13 +120,14 @@ def _prevalence(rows: Sequence[Mapping[str, float]]) -> list[str]:
 
 def _groups(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        f"| {kind} | pictures | positive | AUC | sensitivity | specificity | precision |",
-        "|---|---|---|---|---|---|---|",
+        f"| {kind} | pictures | positive | AUC | sensitivity | specificity | precision | calibration error |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         found = row.get("figures")
         cells = [_interval(found[k]) for k in ("auc", "sensitivity", "specificity")] if found else ["-"] * 3
         cells.append(_three(found["precision_malignant"]["value"]) if found else "-")
+        cells.append(_three(row["calibration_error"]) if found else "-")
         lines.append(f"| {row['group']} | {row['n']} | {row['malignant']} | {' | '.join(cells)} |")
     return lines
 

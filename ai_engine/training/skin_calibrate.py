@@ -22,7 +22,7 @@ Method = Literal["temperature", "platt", "isotonic"]
 
 METHODS: tuple[Method, ...] = ("temperature", "platt", "isotonic")
 """From the fewest numbers to the most."""
-HAIR = 0.002
+HAIR = 0.005
 """A difference of log loss that counts for nothing."""
 MOST_POINTS = 24
 
