@@ -83,7 +83,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("store_commit_seconds", "histogram", "Bytes to durable row.", (), FAST_BUCKETS_S),
     Definition("fsync_errors_total", "counter", "File syncs that failed."),
     Definition("series_wait_seconds", "histogram", "Last instance to closed revision."),
-    Definition("jobs", "gauge", "Runs by state.", ("state",)),
+    Definition("jobs", "gauge", "Runs, requests by HTTP and their transfers, by state.", ("state",)),
     Definition("job_oldest_age_seconds", "gauge", "Age of the oldest run in a state.", ("state",)),
     Definition("job_starts_total", "counter", "Attempts started and how they ended.", ("outcome",)),
     Definition("stage_seconds", "histogram", "Time in a stage of the road.", ("stage",)),

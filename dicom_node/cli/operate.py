@@ -92,7 +92,7 @@ def study_show(
 
 @jobs_app.command("list")
 def jobs_list(as_json: bool = JSON_OPTION) -> None:
-    """Runs and deliveries that are not finished, failed ones first.
+    """Runs, deliveries, requests by HTTP and their transfers that are not finished, failed ones first.
 
     Example: ai-node jobs list
     """

@@ -18,7 +18,18 @@ from dicom_node.cli.readiness import Readiness
 from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
 from dicom_node.predictions import Predictions
-from dicom_node.record import Database, audit, circuits, deliveries, keys, reports, runs, views
+from dicom_node.record import (
+    Database,
+    audit,
+    circuits,
+    deliveries,
+    keys,
+    predictions,
+    reports,
+    runs,
+    transfers,
+    views,
+)
 from dicom_node.refusals import RefusalCode
 from dicom_node.settings import LOOPBACK, Settings, read_secret
 from dicom_node.stages.destinations import OWN_ENDPOINT
@@ -157,7 +168,9 @@ _CIRCUIT = {circuits.CLOSED: 0.0, circuits.HALF_OPEN: 0.5, circuits.OPEN: 1.0}
 
 def _refresh(settings: Settings, database: Database) -> None:
     with database.read() as connection:
-        states = runs.counts(connection)
+        states = Counter(runs.counts(connection))
+        states.update(predictions.counts(connection))
+        states.update(transfers.counts(connection))
         codes = [str((row["reason"] or {}).get("code")) for row in views.held(connection)]
         away, oldest = circuits.states(connection), deliveries.oldest_open(connection)
     # the destination that shows nothing is always there, as 0 too, so that an alert has something to look at

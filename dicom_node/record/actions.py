@@ -10,9 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from dicom_node.record import audit, circuits
+from dicom_node.record import circuits, request_actions
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
+from dicom_node.record.acts import Job as Job
+from dicom_node.record.acts import UnknownItem as UnknownItem
+from dicom_node.record.acts import number_of, write_down
 from dicom_node.record.runs import move
 from dicom_node.record.studies import decide_again
 from dicom_node.record.tables import artefacts, cases, deliveries, runs, series, studies
@@ -21,17 +24,11 @@ from dicom_node.record.withdrawals import NOTICE, is_withdrawn
 from dicom_node.refusals import RefusalCode
 from dicom_node.words import CaseState, DeliveryState, RunState
 
-Job = tuple[str, str, str, tuple[Any, ...]]
-
 NOT_SENT = (DeliveryState.PENDING, DeliveryState.FAILED, DeliveryState.HELD)
 
 
-class UnknownItem(LookupError):
-    """There is no such study, job or held item, or it is not in a state in which this can be done to it."""
-
-
 def release(connection: Connection, item: str, actor: str, reason: str) -> list[Job]:
-    """Let a held study, series, case or delivery go on.
+    """Let a held study, series, case, delivery or transfer go on.
 
     Raises
     ------
@@ -39,6 +36,8 @@ def release(connection: Connection, item: str, actor: str, reason: str) -> list[
         If nothing of that name is held.
     """
     kind, key = _split(item)
+    if kind in request_actions.KINDS:
+        return request_actions.release(connection, item, actor, reason)
     if kind in ("study", "series"):
         study_uid = _unhold(connection, kind, key, None)
     elif kind == "case":
@@ -65,6 +64,8 @@ def reject(connection: Connection, item: str, actor: str, reason: str) -> list[J
         If nothing of that name is held.
     """
     kind, key = _split(item)
+    if kind in request_actions.KINDS:
+        return request_actions.reject(connection, item, actor, reason)
     if kind == "study":
         study_uid = _unhold(connection, kind, key, None)
         connection.execute(update(studies).where(studies.c.uid == study_uid).values(cancelled=True))
@@ -87,7 +88,7 @@ def reject(connection: Connection, item: str, actor: str, reason: str) -> list[J
 
 
 def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Job]:
-    """Start a failed or cancelled run or delivery again.
+    """Start a failed or cancelled run, delivery, request or transfer again.
 
     Raises
     ------
@@ -95,9 +96,11 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
         If there is no such job, or it has not failed.
     """
     kind, key = _split(item)
+    if kind in request_actions.KINDS:
+        return request_actions.retry(connection, item, actor, reason)
     _is_job(kind, item)
     if kind == "run":
-        row = connection.execute(select(runs).where(runs.c.id == _number(key))).mappings().first()
+        row = connection.execute(select(runs).where(runs.c.id == number_of(key))).mappings().first()
         if row is None or row["state"] not in (RunState.FAILED.value, RunState.CANCELLED.value):
             raise UnknownItem(f"{item}: no failed or cancelled run of that name; `ai-node jobs list` shows them")
         _is_wanted(connection, row["study_uid"], item)
@@ -120,7 +123,7 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
 
 
 def cancel(connection: Connection, item: str, actor: str, reason: str) -> list[Job]:
-    """Stop a run or delivery; a step that is running finishes, and its effects no longer count.
+    """Stop a run, delivery, request or transfer; a step that is running finishes, and its effects no longer count.
 
     Raises
     ------
@@ -128,9 +131,11 @@ def cancel(connection: Connection, item: str, actor: str, reason: str) -> list[J
         If there is no such job, or it is over.
     """
     kind, key = _split(item)
+    if kind in request_actions.KINDS:
+        return request_actions.cancel(connection, item, actor, reason)
     _is_job(kind, item)
     if kind == "run":
-        row = connection.execute(select(runs).where(runs.c.id == _number(key))).mappings().first()
+        row = connection.execute(select(runs).where(runs.c.id == number_of(key))).mappings().first()
         if row is None or row["state"] not in (RunState.QUEUED.value, RunState.RUNNING.value):
             raise UnknownItem(f"{item}: no running or queued run of that name; `ai-node jobs list` shows them")
         move(connection, "run", row["id"], RunState.CANCELLED, cancel=True)
@@ -156,20 +161,17 @@ def _no_further(connection: Connection, row: dict[str, Any]) -> None:
 
 def _split(item: str) -> tuple[str, str]:
     kind, _, key = item.partition("-")
-    if kind not in ("study", "series", "case", "delivery", "run") or not key:
-        raise UnknownItem(f"{item}: expected study-…, series-…, case-…, delivery-… or run-…, as the lists print them")
+    known = ("study", "series", "case", "delivery", "run", *request_actions.KINDS)
+    if kind not in known or not key:
+        raise UnknownItem(f"{item}: expected {', '.join(f'{one}-…' for one in known)} as the lists print them")
     return kind, key
-
-
-def _number(key: str) -> int:
-    if not key.isdigit():
-        raise UnknownItem(f"{key}: expected a number")
-    return int(key)
 
 
 def _is_job(kind: str, item: str) -> None:
     if kind not in ("run", "delivery"):
-        raise UnknownItem(f"{item}: expected run-… or delivery-…, as `ai-node jobs list` prints them")
+        raise UnknownItem(
+            f"{item}: expected run-…, delivery-…, request-… or transfer-…, as `ai-node jobs list` prints them"
+        )
 
 
 def _is_wanted(connection: Connection, study_uid: str, item: str) -> None:
@@ -202,7 +204,7 @@ def _unhold(connection: Connection, kind: str, public_id: str, mark: str | None)
 
 
 def _case(connection: Connection, key: str, new: CaseState) -> str:
-    row = connection.execute(select(cases).where(cases.c.id == _number(key))).mappings().first()
+    row = connection.execute(select(cases).where(cases.c.id == number_of(key))).mappings().first()
     if row is None or row["state"] != CaseState.HELD.value:
         raise UnknownItem(f"case-{key}: not held; `ai-node held list` shows what is")
     move(connection, "case", int(key), new)
@@ -211,13 +213,13 @@ def _case(connection: Connection, key: str, new: CaseState) -> str:
 
 def _pass_case(connection: Connection, key: str) -> str:
     """Let a case pass whose series name their patient differently: a person has seen that they are one."""
-    row = connection.execute(select(cases).where(cases.c.id == _number(key))).mappings().first()
+    row = connection.execute(select(cases).where(cases.c.id == number_of(key))).mappings().first()
     code = None if row is None else (row["refusal"] or {}).get("code")
     if row is not None and row["state"] == CaseState.HELD.value and code != RefusalCode.PATIENT_CONFLICT.value:
         raise UnknownItem(f"case-{key}: it waits for a series that is held: release or reject that one")
     study_uid = _case(connection, key, CaseState.WAITING)
     passed = {**dict(row["refusal"] if row is not None else {}), "passed": True}
-    connection.execute(update(cases).where(cases.c.id == _number(key)).values(refusal=passed))
+    connection.execute(update(cases).where(cases.c.id == number_of(key)).values(refusal=passed))
     return study_uid
 
 
@@ -249,7 +251,7 @@ def _delivery(connection: Connection, key: str, *states: DeliveryState) -> dict[
         select(deliveries, runs.c.study_uid, runs.c.state.label("run_state"), artefacts.c.kind)
         .join(runs, runs.c.id == deliveries.c.run_id)
         .join(artefacts, artefacts.c.id == deliveries.c.artefact_id)
-        .where(deliveries.c.id == _number(key), deliveries.c.state.in_([s.value for s in states]))
+        .where(deliveries.c.id == number_of(key), deliveries.c.state.in_([s.value for s in states]))
     )
     row = connection.execute(query).mappings().first()
     if row is None:
@@ -264,6 +266,5 @@ def _deliver(row: dict[str, Any], number: int) -> Job:
 
 
 def _tell(connection: Connection, action: str, actor: str, reason: str, item: str, study_uid: str) -> int:
-    audit.append(connection, actor, action, study_uid, item=item, reason=reason)
     note(connection, action, study_uid, item=item, actor=actor, reason=reason)
-    return audit.head(connection)[0]
+    return write_down(connection, action, actor, reason, item, study_uid)

@@ -195,6 +195,26 @@ def cancel(connection: Connection, number: int) -> bool:
     return True
 
 
+def begin_again(connection: Connection, number: int) -> None:
+    """Queue a request anew that failed or was cancelled, from its first stage; deaths count anew too."""
+    counters = {"child_deaths": 0, "worker_deaths": 0, "cancel": False, "worker": None}
+    _move(connection, by_id(connection, number), RunState.QUEUED, stage=FIRST_STAGE, error=None, finished_at=None,
+          **counters)  # fmt: skip
+    tell(connection, number, "prediction.retried")
+
+
+def counts(connection: Connection) -> dict[str, int]:
+    """How many requests are in each state."""
+    found = connection.execute(select(predictions.c.state, func.count()).group_by(predictions.c.state))
+    return {str(state): int(number) for state, number in found}
+
+
+def in_state(connection: Connection, *states: RunState) -> list[RowMapping]:
+    """Requests in these states, oldest first."""
+    query = select(predictions).where(predictions.c.state.in_([state.value for state in states]))
+    return list(connection.execute(query.order_by(predictions.c.id)).mappings())
+
+
 def count_death(connection: Connection, number: int, column: str) -> int:
     """Add one to `child_deaths` or `worker_deaths`; the new count."""
     counter = predictions.c[column]

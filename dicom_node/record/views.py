@@ -10,7 +10,7 @@ from sqlalchemy import Connection, or_, select
 
 from ai_engine.findings import findings_from_json
 from dicom_node import files
-from dicom_node.record import circuits
+from dicom_node.record import circuits, predictions, transfers
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
 from dicom_node.record.tables import attempts, cases, revisions, runs, series, studies
@@ -153,7 +153,10 @@ def story(connection: Connection, study: dict[str, Any]) -> dict[str, Any]:
 
 
 def held(connection: Connection) -> list[dict[str, Any]]:
-    """Everything that waits for a person: studies, series, deliveries.  Each has an id that `held` commands take."""
+    """Everything that waits for a person: studies, series, cases, deliveries, and transfers of requests by HTTP.
+
+    Each has an id that `held` commands take.
+    """
     found: list[dict[str, Any]] = []
     for row in connection.execute(select(studies).where(studies.c.held.is_not(None))).mappings():
         if row["held"]:
@@ -173,11 +176,24 @@ def held(connection: Connection) -> list[dict[str, Any]]:
                 "reason": delivery["reason"],
             }
         )
+    for transfer in transfers.in_state(connection, transfers.HELD):
+        found.append(
+            {
+                "id": f"transfer-{transfer.number}-{transfer.destination}",
+                "request": transfer.row["public_id"],
+                "study_uid": transfer.row["study_uid"],
+                "destination": transfer.destination,
+                "reason": transfer.reason,
+            }
+        )
     return found
 
 
 def jobs(connection: Connection) -> list[dict[str, Any]]:
-    """Destinations that are left alone; runs and deliveries that are not finished, failed ones first."""
+    """Destinations that are left alone; runs, deliveries, requests by HTTP and their transfers that are not finished.
+
+    Failed ones come first in each kind.
+    """
     order = {RunState.FAILED.value: 0, RunState.RUNNING.value: 1, RunState.QUEUED.value: 2}
     wanted = [dict(r) for r in connection.execute(select(runs).where(runs.c.state.in_(list(order)))).mappings()]
     rows: list[dict[str, Any]] = [
@@ -215,7 +231,38 @@ def jobs(connection: Connection) -> list[dict[str, Any]]:
             }
             for r in delivery_queries.in_state(connection, state)
         ]
-    return rows
+    return rows + _requests(connection) + _transfers(connection)
+
+
+def _requests(connection: Connection) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"request-{r['id']}",
+            "state": r["state"],
+            "request": r["public_id"],
+            "study_uid": r["study_uid"],
+            "attempt": r["current_attempt"],
+            "error": r["error"],
+        }
+        for state in (RunState.FAILED, RunState.RUNNING, RunState.QUEUED)
+        for r in predictions.in_state(connection, state)
+    ]
+
+
+def _transfers(connection: Connection) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"transfer-{one.number}-{one.destination}",
+            "state": one.state,
+            "request": one.row["public_id"],
+            "study_uid": one.row["study_uid"],
+            "destination": one.destination,
+            "attempt": one.tries,
+            "error": one.reason or None,
+        }
+        for state in (transfers.FAILED, transfers.PENDING)
+        for one in transfers.in_state(connection, state)
+    ]
 
 
 def says(connection: Connection, artefact_folder: Path, run_id: int) -> str:

@@ -46,6 +46,10 @@ log = structlog.get_logger()
 _MASK, _FINDINGS = "mask.bin", "findings.json"
 
 
+class UploadsGone(Exception):
+    """The images of a request were kept for their time, and are no more."""
+
+
 def predict(tools: Tools, number: int, stage: str, destination: str = "") -> list[Put]:
     """Do one stage of a request, once; the jobs that follow."""
     if stage == "send":
@@ -62,6 +66,9 @@ def predict(tools: Tools, number: int, stage: str, destination: str = "") -> lis
         _STAGES[stage](tools, turn, row)
     except Refused as refused:
         _refuse(tools, turn, refused)
+        return []
+    except UploadsGone:
+        _fail(tools, turn, "its images are not kept any more (api.keep_uploads_h): they have to be sent again")
         return []
     except ChildDied as death:
         return _after_death(tools, turn, row, str(death))
@@ -142,6 +149,8 @@ def _read_case(tools: Tools, row: RowMapping) -> CaseInput:
     description = _package(tools, row).description
     spool = spool_of(tools)
     named = [Named(spool.path(entry["sha256"]), entry["role"], entry["kind"]) for entry in row["inputs"]]
+    if not all(one.path.is_file() for one in named):
+        raise UploadsGone
     scratch = folder_of(tools, row) / "unpacked"
     shutil.rmtree(scratch, ignore_errors=True)  # of a start that died
 

@@ -13,11 +13,12 @@ from datetime import datetime, timedelta
 import structlog
 
 from dicom_node.durable import Put
-from dicom_node.record import now, predictions, workers
+from dicom_node.record import now, predictions, transfers, workers
+from dicom_node.record.transfers import HELD, PENDING
 from dicom_node.stages.context import Tools
 from dicom_node.stages.predict import folder_of, spool_of
 from dicom_node.stages.prediction_words import stage_put, takes_results
-from dicom_node.stages.transfer import HELD, NOT_CONFIGURED, PENDING, end_transfer, transfer_puts
+from dicom_node.stages.transfer import NOT_CONFIGURED, end_transfer, transfer_puts
 
 log = structlog.get_logger()
 
@@ -26,7 +27,10 @@ GRACE_S = 3600.0
 
 
 def bury_requests(tools: Tools) -> None:
-    """Count the deaths of earlier workers against the requests that they were at work on; at too many, end these."""
+    """Count the deaths of earlier workers against the requests and transfers that they were at work on.
+
+    At too many, end these.
+    """
     limit = tools.settings.work.max_worker_deaths
     with tools.database.write() as connection:
         for row in predictions.unfinished(connection):
@@ -42,6 +46,15 @@ def bury_requests(tools: Tools) -> None:
                 reason = f"the worker ended {deaths} times while this request was active; given up after {limit}"
                 predictions.give_up(connection, row["id"], reason)
                 predictions.tell(connection, row["id"], "prediction.failed", reason=reason)
+        for transfer in transfers.in_state(connection, PENDING):
+            worker = transfer.told.get("worker")
+            if worker in (None, tools.worker):
+                continue
+            died = not workers.was_stopped(connection, worker)
+            state = transfers.bury(connection, transfer, died=died, limit=limit)
+            if died:
+                told = {"destination": transfer.destination, "state": state, "tries": transfer.tries}
+                predictions.tell(connection, transfer.number, "prediction.transfer", **told)
 
 
 def hold_homeless(tools: Tools) -> None:

@@ -17,7 +17,8 @@ from sqlalchemy import RowMapping
 
 from dicom_node import delivery
 from dicom_node.durable import Put
-from dicom_node.record import now, predictions
+from dicom_node.record import now, predictions, transfers
+from dicom_node.record.transfers import CONFIRMED, FAILED, HELD, PENDING
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.routing.gate import Channel
 from dicom_node.settings import FileDestination
@@ -26,11 +27,9 @@ from dicom_node.stages.context import Tools
 from dicom_node.stages.prediction_words import takes_results
 from dicom_node.stages.publication import holds
 from dicom_node.stages.targets import target
-from dicom_node.words import RunState
 
 log = structlog.get_logger()
 
-PENDING, CONFIRMED, HELD, FAILED = "pending", "confirmed", "held", "failed"
 NOT_CONFIGURED = "it is not configured any more"
 _ARCHIVED = ("seg.dcm", "pdf.dcm", "sr.dcm")
 _KINDS = {
@@ -50,8 +49,8 @@ def first_transfers(
 ) -> dict[str, dict[str, Any]]:
     """How the transfers of a request begin: pending, or held where images of this kind are not published at all."""
     barred = [h.reason for h in holds(tools, attributes, study_uid) if Channel.PACS in h.closes] if study_uid else []
-    begun: dict[str, Any] = {"state": PENDING, "tries": 0} if not barred else {"state": HELD, "reasons": barred}
-    return {name: dict(begun) for name in wanted}
+    begun: dict[str, Any] = {"state": HELD, "reasons": barred} if barred else {"state": PENDING}
+    return {name: {**begun, "tries": 0} for name in wanted}
 
 
 def transfer_puts(row: RowMapping, suffix: str = "") -> list[Put]:
@@ -77,20 +76,18 @@ def _put(row: RowMapping, name: str, what: str, delay_s: float = 0.0) -> Put:
 def transfer(tools: Tools, number: int, name: str) -> list[Put]:
     """Send what one destination is to have of a request, once; the next try where it is down."""
     with tools.database.write() as connection:
-        row = predictions.by_id(connection, number)
-        told = dict((row["transfers"] or {}).get(name) or {})
-        if row["state"] != RunState.BUILT.value or told.get("state") != PENDING:
+        found = transfers.waiting(connection, number, name)
+        if found is None:
             return []
-        told["since"] = told.get("since") or now()
+        row = found.row
         until = circuit.again_at(tools, connection, name)
         if until is None:
-            told["tries"] = int(told["tries"]) + 1
-            predictions.set_transfer(connection, number, name, told)
+            told = transfers.begin_try(connection, found, tools.worker)
     if until is not None:
-        return _postpone(tools, row, name, told, until)
+        return _postpone(tools, row, name, {**found.told, "since": found.told.get("since") or now()}, until)
     try:
         if name not in takes_results(tools.settings):
-            return end_transfer(tools, number, name, {**told, "state": HELD, "reasons": [NOT_CONFIGURED]})
+            return _end(tools, number, name, {**told, "state": HELD, "reasons": [NOT_CONFIGURED]})
         sent = [delivery.send(one, target(tools.settings, name), attempt=told["tries"]) for one in
                 _outgoing(tools, row, name)]  # fmt: skip
     except PeerTrouble as trouble:
@@ -98,14 +95,14 @@ def transfer(tools: Tools, number: int, name: str) -> list[Put]:
         return _later(tools, row, name, told, trouble)
     except Refused as refused:
         circuit.count(tools, name, refused)
-        return end_transfer(tools, number, name, {**told, "state": HELD, "refusal": refused.refusal.to_json()})
+        return _end(tools, number, name, {**told, "state": HELD, "refusal": refused.refusal.to_json()})
     except Exception as fault:  # the job's boundary: never left pending without a word
         log.exception("transfer.fault", destination=name)
-        return end_transfer(tools, number, name, {**told, "state": FAILED, "reasons": [type(fault).__name__]})
+        return _end(tools, number, name, {**told, "state": FAILED, "reasons": [type(fault).__name__]})
     with tools.database.write() as connection:
         circuit.answered(tools, connection, name)
     seen = min((one.seen.value for one in sent), default="nothing to send")
-    return end_transfer(tools, number, name, {**told, "state": CONFIRMED, "objects": len(sent), "seen": seen})
+    return _end(tools, number, name, {**told, "state": CONFIRMED, "objects": len(sent), "seen": seen})
 
 
 def _outgoing(tools: Tools, row: RowMapping, name: str) -> list[delivery.OutgoingObject | delivery.OutgoingFile]:
@@ -126,22 +123,22 @@ def _later(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], troub
     settings = tools.settings.destinations[name]
     tries = int(told["tries"])
     if _is_over(tools, name, told):
-        return end_transfer(tools, row["id"], name, {**told, "state": HELD, "reasons": [str(trouble)]})
+        return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": [str(trouble)]})
     delay = delivery.backoff(
         tries, settings.retry_first_s, settings.retry_cap_s, _jitter, retry_after_s=trouble.retry_after_s
     )
-    end_transfer(tools, row["id"], name, {**told, "state": PENDING, "reasons": [str(trouble)]})
+    if not end_transfer(tools, row["id"], name, {**told, "state": PENDING, "reasons": [str(trouble)]}):
+        return []
     return [_put(row, name, f"send-{name}/{tries}", delay)]
 
 
 def _postpone(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], until: datetime) -> list[Put]:
     """Come back when the destination is no longer left alone: nothing was tried."""
     if _is_over(tools, name, told):
-        return end_transfer(
-            tools, row["id"], name, {**told, "state": HELD, "reasons": ["the destination is left alone"]}
-        )
+        return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": ["the destination is left alone"]})
     with tools.database.write() as connection:
-        predictions.set_transfer(connection, row["id"], name, {**told, "reasons": ["the destination is left alone"]})
+        if not transfers.end_try(connection, row["id"], name, {**told, "reasons": ["the destination is left alone"]}):
+            return []
     key = f"predict/{row['id']}/send-{name}/postponed-{now()}"
     return [
         Put(f"out-{name}", "predict", key, (row["id"], "send", name), row["priority"], delay_s=circuit.pause_s(until))
@@ -154,11 +151,17 @@ def _is_over(tools: Tools, name: str, told: Mapping[str, Any]) -> bool:
     return destination is not None and waited > timedelta(hours=destination.retry_span_h)
 
 
-def end_transfer(tools: Tools, number: int, name: str, told: Mapping[str, Any]) -> list[Put]:
-    """Write what came of a transfer, and tell the caller; no jobs follow."""
+def end_transfer(tools: Tools, number: int, name: str, told: Mapping[str, Any]) -> bool:
+    """Write what came of a try, and tell the caller; False when a person has decided otherwise meanwhile."""
     with tools.database.write() as connection:
-        predictions.set_transfer(connection, number, name, told)
-        predictions.tell(
-            connection, number, "prediction.transfer", destination=name, state=told["state"], tries=told["tries"]
-        )
+        if not transfers.end_try(connection, number, name, told):
+            return False
+        tries = told.get("tries", 0)
+        predictions.tell(connection, number, "prediction.transfer", destination=name, state=told["state"], tries=tries)
+    return True
+
+
+def _end(tools: Tools, number: int, name: str, told: Mapping[str, Any]) -> list[Put]:
+    """The end of a transfer: no jobs follow."""
+    end_transfer(tools, number, name, told)
     return []

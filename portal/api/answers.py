@@ -80,13 +80,18 @@ def answer(row: Row, origin: str) -> dict[str, Any]:
         told["batch"] = row["batch"]
         told["index"] = row["position"]
     if row["transfers"]:
-        told["transfers"] = row["transfers"]
+        told["transfers"] = {name: _transfer(one) for name, one in row["transfers"].items()}
     if status == "completed":
         told |= _completed(row["answer"], here, origin, row["public_id"])
     if row["refusal"]:
         told["message"] = row["refusal"]["message"]
         told["refusal"] = dict(row["refusal"])
     return told
+
+
+def _transfer(told: Mapping[str, Any]) -> dict[str, Any]:
+    """How far a transfer is; which process makes it is nobody's business."""
+    return {key: value for key, value in told.items() if key != "worker"}
 
 
 def _completed(said: Mapping[str, Any], here: str, origin: str, public_id: str) -> dict[str, Any]:
