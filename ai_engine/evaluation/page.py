@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ai_engine.evaluation.study import CaseAgreement, Study, summarise
+from ai_engine.inline import png_uri
 
 WORST = 12
 BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
@@ -27,7 +27,7 @@ def page(study: Study) -> str:
         cases=ordered,
         refused=[entry for entry in study.cases if entry.refusal is not None],
         plots=[_dice_plot(study), _volume_plot(study)],
-        worst=[(entry, _inline(entry.picture.read_bytes())) for entry in ordered[:WORST] if entry.picture is not None],
+        worst=[(entry, png_uri(entry.picture.read_bytes())) for entry in ordered[:WORST] if entry.picture is not None],
     )
 
 
@@ -82,10 +82,6 @@ def _worst(found: dict[str, Any]) -> str:
     return f"{found['dice']['min']:.3f}" if "dice" in found else "-"
 
 
-def _inline(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
 def _dice_plot(study: Study) -> str:
     """Every case as a point, by region."""
     from matplotlib.figure import Figure
@@ -128,4 +124,4 @@ def _volumes(cases: Sequence[CaseAgreement], key: str) -> list[tuple[float, floa
 def _png(figure: Any) -> str:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    return _inline(buffer.getvalue())
+    return png_uri(buffer.getvalue())

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
+
+from ai_engine.training.nifti import read_axial
 
 
 class TrainingDataError(ValueError):
@@ -76,21 +77,11 @@ def read_pair(case: Case) -> Pair:
     TrainingDataError
         If image and mask differ in size.
     """
-    arrays: list[npt.NDArray[np.float32]] = []
-    spacing = (1.0, 1.0, 1.0)
-    for path in (case.image, case.mask):
-        image = nibabel.load(path)
-        turn = nibabel.orientations.ornt_transform(
-            nibabel.orientations.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(("L", "P", "S"))
-        )
-        image = image.as_reoriented(turn)
-        arrays.append(np.ascontiguousarray(np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)))
-        if path == case.image:
-            x, y, z = (float(step) for step in image.header.get_zooms()[:3])
-            spacing = (z, y, x)
-    if arrays[0].shape != arrays[1].shape:
-        raise TrainingDataError(f"{case.name}: image is {arrays[0].shape}, mask is {arrays[1].shape}")
-    return Pair(arrays[0], arrays[1] > 0, case.spacing_mm or spacing)
+    image, spacing = read_axial(case.image)
+    mask, _ = read_axial(case.mask)
+    if image.shape != mask.shape:
+        raise TrainingDataError(f"{case.name}: image is {image.shape}, mask is {mask.shape}")
+    return Pair(image, mask > 0, case.spacing_mm or spacing)
 
 
 def read_table(table: Path) -> list[Case]:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -21,6 +20,7 @@ from scipy import ndimage
 from ai_engine.packages.schema import Preparation
 from ai_engine.runners.keras_unet import prepare
 from ai_engine.training.cases import TrainingDataError
+from ai_engine.training.nifti import read_axial
 from ai_engine.training.tumour_cases import CONVENTIONS, TumourCase, tumour_cases
 
 ROLES = ("t1c", "t1", "t2", "flair")
@@ -94,9 +94,9 @@ def read_tumour_study(case: TumourCase) -> TumourStudy:
         path = folder / f"{stem}_{SUFFIXES[role]}.nii.bz2"
         if not path.is_file():
             raise TrainingDataError(f"{case.name}: no file for {role}")
-        picture, spacing = _read(path)
+        picture, spacing = read_axial(path)
         pictures.append(picture)
-    drawn, _ = _read(case.labels)
+    drawn, _ = read_axial(case.labels)
     if any(picture.shape != drawn.shape for picture in pictures):
         raise TrainingDataError(f"{case.name}: pictures and labels differ in size")
     values = np.rint(drawn).astype(np.int16)
@@ -108,16 +108,6 @@ def read_tumour_study(case: TumourCase) -> TumourStudy:
     for value, label in meaning.items():
         labels[values == value] = label
     return TumourStudy(case.name, np.stack(pictures), labels, spacing)
-
-
-def _read(path: Path) -> tuple[Floats, tuple[float, float, float]]:
-    image = nibabel.load(path)
-    turn = nibabel.orientations.ornt_transform(
-        nibabel.orientations.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(("L", "P", "S"))
-    )
-    image = image.as_reoriented(turn)
-    x, y, z = (float(step) for step in image.header.get_zooms()[:3])
-    return np.ascontiguousarray(image.get_fdata(dtype=np.float32).transpose(2, 1, 0)), (z, y, x)
 
 
 class Patches:

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from ai_engine.training.cases import LGG_SPACING_MM, TrainingDataError
+from ai_engine.training.nifti import read_axial
 
 OUTSIDE, HEALTHY, CORE, OEDEMA, ENHANCING, PARTLESS = -1, 0, 1, 2, 3, 4
 """Values of a training label map; PARTLESS is tumour whose parts nobody drew."""
@@ -128,9 +128,9 @@ def read_study(case: TumourCase) -> Study:
     TrainingDataError
         If the files differ in size or the labels hold a value that the convention does not know.
     """
-    pictures = {role: _read(path) for role, path in case.files.items()}
+    pictures = {role: read_axial(path) for role, path in case.files.items()}
     first, spacing = next(iter(pictures.values()))
-    drawn, _ = _read(case.labels)
+    drawn, _ = read_axial(case.labels)
     if any(picture.shape != drawn.shape for picture, _ in pictures.values()):
         raise TrainingDataError(f"{case.name}: pictures and labels differ in size")
     channels = np.stack([pictures[role][0] if role in pictures else np.zeros_like(first) for role in ("t1c", "flair")])
@@ -147,16 +147,6 @@ def read_study(case: TumourCase) -> Study:
     for value, label in meaning.items():
         labels[values == value] = label
     return Study(channels, labels, spacing)
-
-
-def _read(path: Path) -> tuple[Floats, tuple[float, float, float]]:
-    image = nibabel.load(path)
-    turn = nibabel.orientations.ornt_transform(
-        nibabel.orientations.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(("L", "P", "S"))
-    )
-    image = image.as_reoriented(turn)
-    x, y, z = (float(step) for step in image.header.get_zooms()[:3])
-    return np.ascontiguousarray(image.get_fdata(dtype=np.float32).transpose(2, 1, 0)), (z, y, x)
 
 
 def rough_brain(flair: Floats) -> npt.NDArray[np.bool_]:

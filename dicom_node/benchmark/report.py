@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ai_engine.inline import png_uri
 from dicom_node.benchmark.load import Answer, Level
 from dicom_node.benchmark.sampling import Sampler
 from dicom_node.benchmark.statistics import compare, memory_slope, summarise
@@ -199,4 +199,4 @@ def _plot(draw: Any) -> str:
         axes.legend(fontsize=8)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return png_uri(buffer.getvalue())

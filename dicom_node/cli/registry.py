@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from sqlalchemy import RowMapping
 
+from ai_engine.inline import png_uri
 from ai_engine.packages import find_package, load_package
 from dicom_node import durable, files
 from dicom_node import registry as rules
@@ -317,4 +317,4 @@ def _picture(folder: Path, path: str | None) -> str | None:
     if path is None:
         return None
     data = files.load(folder, path, path.replace("/", ""))
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+    return png_uri(data)

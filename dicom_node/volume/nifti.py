@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.geometry import Affine
+from dicom_node.files import write_durably
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.limits import Limits
 from dicom_node.volume.nifti_header import (
@@ -188,6 +189,4 @@ def write_nifti(mask: npt.NDArray[Any], affine: Affine, path: Path | str) -> Non
     body = np.ascontiguousarray(mask.astype(mask.dtype.newbyteorder("<"), copy=False)).tobytes()
     target = Path(path)
     data = bytes(header) + body
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(gzip.compress(data, 6, mtime=0) if target.name.endswith(".gz") else data)
-    os.replace(part, target)
+    write_durably(target, gzip.compress(data, 6, mtime=0) if target.name.endswith(".gz") else data)

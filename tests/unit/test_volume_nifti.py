@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import os
+import stat
 import struct
 
 import nibabel
@@ -310,3 +312,13 @@ def test_what_cannot_be_written(tmp_path):
     sheared[1, 0] += 1.0
     with pytest.raises(ValueError, match="right angles"):
         write_nifti(ARRAY, Affine(sheared), tmp_path / "a.nii")
+
+
+def test_what_was_written_outlives_a_power_cut(tmp_path, monkeypatch):
+    """File first, then the folder with its new name: both are on the disk when the call returns."""
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_mode), fsync(descriptor)))
+    write_nifti(ARRAY, AFFINE, tmp_path / "a.nii.gz")
+    assert [stat.S_ISDIR(mode) for mode in synced] == [False, True]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
