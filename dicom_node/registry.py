@@ -110,12 +110,24 @@ def choose(choices: Sequence[Choice], subject: str) -> Choice:
     raise ValueError("the percents of an alias add up to 100")
 
 
+def implied(models: Path, name: str, version: str) -> str | None:
+    """What a bare name stood for before this version came, where `stable` was never set: the newest other version.
+
+    Returns
+    -------
+    str or None
+        None when there is no other version.
+    """
+    others = [entry[1] for entry in list_packages(models) if entry[0] == name and entry[1] != version]
+    return others[-1] if others else None
+
+
 def check_switch(
     models: Path,
     name: str,
     version: str,
     *,
-    predecessor: Choice | None,
+    predecessor: str | None,
     role_sets: Collection[tuple[str, ...]],
     accept_other_labels: bool = False,
 ) -> Choice:
@@ -124,7 +136,7 @@ def check_switch(
     Parameters
     ----------
     predecessor
-        What is in force now; None when nothing is.
+        The version that is in force now; None when none is.
     role_sets
         The role sets of every enabled route that names this model.
     accept_other_labels
@@ -146,13 +158,13 @@ def check_switch(
                 found=f"{name}@{version} reads " + " or ".join(", ".join(sorted(roles)) for roles in reads),
             )
     if predecessor is not None and not accept_other_labels:
-        before = load_package(find_package(models, f"{name}@{predecessor.version}"), weights=False).description
+        before = load_package(find_package(models, f"{name}@{predecessor}"), weights=False).description
         had, has = meanings(before), meanings(package.description)
         if had != has:
             changed = sorted(key for key in {*had, *has} if had.get(key) != has.get(key))
             raise Refused(
                 RefusalCode.VALIDATION,
-                expected=f"the regions of {name}@{predecessor.version}, with their codes",
+                expected=f"the regions of {name}@{predecessor}, with their codes",
                 found=f"other ones for: {', '.join(changed)}",
             )
     return Choice(version, package.digest_sha256)

@@ -80,13 +80,14 @@ def switch(
             now = registry.alias(connection, name, alias)
         others = [choice for choice in now if choice.version != version]
         keep = max(others, key=lambda choice: choice.percent, default=None)
+        before = rules.implied(chosen.engine.models, name, version) if alias == STABLE and not now else None
         names = {f"{name}@{alias}", name if alias == STABLE else ""}
         routes = load_routes(chosen.routes).routes
         choice = rules.check_switch(
             chosen.engine.models,
             name,
             version,
-            predecessor=keep,
+            predecessor=keep.version if keep else before,
             role_sets={s for r in routes if r.enabled and r.model in names for s in r.role_sets},
             accept_other_labels=accept_other_labels,
         )
