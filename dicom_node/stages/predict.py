@@ -31,7 +31,7 @@ from dicom_node.record import canonical_json, predictions
 from dicom_node.record.predictions import Turn
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.spool import Spool
-from dicom_node.stages.context import ChildDied, Mask, Tools, pack_mask, unpack_mask
+from dicom_node.stages.context import ChildDied, Mask, Tools, Unwanted, pack_mask, unpack_mask
 from dicom_node.stages.inputs import CaseInput, Named, as_input, read_case
 from dicom_node.stages.prediction_cache import is_hit, pixels_digest
 from dicom_node.stages.prediction_files import write_files
@@ -72,6 +72,8 @@ def predict(tools: Tools, number: int, stage: str, destination: str = "") -> lis
         return []
     except ChildDied as death:
         return _after_death(tools, turn, row, str(death))
+    except Unwanted:
+        return []  # cancelled meanwhile, or another start has its turn
     except Exception as fault:  # the job's boundary: said, counted as ours, and never left running
         log.exception("prediction.fault", stage=stage)
         if tools.stopping.is_set():
@@ -188,7 +190,7 @@ def _infer(tools: Tools, turn: Turn, row: RowMapping) -> None:
     volumes = _volumes(tools, row)
     inputs = {role: as_input(volume) for role, volume in volumes.items()}
     reach("P2")
-    mask, findings = tools.models.predict(row["model"], inputs)
+    mask, findings = tools.models.predict(row["model"], inputs, lambda: _is_wanted(tools, turn))
     folder = folder_of(tools, row) / str(turn.attempt)
     files.write_durably(folder / _MASK, pack_mask(mask))
     files.write_durably(folder / _FINDINGS, canonical_json(findings.to_json()).encode())
@@ -216,6 +218,11 @@ def _infer(tools: Tools, turn: Turn, row: RowMapping) -> None:
         )
         if first.study_uid:
             note_twins(connection, pictures, first.attributes, first.study_uid)
+
+
+def _is_wanted(tools: Tools, turn: Turn) -> bool:
+    with tools.database.read() as connection:
+        return predictions.is_current(connection, turn)
 
 
 # -- write

@@ -9,7 +9,7 @@ import itertools
 import multiprocessing
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from multiprocessing.connection import Connection
@@ -45,7 +45,9 @@ SENDERS = (
 class SlowModel(QuickModel):
     """Takes its time, one case at a time."""
 
-    def predict(self, reference: str, inputs: Mapping[str, InputVolume]) -> tuple[Mask, Findings]:
+    def predict(
+        self, reference: str, inputs: Mapping[str, InputVolume], is_wanted: Callable[[], bool] | None = None
+    ) -> tuple[Mask, Findings]:
         time.sleep(INFER_S)
         return super().predict(reference, inputs)
 

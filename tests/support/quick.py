@@ -49,7 +49,9 @@ class QuickModel:
     def describe(self, reference: str) -> ModelDescription:
         return ModelDescription("tiny-bright", "1.0.0", MODEL.digest_sha256, "cd" * 32, ("flair",), "flair")
 
-    def predict(self, reference: str, inputs: Mapping[str, InputVolume]) -> tuple[Mask, Findings]:
+    def predict(
+        self, reference: str, inputs: Mapping[str, InputVolume], is_wanted: Callable[[], bool] | None = None
+    ) -> tuple[Mask, Findings]:
         self.asked.append(reference)
         if self.deaths:
             self.deaths -= 1
