@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import structlog
 
+from ai_engine.packages import list_packages
 from dicom_node import durable
 from dicom_node.durable import Put, Worker
 from dicom_node.record import deliveries, now, registry, runs, studies, withdrawals, workers
@@ -86,15 +87,23 @@ def say_stopping(tools: Tools) -> None:
 
 
 def warm_up(tools: Tools) -> None:
-    """Load the routed models now, so that the first study does not wait for it."""
-    routes = load_routes(tools.settings.routes)
+    """Load the models of routes now, and then those of the API's aliases, so that the first case does not wait for it.
+
+    As many as fit into the memory budget: one that is loaded is not pushed out by another that is only warmed up.
+    """
+    routes = [route.model for route in load_routes(tools.settings.routes).routes if route.enabled]
+    installed = {name for name, _, _ in list_packages(tools.settings.engine.models)}
+    asked = [alias.model for alias in tools.settings.api.aliases.values() if alias.model.partition("@")[0] in installed]
     ready: set[str] = set()
-    for name in dict.fromkeys(route.model for route in routes.routes if route.enabled):
+    for name in dict.fromkeys([*routes, *asked]):
         reference = name
         try:
             with tools.database.read() as connection:
                 wanted = in_force(connection, name)
-            for reference in wanted.keys() - ready:
+            for reference in sorted(wanted.keys() - ready):
+                if ready and not tools.models.has_room(reference):
+                    log.info("work.model-left-cold", model=reference)
+                    continue
                 tools.models.describe(reference)
                 ready.add(reference)
                 log.info("work.model-ready", model=reference)

@@ -14,7 +14,8 @@ from dicom_node.durable import MemoryEngine, Put
 from dicom_node.record import actions, runs, tables, workers
 from dicom_node.stages.context import ChildDied
 from dicom_node.words import RunState
-from dicom_node.work import bury_the_dead, reconcile, say_stopping
+from dicom_node.work import bury_the_dead, reconcile, say_stopping, warm_up
+from tests.fixtures_packages import make_tiny_package
 from tests.support import slices
 from tests.support.node import Node
 from tests.support.quick import FLAIR, Quick
@@ -222,3 +223,27 @@ def test_a_model_that_ends_with_its_worker_counts_for_nothing(
     quick.forget_jobs()
     quick.reconcile()
     assert quick.states(tables.runs) == ["built"]
+
+
+# warming up
+
+
+def warm_site(tmp_path: Path, budget_mb: int) -> Node:
+    for name, version in (("tiny-bright", "1.0.0"), ("tiny-asked", "1.0.0"), ("tiny-asked", "2.0.0")):
+        make_tiny_package(tmp_path / "models", name=name, version=version)
+    aliases = {"nnUNet": {"model": "tiny-asked"}, "tensorflow": {"model": "not-installed"}}
+    engine = {"models": tmp_path / "models", "precision": "f32", "threads": 1, "warm_memory_mb": budget_mb}
+    return Node(tmp_path / "node", tmp_path / "models", api={"aliases": aliases}, engine=engine)
+
+
+@pytest.mark.parametrize(("budget_mb", "warm"), [(100_000, ["tiny-bright", "tiny-asked"]), (500, ["tiny-bright"])])
+def test_models_of_routes_and_of_aliases_are_loaded_at_the_start_as_far_as_there_is_room(
+    tmp_path: Path, budget_mb: int, warm: list[str]
+) -> None:
+    made = warm_site(tmp_path, budget_mb)
+    try:
+        warm_up(made.tools)
+        loaded = made.tools.models.warm()  # type: ignore[attr-defined]
+        assert [reference.partition("@")[0] for reference in loaded] == warm
+    finally:
+        made.close()
