@@ -27,7 +27,7 @@ from dicom_node.record.predictions import IdempotencyTaken, NewPrediction
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import Settings
 from dicom_node.spool import Spool
-from dicom_node.stages.prediction_words import FILES, stage_put, takes_results
+from dicom_node.stages.prediction_words import FILES, check_transfer, stage_put, takes_results
 from dicom_node.turns import ROUTINE
 from dicom_node.uploads import GivenFile, Model, inputs_of
 
@@ -242,18 +242,13 @@ class Predictions:
         }
         try:
             inputs = inputs_of(self.spool, model, case)
-            self._check_transfer(asked.options.get("transfer", ()), inputs)
+            is_nifti = any(entry["kind"] == "nifti" for entry in inputs)
+            check_transfer(asked.options.get("transfer", ()), takes_results(self._settings), is_nifti=is_nifti)
             return NewPrediction(inputs=inputs, **common)
         except Refused as refused:
             if not asked.is_batch:
                 raise
             return NewPrediction(inputs=[], refusal=refused.refusal.to_json(), **common)
-
-    def _check_transfer(self, wanted: Sequence[str], inputs: Sequence[Mapping[str, Any]]) -> None:
-        """An archive takes DICOM objects, and of a NIfTI file there are none."""
-        takes = takes_results(self._settings)
-        if any(entry["kind"] == "nifti" for entry in inputs) and not all(takes[name] for name in wanted):
-            raise Refused(RefusalCode.VALIDATION, "DICOM input for a transfer to an archive", "NIfTI")
 
     # -- what came of it
 

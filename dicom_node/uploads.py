@@ -6,7 +6,6 @@ the alias that was asked for, else from a model that leaves no choice.  DICOM is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,8 @@ from typing import Any
 from ai_engine.packages import Description
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.spool import Spool, Upload
-from dicom_node.stages.kinds import fitting_set, kind_of
+from dicom_node.stages.kinds import fitting_set, kind_of, role_of_name
 from dicom_node.words import ROLE_ALIASES
-
-_SUFFIX = re.compile(r"[-_.](t1ce|t1gd|t1c|t1n|t1w|t1|t2w|t2f|t2|flair)\.nii(\.gz)?$", re.IGNORECASE)
-_SUFFIX_ROLES = {"t1n": "t1", "t1w": "t1", "t2w": "t2", "t2f": "flair"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,9 @@ class GivenFile:
 
 
 def inputs_of(spool: Spool, model: Model, case: Sequence[GivenFile]) -> list[dict[str, Any]]:
-    """The uploads of one case as the record keeps them: role (empty for DICOM that the worker looks into), kind,
-    sha256, size.
+    """The uploads of one case as the record keeps them: role (empty: the worker looks into it), kind, sha256, size.
+
+    A lone zip has a `default_role` too: of the one NIfTI file that may be in it.
 
     Raises
     ------
@@ -89,10 +86,12 @@ def _with_roles(model: Model, case: Sequence[GivenFile], inputs: Sequence[dict[s
     if {entry["kind"] for entry in inputs} != {"nifti"}:
         if all(entry["role"] for entry in inputs):
             fitting_set(model.description, [entry["role"] for entry in inputs])
+        if len(inputs) == 1 and inputs[0]["kind"] == "zip":  # in which there may be a lone NIfTI file
+            return [{**inputs[0], "default_role": model.default_role or _only_role(model.description)}]
         return list(inputs)
     told = []
     for given, entry in zip(case, inputs, strict=True):
-        role = entry["role"] or _role_of_name(given.told_name)
+        role = entry["role"] or role_of_name(given.told_name)
         if not role and len(inputs) == 1:
             role = model.default_role or _only_role(model.description)
         if not role:
@@ -109,12 +108,3 @@ def _only_role(description: Description) -> str:
     """The role of a lone file where the model leaves no choice."""
     alone = [names[0] for names in description.accepted_roles if len(names) == 1]
     return alone[0] if len(alone) == 1 else ""
-
-
-def _role_of_name(told: str) -> str:
-    """The role that a file's name ends in, as BraTS names its files; empty where it does not."""
-    found = _SUFFIX.search(told[-64:])
-    if found is None:
-        return ""
-    word = found[1].lower()
-    return ROLE_ALIASES.get(word, _SUFFIX_ROLES.get(word, word))

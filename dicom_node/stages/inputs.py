@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from ai_engine.prediction import InputVolume
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.routing.facts import age_in_years, facts
 from dicom_node.routing.roles import assign_roles
-from dicom_node.stages.kinds import fitting_set
+from dicom_node.stages.kinds import fitting_set, is_label_name, kind_of, role_of_name
 from dicom_node.volume import Limits, build_volume, read_header, read_nifti
 from dicom_node.volume.archive import unpack
 from dicom_node.words import ROLE_ALIASES, Volume
@@ -42,6 +42,8 @@ class Named:
     role: str
     kind: str = ""
     """What its content is, as `kind_of` says; empty: its name tells."""
+    default_role: str = ""
+    """Of the only NIfTI file in an archive, when neither the caller nor its name says one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +113,9 @@ def read_case(
     Parameters
     ----------
     arguments
-        NIfTI: one file per role.  DICOM: files, folders or zips; several of one role are one series, and several
-        without a role are one study.
+        NIfTI: one file per role, or zips of such files, whose roles are told by the caller where there is one in it, by
+        the ends of their names where there are several.  DICOM: files, folders or zips; several of one role are one
+        series, and several without a role are one study.
     scratch
         An empty folder for what comes out of an archive; must live as long as the volumes are used.
 
@@ -121,16 +124,22 @@ def read_case(
     Refused
         If an input is not what it should be, or no series fills a role.
     """
+    notes: list[str] = []
+    arguments = [one for n, a in enumerate(arguments) for one in _opened(a, scratch / str(n), limits, notes)]
     nifti = [_is_nifti(a) for a in arguments]
     if any(nifti) and not all(nifti):
         raise Refused(RefusalCode.VALIDATION, "NIfTI for every role, or DICOM for every role", "a mixture")
     if nifti[0]:
-        return _from_nifti(arguments, description, spacing_mm, nifti_reader)
+        found = _from_nifti(arguments, description, spacing_mm, nifti_reader)
+        unused = sorted({a.role for a in arguments} - {*found.volumes, ""})
+        if unused:
+            notes.append(f"not used, because the model does not read it: {unused}")
+        return replace(found, notes=(*found.notes, *notes))
     if spacing_mm is not None:
         raise Refused(RefusalCode.VALIDATION, "a declared spacing for NIfTI only", "DICOM, which carries its spacing")
     by_role: dict[str, list[Path]] = {}
-    for number, argument in enumerate(arguments):
-        by_role.setdefault(argument.role, []).extend(_files(argument, scratch / str(number), limits))
+    for argument in arguments:
+        by_role.setdefault(argument.role, []).extend(_files(argument))
     if "" not in by_role:
         chosen = fitting_set(description, list(by_role))
         return CaseInput("dicom", {role: build_volume(by_role[role], limits=limits) for role in chosen})
@@ -146,6 +155,8 @@ def _from_nifti(
     if roles == [""]:
         (only,) = min(description.accepted_roles, key=len)[:1]
         roles = [only]
+    if len(roles) > 1 and "" in roles:
+        raise Refused(RefusalCode.ROLES_UNFILLED, "a role for every file", "a file without one")
     if len(set(roles)) != len(roles):
         raise Refused(RefusalCode.VALIDATION, "one NIfTI file for each role", "several for one")
     chosen = fitting_set(description, roles)
@@ -234,13 +245,42 @@ def _one_patient(headers: Iterable[Mapping[str, object]]) -> None:
         raise Refused(RefusalCode.PATIENT_CONFLICT, "one patient per input", "several")
 
 
-def _files(argument: Named, scratch: Path, limits: Limits) -> list[Path]:
+def _opened(argument: Named, scratch: Path, limits: Limits, notes: list[str]) -> list[Named]:
+    """What is in an archive: each NIfTI file with its role, or the folder of what else it holds; others as they are.
+
+    Raises
+    ------
+    Refused
+        As `unpack`; ``validation`` for NIfTI beside DICOM, or for several NIfTI files under one role of the caller.
+    """
+    is_archive = not argument.path.is_dir() and (
+        argument.kind == "zip" or (not argument.kind and zipfile.is_zipfile(argument.path))
+    )
+    if not is_archive:
+        return [argument]
+    scratch.mkdir(parents=True, exist_ok=True)
+    unpacked = unpack(argument.path, scratch, max_total_bytes=limits.max_archive_bytes)
+    kinds = [kind_of(one.path) for one in unpacked]
+    if "nifti" not in kinds:
+        return [Named(scratch, argument.role, "folder")]
+    if "dicom" in kinds:
+        raise Refused(RefusalCode.VALIDATION, "NIfTI or DICOM in an archive", "a mixture")
+    images = [one for one, kind in zip(unpacked, kinds, strict=True) if kind == "nifti"]
+    pictures = [one for one in images if not is_label_name(one.told_name)] or images
+    if len(pictures) > 1 and argument.role:
+        raise Refused(RefusalCode.VALIDATION, "one NIfTI file for each role", "several for one")
+    if len(pictures) < len(images):
+        notes.append(f"{len(images) - len(pictures)} label maps in the archive were not read")
+    if len(images) < len(unpacked):
+        notes.append(f"{len(unpacked) - len(images)} files in the archive were no images")
+    default = argument.default_role if len(pictures) == 1 else ""
+    return [Named(one.path, argument.role or role_of_name(one.told_name) or default, "nifti") for one in pictures]
+
+
+def _files(argument: Named) -> list[Path]:
     path = argument.path
     if path.is_dir():
         found = [f for f in sorted(path.rglob("*")) if f.is_file() and not f.is_symlink() and f.name != "DICOMDIR"]
-    elif argument.kind == "zip" or (not argument.kind and zipfile.is_zipfile(path)):
-        scratch.mkdir(parents=True, exist_ok=True)
-        found = unpack(path, scratch, max_total_bytes=limits.max_archive_bytes)
     else:
         found = [path]
     if len(found) > MAX_FILES:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from ai_engine.packages.schema import Description
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.volume.nifti_header import is_nifti_head
+from dicom_node.words import ROLE_ALIASES
 
-_NIFTI_SIZES = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+_SUFFIX = re.compile(r"[-_.](t1ce|t1gd|t1c|t1n|t1w|t1|t2w|t2f|t2|flair)\.nii(\.gz)?$", re.IGNORECASE)
+_SUFFIX_ROLES = {"t1n": "t1", "t1w": "t1", "t2w": "t2", "t2f": "flair"}
+_LABELS = re.compile(r"[-_.]seg\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def kind_of(path: Path) -> str:
@@ -22,16 +27,26 @@ def kind_of(path: Path) -> str:
             inside = inflater.decompress(head, 512)
         except zlib.error:
             return "nifti"  # nothing else is read from gzip: the reader of NIfTI says what is wrong with it
-        return "nifti" if len(inside) < 4 or _is_nifti_head(inside) else ""
+        return "nifti" if len(inside) < 4 or is_nifti_head(inside) else ""
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return "zip"
     if head[128:132] == b"DICM":
         return "dicom"
-    return "nifti" if _is_nifti_head(head) else ""
+    return "nifti" if is_nifti_head(head) else ""
 
 
-def _is_nifti_head(head: bytes) -> bool:
-    return head[:4] in _NIFTI_SIZES or head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
+def role_of_name(told: str) -> str:
+    """The role that a file's name ends in, as BraTS names its files; empty where it does not."""
+    found = _SUFFIX.search(told[-64:])
+    if found is None:
+        return ""
+    word = found[1].lower()
+    return ROLE_ALIASES.get(word, _SUFFIX_ROLES.get(word, word))
+
+
+def is_label_name(told: str) -> bool:
+    """Whether a file's name says that it holds somebody's answer, as BraTS names its own."""
+    return _LABELS.search(told[-64:]) is not None
 
 
 def fitting_set(description: Description, given: Sequence[str]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from dicom_node.stages.context import ChildDied, Mask, Tools, Unwanted, pack_mas
 from dicom_node.stages.inputs import CaseInput, Named, as_input, read_case
 from dicom_node.stages.prediction_cache import is_hit, pixels_digest
 from dicom_node.stages.prediction_files import write_files
-from dicom_node.stages.prediction_words import stage_put
+from dicom_node.stages.prediction_words import check_transfer, stage_put, takes_results
 from dicom_node.stages.transfer import first_transfers, transfer, transfer_puts
 from dicom_node.stages.twins import note_twins
 from dicom_node.volume import CacheDamaged, Limits, load_volume, read_nifti_guarded, save_volume
@@ -103,6 +103,7 @@ def spool_of(tools: Tools) -> Spool:
 def _read(tools: Tools, turn: Turn, row: RowMapping) -> None:
     started = time.monotonic()
     read = _read_case(tools, row)
+    check_transfer(row["options"].get("transfer", ()), takes_results(tools.settings), is_nifti=read.kind == "nifti")
     for role, volume in read.volumes.items():
         tools.volume_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         save_volume(volume, _volume_path(tools, row, role))
@@ -150,7 +151,10 @@ def _read_case(tools: Tools, row: RowMapping) -> CaseInput:
     max_voxels = int(api.max_megavoxels * 1_000_000)
     description = _package(tools, row).description
     spool = spool_of(tools)
-    named = [Named(spool.path(entry["sha256"]), entry["role"], entry["kind"]) for entry in row["inputs"]]
+    named = [
+        Named(spool.path(entry["sha256"]), entry["role"], entry["kind"], entry.get("default_role", ""))
+        for entry in row["inputs"]
+    ]
     if not all(one.path.is_file() for one in named):
         raise UploadsGone
     scratch = folder_of(tools, row) / "unpacked"

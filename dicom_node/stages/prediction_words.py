@@ -5,12 +5,13 @@ Nothing here reads an image or builds an object, so the web process stays small.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import RowMapping
 
 from dicom_node.durable import Put
+from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import FhirDestination, FileDestination, Settings
 
 QUEUES: Mapping[str, str] = {"read": "cpu", "infer": "model", "write": "cpu"}
@@ -41,3 +42,20 @@ def takes_results(settings: Settings) -> dict[str, bool]:
         for name, chosen in settings.destinations.items()
         if not isinstance(chosen, FhirDestination)
     }
+
+
+def check_transfer(wanted: Sequence[str], takes: Mapping[str, bool], *, is_nifti: bool) -> None:
+    """An archive takes DICOM objects, and of a NIfTI file there are none.
+
+    Parameters
+    ----------
+    takes
+        As `takes_results` says.
+
+    Raises
+    ------
+    Refused
+        ``validation``.
+    """
+    if is_nifti and not all(takes.get(name, True) for name in wanted):
+        raise Refused(RefusalCode.VALIDATION, "DICOM input for a transfer to an archive", "NIfTI")

@@ -1,7 +1,8 @@
 """Take the files out of a zip archive that somebody sent (hardening 4.8).
 
 Names in the archive are never used: every entry gets a name of ours.  Sizes in the directory lie, so bytes are counted
-while they are read.  Links, devices, encryption, nested archives and unsafe names refuse the whole archive.
+while they are read.  Links, devices, encryption, nested archives and unsafe names refuse the whole archive.  A gzipped
+NIfTI file is no nested archive: it is one image, and its reader counts what it unpacks to.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.volume.nifti_header import starts_as_nifti
 
 MAX_ENTRIES = 5_000
 MAX_ENTRY_BYTES = 600_000_000
@@ -22,8 +25,15 @@ _NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"BZ
 _SKIPPED = frozenset({"dicomdir", "thumbs.db", ".ds_store"})
 
 
-def unpack(archive: Path, folder: Path, *, max_total_bytes: int = MAX_TOTAL_BYTES) -> list[Path]:
-    """Write the plain files of an archive into an empty folder under names of ours; their paths.
+class Unpacked(NamedTuple):
+    """One file of an archive: where it is now, and what it was called there, of which only the ending is looked at."""
+
+    path: Path
+    told_name: str
+
+
+def unpack(archive: Path, folder: Path, *, max_total_bytes: int = MAX_TOTAL_BYTES) -> list[Unpacked]:
+    """Write the plain files of an archive into an empty folder under names of ours.
 
     Raises
     ------
@@ -35,14 +45,14 @@ def unpack(archive: Path, folder: Path, *, max_total_bytes: int = MAX_TOTAL_BYTE
         with zipfile.ZipFile(archive) as opened:
             entries = [entry for entry in opened.infolist() if not entry.is_dir()]
             _check_listing(entries)
-            written: list[Path] = []
+            written: list[Unpacked] = []
             total = 0
             for number, entry in enumerate(entries):
                 if _is_skipped(entry.filename):
                     continue
                 target = folder / f"{number:05d}"
                 total += _write(opened, entry, target, max_total_bytes - total, archive.stat().st_size)
-                written.append(target)
+                written.append(Unpacked(target, entry.filename))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise Refused(RefusalCode.ARCHIVE_DAMAGED, "a readable zip archive", type(error).__name__) from error
     if not written:
@@ -85,7 +95,7 @@ def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, bytes_
     limit = min(MAX_ENTRY_BYTES, bytes_left, MAX_RATIO * archive_bytes)
     with opened.open(entry) as source, open(target, "xb") as file:
         while piece := source.read(_PIECE):
-            if count == 0 and piece.startswith(_NESTED):
+            if count == 0 and piece.startswith(_NESTED) and not starts_as_nifti(piece):
                 raise Refused(RefusalCode.ARCHIVE_NESTED, "plain files", "an archive in the archive")
             count += len(piece)
             if count > limit:

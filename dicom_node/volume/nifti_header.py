@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,26 @@ CORNER_TOLERANCE_MM = 0.1
 """sform and qform must put every corner of the grid at the same place within this."""
 ORTHOGONAL_TOLERANCE = 1e-3
 UNIT_MM = 2
+
+
+_SIZES = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+_GZIP = b"\x1f\x8b"
+_HEAD_BYTES = 512
+
+
+def is_nifti_head(head: bytes) -> bool:
+    """Whether these first bytes (348 or more) are meant as a NIfTI header, good or bad."""
+    return head[:4] in _SIZES or head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
+
+
+def starts_as_nifti(start: bytes) -> bool:
+    """Whether a file that starts so is NIfTI, plain or in gzip."""
+    if not start.startswith(_GZIP):
+        return is_nifti_head(start[:_HEAD_BYTES])
+    try:
+        return is_nifti_head(zlib.decompressobj(wbits=16 + zlib.MAX_WBITS).decompress(start, _HEAD_BYTES))
+    except zlib.error:
+        return False
 
 
 @dataclass(frozen=True)
