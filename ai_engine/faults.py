@@ -44,7 +44,7 @@ class MemoryExceeded(EngineFault):
 
 
 class Unwanted(EngineFault):
-    """The model child was ended in the middle of a job because nobody wants its answer any more: no fault of anybody."""
+    """The model child was ended in the middle of a job because nobody wants its answer any more: nobody's fault."""
 
     code = "unwanted"
 

@@ -114,7 +114,7 @@ def test_no_request_fails_and_each_is_answered_by_a_version_that_was_in_force(no
     assert Counter(row["state"] for row in node.rows(predictions)) == {"built": len(load.answers)}
     used = Counter(model for *_, model in load.answers)
     assert set(used) == {f"tiny-bright@{OLD}", f"tiny-bright@{NEW}"} and min(used.values()) >= PER_SWITCH
-    assert sorted(node.tools.models.warm()) == sorted(used)  # type: ignore[attr-defined]  both stay loaded
+    assert sorted(node.tools.models.warm()) == sorted(used)  # type: ignore[attr-defined]
     for begun, ended, _, model in load.answers:
         assert model.partition("@")[2] in _possible(in_force, begun, ended)
 
