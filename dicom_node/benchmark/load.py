@@ -58,6 +58,10 @@ class Answer:
         From sending to the whole answer.
     server_s
         What the service says that it took (``elapsed_time``); None when it does not say.
+    waited_s
+        What it says that the request waited for its turn (``waiting_time``); None when it does not say.
+    model, parameters
+        As the service says; empty and None when it does not.
     shares
         Class abbreviation to percent of voxels, as the service counted.
     """
@@ -69,6 +73,9 @@ class Answer:
     server_s: float | None
     shares: Mapping[str, float]
     memory_mb: float | None
+    waited_s: float | None = None
+    model: str = ""
+    parameters: int | None = None
     error: str = ""
 
     @property
@@ -193,8 +200,20 @@ def _ask(arm: Arm, content: tuple[str, bytes], users: int, sampler: Sampler | No
     memory = sampler.memory_mb() if sampler is not None else None
     if status == 200 and not body.get("success", False):
         error = "answered without success"
-    elapsed = body.get("elapsed_time") if isinstance(body, dict) else None
-    return Answer(run_id, users, status, client_s, _seconds(elapsed), _shares(body), memory, error)
+    said_all = body if isinstance(body, dict) else {}
+    return Answer(
+        run_id,
+        users,
+        status,
+        client_s,
+        _seconds(said_all.get("elapsed_time")),
+        _shares(body),
+        memory,
+        waited_s=_seconds(said_all.get("waiting_time")),
+        model=str(said_all.get("model") or ""),
+        parameters=_whole(said_all.get("model_info")),
+        error=error,
+    )
 
 
 def _seconds(value: Any) -> float | None:
@@ -202,6 +221,11 @@ def _seconds(value: Any) -> float | None:
         return None if value is None else float(str(value).split()[0].rstrip("s"))
     except (ValueError, IndexError):
         return None
+
+
+def _whole(told: Any) -> int | None:
+    count = told.get("total_params") if isinstance(told, dict) else None
+    return count if isinstance(count, int) else None
 
 
 def _shares(body: Any) -> dict[str, float]:

@@ -18,6 +18,16 @@ from dicom_node.benchmark.statistics import compare, memory_slope, summarise
 Measured = Mapping[str, tuple[tuple[Level, ...], Sampler | None]]
 
 
+HEAD = (
+    "users", "answered", "mean s ± sd", "95 % interval", "P50", "P90", "P95", "P99", "work s", "waited s", "network s",
+    "images/h", "CPU %", "GPU %", "memory MB",
+)  # fmt: skip
+NOTE = (
+    "Seconds are the client's, from sending to the whole answer; work and waiting are what the service says of itself, "
+    "network is the rest (means). CPU (100 is one core), GPU and memory are of the service's processes while it worked."
+)
+
+
 def figures(measured: Measured, facts: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Everything as plain values.
 
@@ -40,8 +50,12 @@ def figures(measured: Measured, facts: Mapping[str, Any], models: Mapping[str, M
 def _arm(levels: Sequence[Level], sampler: Sampler | None) -> dict[str, Any]:
     answers = [answer for level in levels for answer in level.answers]
     memory = [answer.memory_mb for answer in answers if answer.memory_mb is not None]
+    told = {answer.model for answer in answers if answer.model}
+    counted = {answer.parameters for answer in answers if answer.parameters is not None}
     return {
-        "levels": [_level(level) for level in levels],
+        **({"model": ", ".join(sorted(told))} if told else {}),
+        **({"parameters": max(counted)} if counted else {}),
+        "levels": [_level(level, sampler) for level in levels],
         "memory_slope": asdict(memory_slope(memory)),
         "memory_peak_mb": max((sample.memory_mb for sample in sampler.samples), default=None) if sampler else None,
         "class_shares": _shares(answers),
@@ -50,10 +64,11 @@ def _arm(levels: Sequence[Level], sampler: Sampler | None) -> dict[str, Any]:
     }
 
 
-def _level(level: Level) -> dict[str, Any]:
+def _level(level: Level, sampler: Sampler | None) -> dict[str, Any]:
     good = [answer for answer in level.answers if answer.is_good]
     told = [answer for answer in good if answer.server_s is not None]
-    network = [answer.client_s - answer.server_s for answer in told if answer.server_s is not None]
+    waited = [answer.waited_s for answer in good if answer.waited_s is not None]
+    network = [a.client_s - a.server_s - (a.waited_s or 0.0) for a in told if a.server_s is not None]
     return {
         "users": level.users,
         "asked": len(level.answers),
@@ -63,7 +78,21 @@ def _level(level: Level) -> dict[str, Any]:
         "images_per_hour": level.images_per_hour,
         "client_s": asdict(summarise([answer.client_s for answer in good])) if good else None,
         "server_s": asdict(summarise([a.server_s for a in told if a.server_s is not None])) if told else None,
+        "waited_s": asdict(summarise(waited)) if waited else None,
         "network_s": asdict(summarise(network)) if network else None,
+        **_used(level, sampler),
+    }
+
+
+def _used(level: Level, sampler: Sampler | None) -> dict[str, Any]:
+    """Means over the samples that were taken while a request of this level ran, and the most memory."""
+    ids = {answer.run_id for answer in level.answers}
+    taken = [sample for sample in sampler.samples if ids & set(sample.run_ids)] if sampler else []
+    gpu = [sample.gpu_percent for sample in taken if sample.gpu_percent is not None]
+    return {
+        "cpu_percent": statistics.fmean(sample.cpu_percent for sample in taken) if taken else None,
+        "memory_mb": max((sample.memory_mb for sample in taken), default=None),
+        "gpu_percent": statistics.fmean(gpu) if gpu else None,
     }
 
 
@@ -87,24 +116,13 @@ def _compared(one: str, other: str, ours: Sequence[Level], theirs: Sequence[Leve
 
 def markdown(found: Mapping[str, Any]) -> str:
     """Tables of what `figures` made."""
-    lines = ["# Benchmark of a running node", "", _about(found["machine"]), ""]
+    lines = ["# Benchmark of a running node", "", _about(found["machine"]), "", NOTE, ""]
     for name, arm in found["arms"].items():
-        facts = ", ".join(f"{key} {arm[key]}" for key in ("model", "parameters", "file_mb", "precision") if key in arm)
+        facts = _facts(arm)
         lines += [f"## {name}", ""] + ([facts, ""] if facts else [])
-        lines += [
-            "| users | answered | mean s ± sd | 95 % interval | P50 | P90 | P95 | P99 | network s (mean) | images/h |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        lines += [_row(level) for level in arm["levels"]]
-        slope = arm["memory_slope"]
-        peak = f"{arm['memory_peak_mb']:.0f} MB" if arm["memory_peak_mb"] else "not watched"
-        lines += [
-            "",
-            f"Memory at most {peak}; {slope['mb_per_100_runs']:+.1f} MB per 100 runs "
-            f"(95 % interval {slope['low']:+.1f} to {slope['high']:+.1f}): {slope['verdict']}.",
-        ]
-        shares = ", ".join(f"{key} {value:.2f} %" for key, value in arm["class_shares"].items())
-        lines += [f"Predicted shares of the picture: {shares or 'not told'}.", ""]
+        lines += ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+        lines += ["| " + " | ".join(_cells(level)) + " |" for level in arm["levels"]]
+        lines += ["", _memory_words(arm), _share_words(arm), ""]
     for pair in found["comparisons"]:
         lines += [f"## {pair['arm']} against {pair['against']}", ""]
         lines += [
@@ -121,26 +139,63 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def html(found: Mapping[str, Any]) -> str:
     """One self-contained page."""
+    arms = {
+        name: {
+            "facts": _facts(arm),
+            "rows": [_cells(level) for level in arm["levels"]],
+            "words": [_memory_words(arm), _share_words(arm)],
+        }
+        for name, arm in found["arms"].items()
+    }
     environment = Environment(
         loader=PackageLoader("dicom_node.benchmark", "templates"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("benchmark.html").render(
-        found=found, about=_about(found["machine"]), plots=[_times(found), _throughput(found), _memory(found)]
+        found=found,
+        arms=arms,
+        head=HEAD,
+        note=NOTE,
+        about=_about(found["machine"]),
+        plots=[_times(found), _throughput(found), _memory(found)],
     )
 
 
-def _row(level: Mapping[str, Any]) -> str:
-    client, network = level["client_s"], level["network_s"]
-    asked = f"{level['answered']}/{level['asked']}"
+def _facts(arm: Mapping[str, Any]) -> str:
+    """What is known of an arm's model."""
+    words = {"model": "model {}", "parameters": "{:,} parameters", "file_mb": "weights of {} MB", "precision": "{}"}
+    return ", ".join(form.format(arm[key]) for key, form in words.items() if key in arm)
+
+
+def _cells(level: Mapping[str, Any]) -> list[str]:
+    """One row of an arm's table, in the order of `HEAD`."""
+    client = level["client_s"]
+    first = [str(level["users"]), f"{level['answered']}/{level['asked']}"]
     if client is None:
-        return f"| {level['users']} | {asked} | {', '.join(level['errors'])} | | | | | | | |"
-    through = f"{level['images_per_hour']:.0f}"
-    between = f"{network['mean']:.3f}" if network else "-"
+        return [*first, ", ".join(level["errors"]), *[""] * (len(HEAD) - 3)]
+    return [
+        *first,
+        f"{client['mean']:.2f} ± {client['sd']:.2f}",
+        f"{client['low']:.2f} to {client['high']:.2f}",
+        *(f"{client[key]:.2f}" for key in ("p50", "p90", "p95", "p99")),
+        *(f"{level[key]['mean']:.3f}" if level[key] else "-" for key in ("server_s", "waited_s", "network_s")),
+        f"{level['images_per_hour']:.0f}",
+        *("-" if level[key] is None else f"{level[key]:.0f}" for key in ("cpu_percent", "gpu_percent", "memory_mb")),
+    ]
+
+
+def _memory_words(arm: Mapping[str, Any]) -> str:
+    slope = arm["memory_slope"]
+    if arm["memory_peak_mb"] is None:
+        return "Memory was not watched."
     return (
-        f"| {level['users']} | {asked} | {client['mean']:.2f} ± {client['sd']:.2f} | "
-        f"{client['low']:.2f} to {client['high']:.2f} | {client['p50']:.2f} | {client['p90']:.2f} | "
-        f"{client['p95']:.2f} | {client['p99']:.2f} | {between} | {through} |"
+        f"Memory at most {arm['memory_peak_mb']:.0f} MB; {slope['mb_per_100_runs']:+.1f} MB per 100 runs "
+        f"(95 % interval {slope['low']:+.1f} to {slope['high']:+.1f}): {slope['verdict']}."
     )
+
+
+def _share_words(arm: Mapping[str, Any]) -> str:
+    shares = ", ".join(f"{key} {value:.2f} %" for key, value in arm["class_shares"].items())
+    return f"Predicted shares of the picture: {shares or 'not told'}."
 
 
 def _about(facts: Mapping[str, Any]) -> str:

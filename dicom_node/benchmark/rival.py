@@ -46,8 +46,9 @@ def create_rival(package: ModelPackage, threads: int, role: str) -> FastAPI:
 
     @app.post("/api/v1/predict/nnUNet")
     def predict(image: UploadFile) -> dict[str, Any]:
-        begun = time.monotonic()
+        asked = time.monotonic()
         with lock, tempfile.TemporaryDirectory() as folder:
+            begun = time.monotonic()
             source = Path(folder) / "case_0000.nii.gz"
             source.write_bytes(image.file.read())
             mask = _segment(predictor, source, channel, len(roles))
@@ -63,6 +64,8 @@ def create_rival(package: ModelPackage, threads: int, role: str) -> FastAPI:
         return {
             "success": True,
             "elapsed_time": time.monotonic() - begun,
+            "waiting_time": begun - asked,
+            "model": package.reference,
             "unique_classes": sorted(counts),
             "num_classes_detected": len(counts),
             "class_details": details,

@@ -35,7 +35,7 @@ def benchmark(
     warm_ups: int = typer.Option(3, "--warm-ups", min=0),
     runs: int = typer.Option(30, "--runs", min=1, help="Measured requests per level."),
     seed: int = typer.Option(42, "--seed"),
-    small: bool = typer.Option(False, "--small", help="Give --pid and --rival one core, and --rival at most 8 GB."),
+    small: bool = typer.Option(False, "--small", help="Give --pid and --rival one core and their processes 8 GB."),
     folder: Path = typer.Option(Path("benchmark"), "--out", help="Where benchmark.md, .html and .json go."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -60,6 +60,7 @@ def benchmark(
     with contextlib.ExitStack() as stack:
         if small and pid:
             _one_core(pid)
+            _limit_all(pid)
         if against:
             arms.append(Arm("other", against, {}))
         if rival:
@@ -76,6 +77,7 @@ def benchmark(
             seed=seed,
         )
     facts = {"cores": 1 if small else os.cpu_count(), "python": sys.version.split()[0], "runs": runs, "seed": seed}
+    models["node"] = _weights(measured["node"][0])
     found = figures(measured, facts, models)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -84,6 +86,26 @@ def benchmark(
     emit(found) if as_json else out.print(markdown(found), markup=False, soft_wrap=True)
     if not any(level.answers and level.answers[0].is_good for level in measured["node"][0]):
         stop(Exit.UNREACHABLE, "the node answered no request with a result: look at the errors in the table")
+
+
+def _weights(levels: Any) -> dict[str, Any]:
+    """The size of the weights of the model that answered, where its package is installed here too."""
+    from ai_engine.packages import find_package, load_package
+    from dicom_node.refusals import Refused
+
+    answered = {answer.model for level in levels for answer in level.answers if answer.model}
+    if len(answered) != 1:
+        return {}
+    try:
+        package = load_package(find_package(settings().engine.models, answered.pop()), weights=False)
+    except Refused:
+        return {}
+    return {"file_mb": _file_mb(package)}
+
+
+def _file_mb(package: Any) -> float:
+    weights = package.segmentation.weights
+    return round(sum(Path(package.folder / name).stat().st_size for name in weights) / 1e6, 1)
 
 
 @contextlib.contextmanager
@@ -104,8 +126,7 @@ def _started_rival(reference: str, role: str, *, small: bool) -> Iterator[tuple[
         if small:
             _one_core(process.pid)
         _wait_for(f"http://127.0.0.1:{port}/livez", process)
-        weights = sum((package.folder / name).stat().st_size for name in package.segmentation.weights)
-        facts = {"model": package.reference, "file_mb": round(weights / 1e6, 1), "precision": "f32"}
+        facts = {"model": package.reference, "file_mb": _file_mb(package), "precision": "f32"}
         yield f"http://127.0.0.1:{port}/api/v1/predict/nnUNet", process.pid, facts
     finally:
         process.terminate()
@@ -121,6 +142,13 @@ def _one_core(pid: int) -> None:
     root = psutil.Process(pid)
     for process in [root, *root.children(recursive=True)]:
         process.cpu_affinity([root.cpu_affinity()[0]])
+
+
+def _limit_all(pid: int) -> None:
+    """Let every process of a tree, and what they start from now on, hold at most 8 GB each."""
+    root = psutil.Process(pid)
+    for process in [root, *root.children(recursive=True)]:
+        process.rlimit(psutil.RLIMIT_AS, (SMALL_BYTES, SMALL_BYTES))
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

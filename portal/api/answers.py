@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -65,6 +66,7 @@ def answer(row: Row, origin: str) -> dict[str, Any]:
         "model": row["model"],
         "device": None,
         "elapsed_time": _elapsed(row),
+        "waiting_time": _waited(row),
         "unique_classes": [],
         "num_classes_detected": 0,
         "class_details": {},
@@ -153,6 +155,14 @@ def _elapsed(row: Row) -> float:
     """Seconds of work, without the time in which the request waited for its turn."""
     seconds = row["seconds"]
     return round(sum(float(seconds.get(stage, 0.0)) for stage in ("read", "infer", "write")), 3)
+
+
+def _waited(row: Row) -> float | None:
+    """Seconds of a finished request in which nobody worked on it; None while it goes on."""
+    if row["finished_at"] is None:
+        return None
+    whole = datetime.fromisoformat(row["finished_at"]) - datetime.fromisoformat(row["created_at"])
+    return round(max(0.0, whole.total_seconds() - _elapsed(row)), 3)
 
 
 def refusal_problem(told: Mapping[str, str], correlation: str = "") -> tuple[int, dict[str, Any]]:

@@ -53,6 +53,7 @@ class Answer(_Open):
     model: str = Field(description="name@version")
     device: str | None
     elapsed_time: float = Field(ge=0, description="Seconds of work, without waiting.")
+    waiting_time: float | None = Field(ge=0, description="Seconds without work until its end; null until then.")
     unique_classes: list[int]
     num_classes_detected: int
     class_details: dict[str, ClassDetail]

@@ -18,7 +18,7 @@ import pytest
 
 from dicom_node.benchmark import Arm, compare, run, summarise
 from dicom_node.benchmark.load import own_pictures
-from dicom_node.benchmark.report import figures, html, markdown
+from dicom_node.benchmark.report import HEAD, figures, html, markdown
 from dicom_node.benchmark.statistics import memory_slope
 
 pytestmark = pytest.mark.unit
@@ -71,9 +71,17 @@ def test_two_arms_are_asked_alike_and_the_report_tells_them_apart(
     assert one_user["ratio_of_medians"] > 1.5
     assert four_users["p"] < 0.05
     assert other["class_shares"] == {"BG": 90.0, "ET": 10.0}
-    assert node["levels"][0]["network_s"]["mean"] >= 0.0
-    assert "Mann-Whitney" in markdown(found)
-    assert html(found).count("data:image/png") == 3
+    level = node["levels"][0]
+    assert level["waited_s"]["mean"] == pytest.approx(0.01)
+    times = [answer.client_s - (answer.server_s or 0.0) - 0.01 for answer in measured["node"][0][0].answers]
+    assert level["network_s"]["mean"] == pytest.approx(statistics.fmean(times))
+    assert (node["model"], node["parameters"]) == ("tiny@1.0.0", 1234567)
+    text, page = markdown(found), html(found)
+    assert "Mann-Whitney" in text and page.count("data:image/png") == 3
+    for words in ("1,234,567 parameters", "Predicted shares of the picture: BG 90.00 %, ET 10.00 %."):
+        assert words in text and words in page
+    rows = [line for line in text.splitlines() if line.startswith("| ") and line.count("|") > 10]
+    assert {line.count("|") for line in rows} == {len(HEAD) + 1}
     json.dumps(found)
 
 
@@ -110,7 +118,9 @@ def services() -> Iterator[tuple[str, str, dict[str, int]]]:
             with lock:
                 now[self.path] -= 1
             details = {"0": {"sigla": "BG", "porcentaje": 90.0}, "3": {"sigla": "ET", "porcentaje": 10.0}}
-            body = json.dumps({"success": True, "elapsed_time": took, "class_details": details}).encode()
+            said = {"success": True, "elapsed_time": took, "waiting_time": 0.01, "class_details": details}
+            told = {"model": "tiny@1.0.0", "model_info": {"total_params": 1234567}}
+            body = json.dumps({**said, **told}).encode()
             self.send_response(500 if self.path == "/broken" else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
