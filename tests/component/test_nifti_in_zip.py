@@ -158,7 +158,7 @@ def test_a_transfer_to_an_archive_is_refused_once_the_zip_was_opened(tmp_path: P
 
 
 def test_files_on_the_command_line_are_read_alike(models: Path, tmp_path: Path, scan: bytes, other: bytes) -> None:
-    description = load_package(models / "tiny-random" / "1.0.0", weights=False).description
+    description = load_package(models / "tiny-random" / "1.0.0", weights=False).segmentation
     (tmp_path / "case.zip").write_bytes(packed({"x-t1n.nii.gz": other, "x-t2f.nii.gz": scan}))
     for name, content in (("t1.nii.gz", other), ("flair.nii.gz", scan)):
         (tmp_path / name).write_bytes(content)
