@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +16,14 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import psutil
 import pytest
 
 from dicom_node.benchmark import Arm, compare, run, summarise
 from dicom_node.benchmark.load import own_pictures
 from dicom_node.benchmark.report import HEAD, figures, html, markdown
 from dicom_node.benchmark.statistics import memory_slope
+from dicom_node.cli.benchmark import SMALL_BYTES, _limit_all, _one_core
 
 pytestmark = pytest.mark.unit
 
@@ -135,3 +139,23 @@ def services() -> Iterator[tuple[str, str, dict[str, int]]]:
     yield f"{base}/quick", f"{base}/slow", most
     server.shutdown()
     server.server_close()
+
+
+def test_the_small_machine_is_one_core_and_eight_gigabytes_for_a_tree_and_what_it_starts() -> None:
+    inner = "import time; time.sleep(60)"
+    outer = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}]).wait()"
+    with subprocess.Popen([sys.executable, "-c", outer]) as process:
+        root = psutil.Process(process.pid)
+        try:
+            _one_core(process.pid)
+            _limit_all(process.pid)
+            deadline = time.monotonic() + 30
+            while not root.children() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            for one in (root, *root.children()):
+                assert len(one.cpu_affinity()) == 1
+                assert one.rlimit(psutil.RLIMIT_AS) == (SMALL_BYTES, SMALL_BYTES)
+            assert root.children()
+        finally:
+            for one in (*root.children(), root):
+                one.kill()
