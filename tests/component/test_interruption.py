@@ -24,6 +24,9 @@ from tests.support.quick import FLAIR, Quick
 
 pytestmark = pytest.mark.component
 
+FREE_AFTER_S = 5.0
+"""Asked twice a second; the rest is for a busy machine."""
+
 
 def wait_for(holds: Callable[[], Any], seconds: float) -> None:
     deadline = time.monotonic() + seconds
@@ -58,12 +61,10 @@ def test_a_cancelled_request_frees_the_model_at_once(node: ApiNode, tmp_path: Pa
     child = child_of(node)
     os.kill(child, signal.SIGSTOP)  # the slowest of all networks
     slow = ask(node, tmp_path, 2, wait=False)
-    wait_for(lambda: (lambda row: row["stage"] == "infer" and row["state"] == "running")(node.rows(predictions)[1]), 20)
+    wait_for(lambda: node.rows(predictions)[1]["current_attempt"] == 2, 30)  # the first was the reading
     waiting = ask(node, tmp_path, 3, wait=False)
     node.client().post(slow["links"]["cancel"])
-    cancelled_at = time.monotonic()
-    wait_for(lambda: not Path(f"/proc/{child}").exists(), 3)
-    assert time.monotonic() - cancelled_at < 3
+    wait_for(lambda: not Path(f"/proc/{child}").exists(), FREE_AFTER_S)
     wait_for(lambda: node.rows(predictions)[2]["state"] == "built", 30)  # in a fresh child
     row = node.rows(predictions)[1]
     assert (row["state"], row["child_deaths"], row["answer"], row["files"]) == ("cancelled", 0, None, None)
