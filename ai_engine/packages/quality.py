@@ -25,8 +25,8 @@ class Limits(Strict):
     """Longer side by shorter side, at most."""
     view: Share = 0.3
     """Share of the picture that is not black frame, at least."""
-    brightness: tuple[Level, Level] = (60.0, 242.0)
-    """Median of the view."""
+    brightness: tuple[Level, Level] = (50.0, 242.0)
+    """Median of the view.  Low enough for dark skin in a dermatoscope's light, of which the data hold hardly any."""
     contrast: Level = 20.0
     glare: Share = 0.25
     """Share of the view that is burnt out, at most."""
