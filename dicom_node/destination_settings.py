@@ -1,7 +1,8 @@
 """Where results go: one section of settings per kind of destination (`destinations.<name>` in `config/node.yaml`).
 
 Archives take DICOM objects and are asked for them afterwards: `stow`, `cstore`.  File destinations take files, chosen
-by `objects` and named by `names`: `folder`, `http`, `ftp`, `ftps`, `sftp`.  `fhir` takes the report.
+by `objects` and named by `names`: `folder`, `http`, `ftp`, `ftps`, `sftp`.  `fhir` takes the report.  Beside them
+stand the webhooks (`webhooks.<name>`): platforms that are told when a request of theirs is over.
 """
 
 from __future__ import annotations
@@ -28,13 +29,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class CommonDestination(Section):
-    """What every kind of destination has."""
+class CommonPeer(Section):
+    """What every system has that the node calls: how long it is waited for, and tried again."""
 
-    after: str | None = None
-    """Send only when this destination has confirmed."""
-    reject_superseded: bool = True
-    """Send a key object that rejects the superseded result set (113001)."""
     retry_first_s: float = Field(5.0, gt=0)
     retry_cap_s: float = Field(1800.0, gt=0)
     retry_span_h: float = Field(72.0, gt=0)
@@ -43,6 +40,15 @@ class CommonDestination(Section):
     """After so many failures of the destination in a row nothing but one probe at a time is tried."""
     circuit_pause_s: float = Field(30.0, gt=0)
     """Until the first probe; doubled after each that fails, up to `retry_cap_s`."""
+
+
+class CommonDestination(CommonPeer):
+    """What every kind of destination has."""
+
+    after: str | None = None
+    """Send only when this destination has confirmed."""
+    reject_superseded: bool = True
+    """Send a key object that rejects the superseded result set (113001)."""
 
 
 class StowDestination(CommonDestination):
@@ -236,6 +242,36 @@ class FhirDestination(CommonDestination):
     url: str
     token_file: Path | None = None
     insecure_ok_because: str = ""
+
+
+class Webhook(CommonPeer):
+    """A platform that is called when a request is over; the call is signed (docs/reference/webhooks.md)."""
+
+    url: str
+    """Where a JSON body is posted."""
+    secret_file: Path
+    """Holds the secret of the signature: ``whsec_`` and base64 of at least 24 bytes, or at least 24 characters."""
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
+    insecure_ok_because: str = ""
+
+    @field_validator("url")
+    @classmethod
+    def _is_plain(cls, value: str) -> str:
+        parts = urlsplit(value)
+        is_plain = not parts.query and not parts.fragment and parts.username is None
+        if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
+            raise ValueError("expected https://host/path, without user name, query and fragment")
+        return value
+
+    @model_validator(mode="after")
+    def _is_protected(self) -> Webhook:
+        parts = urlsplit(self.url)
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.insecure_ok_because.strip():
+            raise ValueError(
+                "url: https, or insecure_ok_because with the written reason for plain HTTP beyond loopback"
+            )
+        return self
 
 
 FileDestination = FolderDestination | HttpDestination | FtpDestination | FtpsDestination | SftpDestination

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dicom_node.destination_settings import (
     LOOPBACK,
     AETitle,
+    CommonPeer,
     CStoreDestination,
     Destination,
     FhirDestination,
@@ -32,7 +33,9 @@ from dicom_node.destination_settings import (
     Section,
     SftpDestination,
     StowDestination,
+    Webhook,
 )
+from dicom_node.words import HOOK
 from dicom_node.zones import is_zone, offset, offset_of_study
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "SettingsRefused",
     "SftpDestination",
     "StowDestination",
+    "Webhook",
     "load_settings",
     "read_secret",
 ]
@@ -158,13 +162,13 @@ class OrthancSection(Section):
     """True when this archive is fed by somebody other than the sender and the node: its counts are then a promise."""
 
 
+_MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+
 class EngineSection(Section):
     """How models are run."""
 
     models: Path = Path("models")
-_MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
-
-
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["auto", "openvino", "torch", "tensorflow"] = "auto"
     """auto: OpenVINO on the CPU, PyTorch on CUDA.  tensorflow: for Keras packages; the others run as with auto."""
@@ -175,12 +179,12 @@ _MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
     memory_limit_mb: int = Field(6000, ge=500)
     warm_memory_mb: int = Field(2500, ge=500)
     """Memory for models that stay loaded; one model is loaded even when it alone needs more."""
+    site_overrides: dict[Annotated[str, Field(pattern=_MODEL_NAME)], Path] = Field(default_factory=dict)
+    """Of a classifier: the site's own thresholds and calibration, made by ``ai-node calibrate``; by model name."""
     cache_mb: int = Field(1000, ge=0)
     """Disk for answers that models gave before, so that the same arrays are not computed twice; 0 switches it off."""
 
 
-    site_overrides: dict[Annotated[str, Field(pattern=_MODEL_NAME)], Path] = Field(default_factory=dict)
-    """Of a classifier: the site's own thresholds and calibration, made by ``ai-node calibrate``; by model name."""
 class WorkSection(Section):
     """The road."""
 
@@ -228,6 +232,8 @@ class ApiSection(Section):
     )
     max_upload_mb: int = Field(2000, ge=1)
     """Of one request, all files together, as sent."""
+    max_photo_mb: int = Field(30, ge=1)
+    """Of one request for a photograph, as sent: base64 counts by its letters."""
     max_unpacked_mb: int = Field(2000, ge=1)
     """Of one file or archive, after unpacking."""
     max_megavoxels: float = Field(135.0, gt=0)
@@ -286,6 +292,8 @@ class Settings(BaseSettings):
     destinations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")], Destination] = Field(
         default_factory=dict
     )
+    webhooks: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,25}$")], Webhook] = Field(default_factory=dict)
+    """Platforms that may be called back when a request is over, by the name that a request says."""
     report: ReportSection = ReportSection()
 
     @field_validator("destinations")
@@ -295,6 +303,13 @@ class Settings(BaseSettings):
             if destination.after is not None and (destination.after not in value or destination.after == name):
                 raise ValueError(f"destination {name!r}: `after` must name another destination")
         return value
+
+    @model_validator(mode="after")
+    def _names_of_peers_differ(self) -> Settings:
+        taken = sorted(name for name in self.webhooks if f"{HOOK}{name}" in self.destinations)
+        if taken:
+            raise ValueError(f"destinations.{HOOK}{taken[0]}: this name belongs to the webhook {taken[0]!r}")
+        return self
 
     @model_validator(mode="after")
     def _plain_text_stays_on_loopback(self) -> Settings:
@@ -329,6 +344,11 @@ class Settings(BaseSettings):
     def engine_url(self) -> str:
         """Where the workflow engine keeps its own tables."""
         return f"sqlite:///{(self.data.folder / 'engine.sqlite').absolute()}"
+
+    def peer(self, name: str) -> CommonPeer | None:
+        """What the node calls by this name: a destination, or with ``hook-`` before its name a webhook."""
+        known: CommonPeer | None = self.destinations.get(name)
+        return known or (self.webhooks.get(name.removeprefix(HOOK)) if name.startswith(HOOK) else None)
 
     def sender(self, ae_title: str) -> Sender | None:
         """The configured sender with this AE title, if any."""

@@ -53,6 +53,9 @@ __all__ = [
 ]
 
 
+HOOK = "hook-"
+"""Stands before a webhook's name wherever the node's peers stand in one list: queues, circuits, what is on its way."""
+
 ROLE_ALIASES: Mapping[str, str] = {"t1ce": "t1c", "t1gd": "t1c"}
 """Other spellings of sequence roles that callers and data sets use."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from dicom_node.delivery.webhook import key_bytes
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.settings import (
     CStoreDestination,
@@ -18,6 +19,7 @@ from dicom_node.settings import (
     Settings,
     SettingsRefused,
     StowDestination,
+    Webhook,
     read_secret,
 )
 
@@ -37,14 +39,15 @@ class Verdict:
 
 
 def check_files(chosen: Settings) -> None:
-    """Every secret and every certificate that a destination names can be read, and by nobody else (I22).
+    """Every secret and every certificate that a destination or webhook names can be read, and by nobody else (I22).
 
     Raises
     ------
     SettingsRefused
         With the key and what is wrong; never with what stands in the file.
     """
-    for name, destination in chosen.destinations.items():
+    named = [(f"destinations.{name}", destination) for name, destination in chosen.destinations.items()]
+    for where, destination in [*named, *((f"webhooks.{name}", hook) for name, hook in chosen.webhooks.items())]:
         for key in (key for key in type(destination).model_fields if key.endswith("_file")):
             path = getattr(destination, key)
             if path is None:
@@ -52,13 +55,17 @@ def check_files(chosen: Settings) -> None:
             try:
                 if key.endswith("ca_file"):
                     ssl.create_default_context(cafile=str(path))
+                elif isinstance(destination, Webhook):
+                    key_bytes(read_secret(path))
                 else:
                     read_secret(path)
             except SettingsRefused as refused:
-                raise SettingsRefused(f"destinations.{name}.{key}: {refused}") from None
+                raise SettingsRefused(f"{where}.{key}: {refused}") from None
+            except Refused as refused:
+                raise SettingsRefused(f"{where}.{key}: expected {refused.refusal.expected}") from None
             except (OSError, ssl.SSLError) as error:
                 raise SettingsRefused(
-                    f"destinations.{name}.{key}: expected a file of certificates, found {type(error).__name__}"
+                    f"{where}.{key}: expected a file of certificates, found {type(error).__name__}"
                 ) from None
 
 

@@ -5,7 +5,8 @@ exception that says whether to try again (`PeerTrouble`) or to hold (`Refused`).
 
 Implements STOW-RS (PS3.18 section 10.5) with one instance per request, QIDO-RS and WADO-RS (sections 10.6, 10.4) for
 verification; C-STORE as SCU (PS3.4 annex B) verified by C-FIND (annex C) or by DICOMweb of the same archive.  Files go
-to a folder, a web server (RFC 9110; WebDAV, RFC 4918), FTP (RFC 959, 3659), FTP over TLS (RFC 4217) or SFTP.
+to a folder, a web server (RFC 9110; WebDAV, RFC 4918), FTP (RFC 959, 3659), FTP over TLS (RFC 4217) or SFTP.  `call`
+tells a platform that something is over (Standard Webhooks).
 
 Guarantees: the bytes sent are the bytes stored; nothing is sent to a study that the destination keeps under another
 patient; nothing is sent again before it was looked for; nothing is overwritten; no answer counts as proof.
@@ -30,6 +31,7 @@ from dicom_node.delivery.types import (
     StowTarget,
     Target,
 )
+from dicom_node.delivery.webhook import OutgoingCall, WebhookTarget, call
 
 __all__ = [
     "CStoreTarget",
@@ -39,13 +41,16 @@ __all__ = [
     "FtpTarget",
     "HttpTarget",
     "Outcome",
+    "OutgoingCall",
     "OutgoingFile",
     "OutgoingObject",
     "Seen",
     "SftpTarget",
     "StowTarget",
     "Target",
+    "WebhookTarget",
     "backoff",
+    "call",
     "classify",
     "classify_dimse",
     "reach",

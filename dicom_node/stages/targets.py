@@ -89,6 +89,18 @@ def file_target(chosen: FileDestination) -> delivery.FileTarget:
     )
 
 
+def webhook_target(settings: Settings, name: str) -> delivery.WebhookTarget:
+    """The room's own target for a configured webhook."""
+    chosen = settings.webhooks[name]
+    return delivery.WebhookTarget(
+        url=chosen.url,
+        key=lambda: read_secret(chosen.secret_file),
+        insecure_ok_because=chosen.insecure_ok_because,
+        timeout_s=chosen.timeout_s,
+        ca_file=chosen.ca_file,
+    )
+
+
 def _verification(chosen: CStoreDestination) -> delivery.StowTarget | None:
     """The DICOMweb services by which a DIMSE archive is looked into, where it has some."""
     if chosen.verify_url is None:
@@ -104,8 +116,8 @@ def _verification(chosen: CStoreDestination) -> delivery.StowTarget | None:
 
 
 def circuit_rule(settings: Settings, name: str) -> Rule | None:
-    """By which rule the circuit of a destination opens; None where there is no wire: the node's own endpoint."""
-    chosen = settings.destinations.get(name)
+    """By which rule the circuit of a peer opens; None where there is no wire: the node's own endpoint."""
+    chosen = settings.peer(name)
     if chosen is None:
         return None
     return Rule(chosen.circuit_failures, chosen.circuit_pause_s, chosen.retry_cap_s, 2 * chosen.timeout_s + 60.0)
