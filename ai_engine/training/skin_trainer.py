@@ -60,6 +60,8 @@ class SkinHow:
         default_factory=lambda: {"ISIC2017": 0.45, "HAM10000": 0.45, "SIIM-ISIC2020": 0.10}
     )
     """How much of a batch a source gives; sources not named here share by the root of their malignant count."""
+    mixup: float = 0.0
+    """Parameter of the Beta distribution by which pairs of copies are mixed (Zhang et al., ICLR 2018); 0: never."""
     malignant_share: float = 0.4
     melanoma_share: float = 0.7
     """Of a source's malignant pictures, where it has others too."""
@@ -201,9 +203,18 @@ class SkinRun:
         return float(loss.detach())
 
     def _loss(self, batch: Tensor, chosen: Tensor) -> Tensor:
+        order, share = torch.arange(len(chosen)), 1.0
+        if self.how.mixup > 0:
+            order = torch.randperm(len(chosen))
+            share = float(torch.distributions.Beta(self.how.mixup, self.how.mixup).sample())
+            batch = (share * batch + (1 - share) * batch[order]).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.how.arithmetic == "bf16"):
             answers, diagnoses = self.network(batch)
         answers, diagnoses = answers.float(), diagnoses.float()
+        loss = share * self._one_loss(answers, diagnoses, chosen)
+        return loss if share == 1.0 else loss + (1 - share) * self._one_loss(answers, diagnoses, chosen[order])
+
+    def _one_loss(self, answers: Tensor, diagnoses: Tensor, chosen: Tensor) -> Tensor:
         loss = functional.binary_cross_entropy_with_logits(answers, self.truth[chosen])
         kinds = self.kinds[chosen]
         if bool((kinds != UNNAMED).any()):
