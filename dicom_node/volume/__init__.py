@@ -24,6 +24,7 @@ from dicom_node.volume.picture import read_picture, read_pictures
 from dicom_node.volume.picture_cache import load_picture, save_picture
 
 __all__ = [
+    "PICTURE_CLASSES",
     "CacheDamaged",
     "Limits",
     "SeriesGeometry",
@@ -31,15 +32,14 @@ __all__ = [
     "check_decoders",
     "content_digest",
     "decode_in_child",
+    "load_picture",
     "load_volume",
     "read_header",
     "read_nifti",
     "read_nifti_guarded",
     "read_picture",
-    "save_picture",
-    "load_picture",
-    "PICTURE_CLASSES",
     "read_pictures",
+    "save_picture",
     "save_volume",
     "series_geometry",
     "write_nifti",
