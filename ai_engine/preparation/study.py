@@ -26,7 +26,7 @@ from ai_engine.preparation.extraction import Brain, extract_brain
 from ai_engine.preparation.prepared import PreparedStudy
 from ai_engine.preparation.registration import Sequence, register
 from ai_engine.preparation.rigid import Grid, Rigid, Shape, carry
-from ai_engine.preparation.score import MIN_SHARPNESS, Points, sharpness
+from ai_engine.preparation.score import Points, sharpness
 from ai_engine.runners.intensity import is_skull_stripped
 from dicom_node.refusals import RefusalCode, Refused
 
@@ -36,6 +36,8 @@ MAX_FIELD_MM = 400.0
 MARGIN_MM = 4.0
 SAME_OUTLINE = 0.975
 """Least Dice of the outlines of two skull-stripped sequences on one grid."""
+SAME_PLACE = 0.03
+"""Least sharpness at which a sequence counts as lying on the reference already; it was not moved to a peak."""
 EXTRACTION_ROLE = "flair"
 """The sequence in which the brain is found: the only one for which the method was judged."""
 
@@ -103,7 +105,7 @@ def is_prepared(inputs: Mapping[str, InputVolume], reference: str) -> bool:
         other = _tissue(volume)
         if 2 * np.count_nonzero(brain & other) < SAME_OUTLINE * (np.count_nonzero(brain) + np.count_nonzero(other)):
             return False
-        if sharpness(points, _clean(volume), volume.affine, Rigid.identity())[0] < MIN_SHARPNESS:
+        if sharpness(points, _clean(volume), volume.affine, Rigid.identity())[0] < SAME_PLACE:
             return False
     return True
 
