@@ -73,9 +73,10 @@ def test_an_rgb_jpeg_stays_rgb(tmp_path):
     assert np.abs(seen(made, tmp_path).pixels.astype(int) - scene()).mean() < 3
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_every_orientation_comes_upright(tmp_path, orientation, kind):
+@pytest.mark.parametrize(
+    ("kind", "orientation"), [*(("JPEG", n) for n in range(1, 9)), ("PNG", 1), ("PNG", 6), ("WEBP", 1), ("WEBP", 5)]
+)
+def test_every_orientation_comes_upright(tmp_path, kind, orientation):
     data = saved(turned(scene(), orientation), kind, exif=b"Exif\0\0" + exif(orientation))
     made, ds = wrapped(data)
     assert made.is_untouched == (kind == "JPEG" and orientation == 1)
