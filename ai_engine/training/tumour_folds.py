@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +195,8 @@ def tumour_card(recipe: TumourRecipe, version: str, history: Mapping[str, Any], 
         "nnU-Net's own default is 250,000 steps of two larger patches.",
         "Nothing was chosen on a network's own test patients. The larger patch and the Dice that counts false voxels "
         "in patches without tumour were brought in during the training, for all four networks at the same step, after "
-        "pictures of two patients by the network that had learnt from them showed false regions far from the tumour.",
+        "pictures of two patients by the network that had learnt from them showed false regions far from the tumour."
+        + _lengthened_words(history),
         "## What was measured",
     ]
     if folds is None:
@@ -216,6 +218,18 @@ def _steps(history: Mapping[str, Any]) -> dict[str, int]:
     last = {entry["stage"]: int(entry["iteration"]) for entry in history["history"]}
     near = last.get("near", 0)
     return {START: last.get(START, 0), "near": near, "wide": max(0, last.get("wide", near) - near)}
+
+
+def _lengthened_words(history: Mapping[str, Any]) -> str:
+    """What the card says where a training that had ended was given more time: `wide` went back in its schedule."""
+    progress = [float(entry["progress"]) for entry in history["history"] if entry["stage"] == "wide"]
+    times = sum(after < before for before, after in pairwise(progress))
+    if not times:
+        return ""
+    return (
+        f" The clock was lengthened after it had run out, {times} time(s): the learning rate rose and fell once more, "
+        "for all four networks at the same step."
+    )
 
 
 def finish_tumour(

@@ -28,6 +28,7 @@ from ai_engine.training.tumour_cases import (
     rough_brain,
     tumour_cases,
 )
+from ai_engine.training.tumour_folds import _lengthened_words
 from ai_engine.training.tumour_package import tumour_model_tree
 from ai_engine.training.tumour_trainer import Stage, TumourLoss, TumourRun, rate_at
 
@@ -235,3 +236,9 @@ def test_the_description_is_one_the_engine_accepts() -> None:
     assert description.accepted_roles == (("t1c", "flair"), ("t1c",))
     assert {entry.skull for entry in description.inputs} == {"stripped"}
     assert [entry.abbreviation for entry in description.composites] == ["WT", "TC"]
+
+
+def test_the_card_says_that_a_clock_was_lengthened():
+    steps = [{"stage": "near", "progress": 0.9}, *({"stage": "wide", "progress": share} for share in (0.1, 0.6, 1.0))]
+    assert _lengthened_words({"history": steps}) == ""
+    assert "1 time(s)" in _lengthened_words({"history": [*steps, {"stage": "wide", "progress": 0.13}]})
