@@ -22,12 +22,13 @@ from sqlalchemy import RowMapping
 from ai_engine.packages import AnyDescription, Classification, find_package, list_packages, load_package
 from dicom_node import registry
 from dicom_node.durable import Put
-from dicom_node.record import Database, audit, digest, predictions
+from dicom_node.record import Database, audit, digest, now, predictions
 from dicom_node.record.predictions import IdempotencyTaken, NewPrediction
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import Settings
 from dicom_node.spool import Spool
-from dicom_node.stages.prediction_words import FILES, check_transfer, stage_put, takes_results
+from dicom_node.stages.prediction_facts import issuer_of, occasion_of, patient_of
+from dicom_node.stages.prediction_words import FILES, check_transfer, stage_put, takes_results, transfer_puts
 from dicom_node.turns import ROUTINE
 from dicom_node.uploads import GivenFile, Model, inputs_of
 
@@ -50,6 +51,10 @@ class Asked:
     body_sha256: str = ""
     actor: str = ""
     """Who asks, as the audit log names it."""
+    photo: Mapping[str, Any] | None = None
+    """Of the route for photographs: what the caller says about the one in `cases`."""
+    language: str = "en"
+    """Of the page of a photograph."""
 
 
 class UnknownModel(Exception):
@@ -228,6 +233,8 @@ class Predictions:
         subject = digest(sorted(entry.upload.sha256 for entry in case))
         model = self.model(asked.name, subject)
         options = {key: value for key, value in asked.options.items() if key != "priority"}
+        if asked.photo is not None:
+            options |= {"photo": self._photo_facts(asked.photo, model), "language": asked.language}
         common: dict[str, Any] = {
             "owner": asked.owner,
             "asked": asked.name,
@@ -240,7 +247,14 @@ class Predictions:
             "position": position,
             "idempotency_key": asked.idempotency_key,
         }
+        if asked.photo is not None:
+            (one,) = case
+            role = model.description.inputs[0].role
+            upload = {"sha256": one.upload.sha256, "size_bytes": one.upload.size_bytes}
+            return NewPrediction(inputs=[{"role": role, "kind": "photo", **upload}], **common)
         try:
+            if isinstance(model.description, Classification):
+                raise Refused(RefusalCode.VALIDATION, "POST /api/v1/predict/skin-lesion for photographs", asked.name)
             inputs = inputs_of(self.spool, model, case)
             is_nifti = any(entry["kind"] == "nifti" for entry in inputs)
             check_transfer(asked.options.get("transfer", ()), takes_results(self._settings), is_nifti=is_nifti)
@@ -249,6 +263,24 @@ class Predictions:
             if not asked.is_batch:
                 raise
             return NewPrediction(inputs=[], refusal=refused.refusal.to_json(), **common)
+
+    def _photo_facts(self, said: Mapping[str, Any], model: Model) -> dict[str, Any]:
+        """What the caller says, judged before anything is promised, with the issuer that DICOM writes for his system.
+
+        Raises
+        ------
+        Refused
+            ``validation``, ``patient-unidentified``; ``not-ready`` where the name stands for no model of photographs.
+        """
+        if not isinstance(model.description, Classification):
+            raise Refused(RefusalCode.NOT_READY, f"a model that reads photographs as {model.asked}", "another model")
+        told = dict(said)
+        if told["patient"] is not None:
+            issuer = issuer_of(told["patient"]["system"], self._settings.report.issuers)
+            told["patient"] = {**told["patient"], "issuer": issuer}
+        patient_of(told, "")
+        occasion_of(told, now())
+        return told
 
     # -- what came of it
 
@@ -280,9 +312,14 @@ class Predictions:
             row = predictions.owned(connection, owner, public_id)
             if row is None:
                 return None
-            if predictions.cancel(connection, row["id"]):
+            is_over = predictions.cancel(connection, row["id"])
+            if is_over:
                 audit.append(connection, actor, "prediction-cancelled", row["study_uid"], ids=[public_id])
-            return predictions.by_id(connection, row["id"])
+            row = predictions.by_id(connection, row["id"])
+        if is_over:  # whoever is to be called back is told of this end too
+            for put in transfer_puts(row, f"/at-{row['current_attempt']}"):
+                self._put(put)
+        return row
 
     def file(self, row: RowMapping, name: str) -> Path | None:
         """Where a file of a finished request lies; names are looked up, never joined (I9)."""
@@ -296,6 +333,15 @@ class Predictions:
         """How many requests of all callers are unfinished."""
         with self._database.read() as connection:
             return predictions.waiting(connection)
+
+    def webhooks(self) -> list[str]:
+        """Names that `callback` may use."""
+        return sorted(self._settings.webhooks)
+
+    @property
+    def language(self) -> str:
+        """In which callers are answered who ask for none."""
+        return self._settings.node.language
 
     def destinations(self) -> list[str]:
         """Names that `transfer` may use."""

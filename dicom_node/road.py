@@ -33,13 +33,13 @@ from dicom_node.settings import Settings
 from dicom_node.stages.assemble import assemble
 from dicom_node.stages.context import Tools
 from dicom_node.stages.deliver import deliver
-from dicom_node.stages.destinations import OWN_ENDPOINT
+from dicom_node.stages.destinations import OWN_ENDPOINT, photo_routes
 from dicom_node.stages.infer_pictures import infer_run
 from dicom_node.stages.predict import predict
 from dicom_node.stages.read import read_revision
 from dicom_node.stages.trial import trial
 from dicom_node.stages.write import write
-from dicom_node.words import RunState
+from dicom_node.words import HOOK, RunState
 
 log = structlog.get_logger()
 
@@ -50,7 +50,8 @@ NODE_FAULT = "node-fault"
 def queues(settings: Settings) -> dict[str, int]:
     """The queues and how many jobs of each run at once."""
     return {"cpu": settings.work.cpu_jobs, "model": 1} | {
-        f"out-{name}": 1 for name in (*settings.destinations, OWN_ENDPOINT)
+        f"out-{name}": 1
+        for name in (*settings.destinations, *(f"{HOOK}{name}" for name in settings.webhooks), OWN_ENDPOINT)
     }
 
 
@@ -63,7 +64,7 @@ def jobs(tools: Tools) -> dict[str, Job]:
         If the route file is not understood.
     """
     routes = load_routes(tools.settings.routes)
-    tools = replace(tools, stood_in_for=routes.stood_in_for)
+    tools = replace(tools, stood_in_for=routes.stood_in_for, photo_routes=photo_routes(tools.settings, routes))
 
     def read(what: str, which: int | str) -> Sequence[Put]:
         if what == "revision":

@@ -42,6 +42,8 @@ class PortalSettings:
     max_body_bytes: int = 1_000_000
     max_upload_bytes: int = 0
     """Of a request whose body goes to disk while it arrives (`portal.api`); 0: there is none."""
+    max_photo_bytes: int = 0
+    """Of a request about a photograph, whose body may be JSON too."""
     max_json_depth: int = 32
     check_timeout_s: float = 5.0
 

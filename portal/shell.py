@@ -23,6 +23,8 @@ API_CSP = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-ur
 MAX_HEADERS = 100
 UPLOADS = "/api/v1/predict/"
 """Below it the body of a form goes to disk while it arrives instead of into memory."""
+PHOTOS = f"{UPLOADS}skin-lesion"
+"""Here the body of a JSON document too: a photograph in base64 is larger than any other document may be."""
 _log = structlog.get_logger("portal")
 
 
@@ -119,8 +121,9 @@ class Shell:
         if _host_name(headers.get("host", "")) not in self._settings.allowed_hosts:
             raise _Turned(421)
         declared = headers.get("content-length", "0")
-        is_upload = self._is_upload(scope, headers)
-        limit = self._settings.max_upload_bytes if is_upload else self._settings.max_body_bytes
+        upload_limit = self._upload_limit(scope, headers)
+        is_upload = upload_limit > 0
+        limit = upload_limit or self._settings.max_body_bytes
         if not declared.isdigit() or int(declared) > limit:
             raise BodyRefused(RefusalCode.TOO_LARGE)
         if is_upload:
@@ -133,13 +136,14 @@ class Shell:
             check_json(raw, self._settings.max_json_depth)
         return _replay(raw, receive)
 
-    def _is_upload(self, scope: Scope, headers: Headers) -> bool:
-        return (
-            self._settings.max_upload_bytes > 0
-            and scope["method"] == "POST"
-            and scope["path"].startswith(UPLOADS)
-            and headers.get("content-type", "").startswith("multipart/form-data")
-        )
+    def _upload_limit(self, scope: Scope, headers: Headers) -> int:
+        """Most bytes of a body that the route itself takes to disk; 0 for every other body."""
+        if scope["method"] != "POST" or not scope["path"].startswith(UPLOADS):
+            return 0
+        kind = headers.get("content-type", "")
+        if scope["path"] == PHOTOS and kind.startswith(("multipart/form-data", "application/json")):
+            return self._settings.max_photo_bytes
+        return self._settings.max_upload_bytes if kind.startswith("multipart/form-data") else 0
 
 
 class _Turned(Exception):

@@ -33,6 +33,7 @@ from dicom_node.record import (
 from dicom_node.refusals import RefusalCode
 from dicom_node.settings import LOOPBACK, Settings, read_secret
 from dicom_node.stages.destinations import OWN_ENDPOINT
+from dicom_node.words import HOOK
 from fhir_bridge.server import Access
 from fhir_bridge.store import Query, StoredResource, tokens_of
 
@@ -104,6 +105,7 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
             version=version,
             allowed_hosts=LOOPBACK | frozenset(settings.web.allowed_hosts),
             max_upload_bytes=settings.api.max_upload_mb * 1_000_000,
+            max_photo_bytes=settings.api.max_photo_mb * 1_000_000,
         ),
     )
     return portal.create_app(services)
@@ -182,9 +184,9 @@ def _refresh(settings: Settings, database: Database) -> None:
     METRICS.clear("held_jobs")
     for reason, number in held.items():
         METRICS.gauge("held_jobs", number, reason=reason)
-    METRICS.allow("target", [*settings.destinations, OWN_ENDPOINT])
+    METRICS.allow("target", [*settings.destinations, *(f"{HOOK}{name}" for name in settings.webhooks), OWN_ENDPOINT])
     moment = datetime.now(UTC)
-    for name in (*settings.destinations, OWN_ENDPOINT):
+    for name in (*settings.destinations, *(f"{HOOK}{name}" for name in settings.webhooks), OWN_ENDPOINT):
         METRICS.gauge("destination_circuit", _CIRCUIT[away.get(name, circuits.CLOSED)], target=name)
         since = datetime.fromisoformat(oldest[name]) if name in oldest else moment
         METRICS.gauge("delivery_oldest_age_seconds", max(0.0, (moment - since).total_seconds()), target=name)

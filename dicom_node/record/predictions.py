@@ -19,7 +19,7 @@ from dicom_node.record.database import now
 from dicom_node.record.runs import IllegalMove
 from dicom_node.record.tables import pixels_seen, prediction_events, predictions
 from dicom_node.turns import ROUTINE, place
-from dicom_node.words import RunState, may_move
+from dicom_node.words import HOOK, DeliveryState, RunState, may_move
 
 UNFINISHED = (RunState.QUEUED.value, RunState.RUNNING.value)
 FIRST_STAGE = "read"
@@ -298,4 +298,11 @@ def _move(connection: Connection, row: RowMapping, new: RunState, **columns: Any
     if not may_move(RunState(row["state"]), new):
         raise IllegalMove(f"prediction: {row['state']} -> {new.value}")
     values = {"state": new.value, **columns}
+    if new.value not in UNFINISHED and row["options"].get("callback"):
+        # in the transaction that ends the request: whatever dies next, its caller is told
+        name = f"{HOOK}{row['options']['callback']}"
+        values["transfers"] = {**(values.get("transfers") or row["transfers"] or {}), name: dict(_TO_BE_TOLD)}
     connection.execute(update(predictions).where(predictions.c.id == row["id"]).values(**values))
+
+
+_TO_BE_TOLD = {"state": DeliveryState.PENDING.value, "tries": 0}

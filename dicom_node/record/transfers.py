@@ -18,7 +18,7 @@ from sqlalchemy import Connection, RowMapping, select
 from dicom_node.record import predictions as requests
 from dicom_node.record.database import now
 from dicom_node.record.tables import predictions
-from dicom_node.words import DeliveryState, RunState
+from dicom_node.words import HOOK, DeliveryState, RunState
 
 PENDING = DeliveryState.PENDING.value
 CONFIRMED = DeliveryState.CONFIRMED.value
@@ -75,10 +75,15 @@ def find(connection: Connection, number: int, name: str) -> Transfer | None:
 
 
 def waiting(connection: Connection, number: int, name: str) -> Transfer | None:
-    """A transfer that is still to be made; None for any other."""
+    """A transfer that is still to be made; None for any other.
+
+    A result has to be there before it is sent; a call is made whatever came of the request.
+    """
     found = find(connection, number, name)
-    is_open = found is not None and found.row["state"] == RunState.BUILT.value and found.state == PENDING
-    return found if is_open else None
+    if found is None or found.state != PENDING:
+        return None
+    is_call = name.startswith(HOOK) and found.row["state"] not in requests.UNFINISHED
+    return found if is_call or found.row["state"] == RunState.BUILT.value else None
 
 
 def begin_try(connection: Connection, transfer: Transfer, worker: str) -> dict[str, Any]:

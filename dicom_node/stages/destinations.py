@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from dicom_node.routing import RouteBook
 from dicom_node.settings import Settings
+from dicom_node.stages.context import PhotoRoute
 from dicom_node.words import Publish
 
 OWN_ENDPOINT = "own-fhir"
@@ -41,6 +43,17 @@ def wanted(settings: Settings, publish: Publish, named: Sequence[str]) -> list[s
     if publish is Publish.PACS:
         return others
     return [*others, *(name for name in chosen if is_report(settings, name)), OWN_ENDPOINT]
+
+
+def photo_routes(settings: Settings, routes: RouteBook) -> dict[str, PhotoRoute]:
+    """For each model of a route: the family of its results, and the first archive that the route publishes to."""
+    found: dict[str, PhotoRoute] = {}
+    for route in (one for one in routes.routes if one.enabled):
+        archives = [name for name in wanted(settings, route.publish, route.destinations) if is_archive(settings, name)]
+        found.setdefault(
+            route.model.partition("@")[0], PhotoRoute(route.result_family, archives[0] if archives else None)
+        )
+    return found
 
 
 def waits_for(settings: Settings, name: str, among: Iterable[str]) -> set[str]:

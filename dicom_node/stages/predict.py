@@ -30,13 +30,14 @@ from dicom_node.failpoints import reach
 from dicom_node.record import canonical_json, predictions
 from dicom_node.record.predictions import Turn
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.spool import Spool
 from dicom_node.stages.context import ChildDied, Mask, Tools, Unwanted, pack_mask, unpack_mask
 from dicom_node.stages.inputs import CaseInput, Named, as_input, read_case
 from dicom_node.stages.prediction_cache import is_hit, pixels_digest
 from dicom_node.stages.prediction_files import write_files
-from dicom_node.stages.prediction_words import check_transfer, stage_put, takes_results
-from dicom_node.stages.transfer import first_transfers, transfer, transfer_puts
+from dicom_node.stages.prediction_photo import infer_photo, read_photo, write_photo
+from dicom_node.stages.prediction_places import UploadsGone, folder_of, is_wanted, spool_of
+from dicom_node.stages.prediction_words import check_transfer, stage_put, takes_results, transfer_puts
+from dicom_node.stages.transfer import first_transfers, transfer
 from dicom_node.stages.twins import note_twins
 from dicom_node.volume import CacheDamaged, Limits, load_volume, read_nifti_guarded, save_volume
 from dicom_node.words import RunState, Volume
@@ -44,10 +45,6 @@ from dicom_node.words import RunState, Volume
 log = structlog.get_logger()
 
 _MASK, _FINDINGS = "mask.bin", "findings.json"
-
-
-class UploadsGone(Exception):
-    """The images of a request were kept for their time, and are no more."""
 
 
 def predict(tools: Tools, number: int, stage: str, destination: str = "") -> list[Put]:
@@ -62,14 +59,13 @@ def predict(tools: Tools, number: int, stage: str, destination: str = "") -> lis
     if turn is None:
         is_further = row["state"] in predictions.UNFINISHED and not row["cancel"] and row["stage"] != stage
         return [stage_put(row)] if is_further else []
+    stages = _PHOTO_STAGES if "photo" in row["options"] else _STAGES
     try:
-        _STAGES[stage](tools, turn, row)
+        stages[stage](tools, turn, row)
     except Refused as refused:
         _refuse(tools, turn, refused)
-        return []
     except UploadsGone:
         _fail(tools, turn, "its images are not kept any more (api.keep_uploads_h): they have to be sent again")
-        return []
     except ChildDied as death:
         return _after_death(tools, turn, row, str(death))
     except Unwanted:
@@ -79,22 +75,16 @@ def predict(tools: Tools, number: int, stage: str, destination: str = "") -> lis
         if tools.stopping.is_set():
             return []  # left as it is, and taken up at the next start
         _fail(tools, turn, f"a fault of the node: {type(fault).__name__}; see the worker's log at this time")
-        return []
+    return _following(tools, number)
+
+
+def _following(tools: Tools, number: int) -> list[Put]:
+    """The next stage of a request, or what is to be sent and told at its end."""
     with tools.database.read() as connection:
         row = predictions.by_id(connection, number)
-    if row["state"] == RunState.BUILT.value:
-        return transfer_puts(row)
+    if row["state"] not in predictions.UNFINISHED:
+        return transfer_puts(row, f"/at-{row['current_attempt']}")
     return [stage_put(row)] if row["state"] == RunState.RUNNING.value and not row["cancel"] else []
-
-
-def folder_of(tools: Tools, row: RowMapping | Mapping[str, Any]) -> Path:
-    """Where everything of one request lies."""
-    return tools.settings.data.folder / "predictions" / str(row["public_id"])
-
-
-def spool_of(tools: Tools) -> Spool:
-    """Where the uploads of requests lie."""
-    return Spool(tools.settings.data.folder / "spool")
 
 
 # -- read
@@ -194,7 +184,7 @@ def _infer(tools: Tools, turn: Turn, row: RowMapping) -> None:
     volumes = _volumes(tools, row)
     inputs = {role: as_input(volume) for role, volume in volumes.items()}
     reach("P2")
-    mask, findings = tools.models.predict(row["model"], inputs, lambda: _is_wanted(tools, turn))
+    mask, findings = tools.models.predict(row["model"], inputs, lambda: is_wanted(tools, turn))
     folder = folder_of(tools, row) / str(turn.attempt)
     files.write_durably(folder / _MASK, pack_mask(mask))
     files.write_durably(folder / _FINDINGS, canonical_json(findings.to_json()).encode())
@@ -222,11 +212,6 @@ def _infer(tools: Tools, turn: Turn, row: RowMapping) -> None:
         )
         if first.study_uid:
             note_twins(connection, pictures, first.attributes, first.study_uid)
-
-
-def _is_wanted(tools: Tools, turn: Turn) -> bool:
-    with tools.database.read() as connection:
-        return predictions.is_current(connection, turn)
 
 
 # -- write
@@ -298,8 +283,13 @@ def _after_death(tools: Tools, turn: Turn, row: RowMapping, reason: str) -> list
         predictions.tell(connection, turn.number, "prediction.child-died", deaths=deaths, reason=reason)
     if deaths >= limit:
         _fail(tools, turn, f"the model's process ended {deaths} times ({reason}); given up after {limit}")
-        return []
+        return _following(tools, turn.number)
     return [stage_put(row, f"/after-{turn.attempt}", delay_s=2.0 * deaths)]
 
 
 _STAGES: Mapping[str, Callable[[Tools, Turn, RowMapping], None]] = {"read": _read, "infer": _infer, "write": _write}
+_PHOTO_STAGES: Mapping[str, Callable[[Tools, Turn, RowMapping], None]] = {
+    "read": read_photo,
+    "infer": infer_photo,
+    "write": write_photo,
+}

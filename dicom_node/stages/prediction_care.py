@@ -16,9 +16,9 @@ from dicom_node.durable import Put
 from dicom_node.record import now, predictions, transfers, workers
 from dicom_node.record.transfers import HELD, PENDING
 from dicom_node.stages.context import Tools
-from dicom_node.stages.predict import folder_of, spool_of
-from dicom_node.stages.prediction_words import stage_put, takes_results
-from dicom_node.stages.transfer import NOT_CONFIGURED, end_transfer, transfer_puts
+from dicom_node.stages.prediction_places import folder_of, spool_of
+from dicom_node.stages.prediction_words import stage_put, transfer_puts
+from dicom_node.stages.transfer import NOT_CONFIGURED, end_transfer, is_peer
 
 log = structlog.get_logger()
 
@@ -59,12 +59,11 @@ def bury_requests(tools: Tools) -> None:
 
 def hold_homeless(tools: Tools) -> None:
     """Hold the transfers to destinations that are not configured any more: nothing waits for ever (I11)."""
-    known = takes_results(tools.settings)
     with tools.database.read() as connection:
         rows = predictions.with_transfers(connection)
     for row in rows:
         for name, told in row["transfers"].items():
-            if told["state"] == PENDING and name not in known:
+            if told["state"] == PENDING and not is_peer(tools.settings, name):
                 end_transfer(tools, row["id"], name, {**told, "state": HELD, "reasons": [NOT_CONFIGURED]})
 
 

@@ -13,9 +13,12 @@ from sqlalchemy import RowMapping
 from dicom_node.durable import Put
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import FhirDestination, FileDestination, Settings
+from dicom_node.words import DeliveryState
 
 QUEUES: Mapping[str, str] = {"read": "cpu", "infer": "model", "write": "cpu"}
 """Stage of a request -> the queue it runs on."""
+
+PHOTO, HEAT_MAP, REPORT_BUNDLE = "photo.dcm", "heat_map.png", "report.fhir.json"
 
 FILES: Mapping[str, str] = {
     "mask.nii.gz": "application/gzip",
@@ -25,6 +28,10 @@ FILES: Mapping[str, str] = {
     "sr.dcm": "application/dicom",
     "pdf.dcm": "application/dicom",
     "report.pdf": "application/pdf",
+    PHOTO: "application/dicom",
+    HEAT_MAP: "image/png",
+    "sc.dcm": "application/dicom",
+    REPORT_BUNDLE: "application/fhir+json",
 }
 """Name -> media type of everything that can be fetched."""
 
@@ -33,6 +40,21 @@ def stage_put(row: RowMapping | Mapping[str, Any], suffix: str = "", *, delay_s:
     """The job of the stage that comes next for a request."""
     key = f"predict/{row['id']}/{row['stage']}{suffix}"
     return Put(QUEUES[row["stage"]], "predict", key, (row["id"], row["stage"]), row["priority"], delay_s)
+
+
+def transfer_puts(row: RowMapping | Mapping[str, Any], suffix: str = "") -> list[Put]:
+    """The jobs of the transfers and calls of a request that are still to be made."""
+    return [
+        Put(
+            f"out-{name}",
+            "predict",
+            f"predict/{row['id']}/send-{name}{suffix}",
+            (row["id"], "send", name),
+            row["priority"],
+        )
+        for name, told in (row["transfers"] or {}).items()
+        if told["state"] == DeliveryState.PENDING.value
+    ]
 
 
 def takes_results(settings: Settings) -> dict[str, bool]:

@@ -2,7 +2,7 @@
 
 An archive gets the DICOM objects, a file destination the kinds that its `objects` names.  A destination that is down is
 tried again with back-off for its `retry_span_h`, and left alone while its circuit is open; what needs a person is
-*held*, and the answer says so.  Inference is never repeated for it (I26).
+*held*, and the answer says so.  Inference is never repeated for it (I26).  The call to a webhook goes the same way.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from dicom_node.record import now, predictions, transfers
 from dicom_node.record.transfers import CONFIRMED, FAILED, HELD, PENDING
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.routing.gate import Channel
-from dicom_node.settings import FileDestination
+from dicom_node.settings import FileDestination, Settings
 from dicom_node.stages import circuit
+from dicom_node.stages.callback import finished_call
 from dicom_node.stages.context import Tools
 from dicom_node.stages.prediction_words import takes_results
 from dicom_node.stages.publication import holds
-from dicom_node.stages.targets import target
+from dicom_node.stages.targets import target, webhook_target
+from dicom_node.words import HOOK
 
 log = structlog.get_logger()
 
 NOT_CONFIGURED = "it is not configured any more"
-_ARCHIVED = ("seg.dcm", "pdf.dcm", "sr.dcm")
+_ARCHIVED = ("photo.dcm", "seg.dcm", "pdf.dcm", "sc.dcm", "sr.dcm")
 _KINDS = {
     "seg": "seg.dcm",
     "pdf": "pdf.dcm",
+    "sc": "sc.dcm",
     "sr": "sr.dcm",
     "mask": "mask.nii.gz",
     "report": "report.pdf",
@@ -49,23 +52,10 @@ def first_transfers(
 ) -> dict[str, dict[str, Any]]:
     """How the transfers of a request begin: pending, or held where images of this kind are not published at all."""
     barred = [h.reason for h in holds(tools, attributes, study_uid) if Channel.PACS in h.closes] if study_uid else []
-    begun: dict[str, Any] = {"state": HELD, "reasons": barred} if barred else {"state": PENDING}
+    begun: dict[str, Any] = (
+        {"state": PENDING, "tries": 0} if not barred else {"state": HELD, "tries": 0, "reasons": barred}
+    )
     return {name: {**begun, "tries": 0} for name in wanted}
-
-
-def transfer_puts(row: RowMapping, suffix: str = "") -> list[Put]:
-    """The jobs of the transfers of a request that are still to be made."""
-    return [
-        Put(
-            f"out-{name}",
-            "predict",
-            f"predict/{row['id']}/send-{name}{suffix}",
-            (row["id"], "send", name),
-            row["priority"],
-        )
-        for name, told in (row["transfers"] or {}).items()
-        if told["state"] == PENDING
-    ]
 
 
 def _put(row: RowMapping, name: str, what: str, delay_s: float = 0.0) -> Put:
@@ -86,10 +76,9 @@ def transfer(tools: Tools, number: int, name: str) -> list[Put]:
     if until is not None:
         return _postpone(tools, row, name, {**found.told, "since": found.told.get("since") or now()}, until)
     try:
-        if name not in takes_results(tools.settings):
+        if not is_peer(tools.settings, name):
             return _end(tools, number, name, {**told, "state": HELD, "reasons": [NOT_CONFIGURED]})
-        sent = [delivery.send(one, target(tools.settings, name), attempt=told["tries"]) for one in
-                _outgoing(tools, row, name)]  # fmt: skip
+        sent = _sent(tools, row, name, told["tries"])
     except PeerTrouble as trouble:
         circuit.count(tools, name, trouble)
         return _later(tools, row, name, told, trouble)
@@ -105,24 +94,38 @@ def transfer(tools: Tools, number: int, name: str) -> list[Put]:
     return _end(tools, number, name, {**told, "state": CONFIRMED, "objects": len(sent), "seen": seen})
 
 
+def is_peer(settings: Settings, name: str) -> bool:
+    """Whether the configuration knows where this goes: a destination that takes results, or a webhook."""
+    return name in takes_results(settings) or (name.startswith(HOOK) and settings.peer(name) is not None)
+
+
+def _sent(tools: Tools, row: RowMapping, name: str, attempt: int) -> list[delivery.Confirmation]:
+    if name.startswith(HOOK):
+        return [delivery.call(finished_call(row), webhook_target(tools.settings, name.removeprefix(HOOK)))]
+    where = target(tools.settings, name)
+    return [delivery.send(one, where, attempt=attempt) for one in _outgoing(tools, row, name)]
+
+
 def _outgoing(tools: Tools, row: RowMapping, name: str) -> list[delivery.OutgoingObject | delivery.OutgoingFile]:
     folder = tools.settings.data.folder / "predictions" / str(row["public_id"])
     files: Mapping[str, str] = row["files"]
+    if (only := row["transfers"][name].get("files")) is not None:
+        return [delivery.OutgoingObject.read((folder / files[one]).read_bytes()) for one in only]
     destination = tools.settings.destinations[name]
     if not isinstance(destination, FileDestination):
         return [delivery.OutgoingObject.read((folder / files[one]).read_bytes()) for one in _ARCHIVED if one in files]
     wanted = [_KINDS[kind] for kind in destination.objects if kind in _KINDS and _KINDS[kind] in files]
     if not wanted:  # of a NIfTI file there are no objects: whoever asked for a transfer wants what there is
-        wanted = ["mask.nii.gz", "result.json"]
+        wanted = [one for one in ("mask.nii.gz", "report.pdf", "result.json") if one in files]
     return [
         delivery.OutgoingFile.named(f"{row['public_id']}/{one}", (folder / files[one]).read_bytes()) for one in wanted
     ]
 
 
 def _later(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], trouble: PeerTrouble) -> list[Put]:
-    settings = tools.settings.destinations[name]
+    settings = tools.settings.peer(name)
     tries = int(told["tries"])
-    if _is_over(tools, name, told):
+    if settings is None or _is_over(tools, name, told):
         return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": [str(trouble)]})
     delay = delivery.backoff(
         tries, settings.retry_first_s, settings.retry_cap_s, _jitter, retry_after_s=trouble.retry_after_s
@@ -147,8 +150,8 @@ def _postpone(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], un
 
 def _is_over(tools: Tools, name: str, told: Mapping[str, Any]) -> bool:
     waited = datetime.fromisoformat(now()) - datetime.fromisoformat(told["since"])
-    destination = tools.settings.destinations.get(name)
-    return destination is not None and waited > timedelta(hours=destination.retry_span_h)
+    peer = tools.settings.peer(name)
+    return peer is not None and waited > timedelta(hours=peer.retry_span_h)
 
 
 def end_transfer(tools: Tools, number: int, name: str, told: Mapping[str, Any]) -> bool:
@@ -156,8 +159,9 @@ def end_transfer(tools: Tools, number: int, name: str, told: Mapping[str, Any]) 
     with tools.database.write() as connection:
         if not transfers.end_try(connection, number, name, told):
             return False
-        tries = told.get("tries", 0)
-        predictions.tell(connection, number, "prediction.transfer", destination=name, state=told["state"], tries=tries)
+        predictions.tell(
+            connection, number, "prediction.transfer", destination=name, state=told["state"], tries=told.get("tries", 0)
+        )
     return True
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from dicom_node.refusals import WORDS, RefusalCode
+from dicom_node.refusals import RefusalCode
+from dicom_node.refusals_es import told as words_of
 from dicom_node.stages.prediction_words import FILES
+from portal.api.photo_answers import elapsed, photo_answer
 from portal.problems import STATUS
 
 STATES: Mapping[str, str] = {
@@ -47,7 +49,7 @@ BASE = "/api/v1/results"
 Row = RowMapping | Mapping[str, Any]
 
 
-def answer(row: Row, origin: str) -> dict[str, Any]:
+def answer(row: Row, origin: str, language: str = "en") -> dict[str, Any]:
     """A request as its caller reads it.
 
     Parameters
@@ -56,16 +58,20 @@ def answer(row: Row, origin: str) -> dict[str, Any]:
         Of `predictions`.
     origin
         ``http://host:port`` under which the caller reached the node.
+    language
+        Of the words about a photograph: ``en`` or ``es``.
     """
     status = STATES[row["state"]]
     here = f"{BASE}/{row['public_id']}"
+    if "photo" in row["options"]:
+        return photo_answer(row, status, here, language) | {"waiting_time": _waited(row)}
     told: dict[str, Any] = {
         "success": status == "completed",
         "status": status,
         "message": MESSAGES.get(status, ""),
         "model": row["model"],
         "device": None,
-        "elapsed_time": _elapsed(row),
+        "elapsed_time": elapsed(row),
         "waiting_time": _waited(row),
         "unique_classes": [],
         "num_classes_detected": 0,
@@ -151,21 +157,15 @@ def _links(row: Row, here: str) -> dict[str, Any]:
     return links
 
 
-def _elapsed(row: Row) -> float:
-    """Seconds of work, without the time in which the request waited for its turn."""
-    seconds = row["seconds"]
-    return round(sum(float(seconds.get(stage, 0.0)) for stage in ("read", "infer", "write")), 3)
-
-
 def _waited(row: Row) -> float | None:
     """Seconds of a finished request in which nobody worked on it; None while it goes on."""
     if row["finished_at"] is None:
         return None
     whole = datetime.fromisoformat(row["finished_at"]) - datetime.fromisoformat(row["created_at"])
-    return round(max(0.0, whole.total_seconds() - _elapsed(row)), 3)
+    return round(max(0.0, whole.total_seconds() - elapsed(row)), 3)
 
 
-def refusal_problem(told: Mapping[str, str], correlation: str = "") -> tuple[int, dict[str, Any]]:
+def refusal_problem(told: Mapping[str, str], correlation: str = "", language: str = "en") -> tuple[int, dict[str, Any]]:
     """The problem (RFC 9457) of a request that was refused: fixed words, and what was expected and found.
 
     Returns
@@ -173,7 +173,7 @@ def refusal_problem(told: Mapping[str, str], correlation: str = "") -> tuple[int
     status, body
     """
     code = RefusalCode(told["code"])
-    title, advice = WORDS[code]
+    title, advice = words_of(code, language)
     status = STATUS.get(code, 422)
     body: dict[str, Any] = {
         "type": f"urn:ainode:problem:{code.value}",

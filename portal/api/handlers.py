@@ -23,6 +23,7 @@ from fhir_bridge.server import Access
 from portal.api import schemas
 from portal.api.answers import answer, refusal_problem
 from portal.api.fields import options_of, waits, warnings_of
+from portal.api.languages import negotiated
 from portal.api.limits import Buckets
 from portal.api.upload import Form, UploadLimits, take_form
 from portal.health import report
@@ -96,7 +97,7 @@ class Api:
 
     async def _form(self, request: Request, model: str, files: frozenset[str], count: int, *, images: int) -> Form:
         self._pay(request, self._images, images, "predict")
-        owner = _owner(request)
+        owner = owner_of(request)
         # before the body is read: an unknown name, a full disk or a full queue need no upload to be said
         await self._run(self._desk.model, model, "")
         await self._run(self._desk.check_admission, owner, 1)
@@ -115,7 +116,7 @@ class Api:
     ) -> list[RowMapping]:
         fields = form.fields
         asked = Asked(
-            owner=_owner(request),
+            owner=owner_of(request),
             name=model,
             cases=cases,
             is_batch=is_batch,
@@ -132,21 +133,21 @@ class Api:
     async def result(self, request: Request, id: str) -> Response:
         """One request: how far it is, and what came of it."""
         row = await self._row(request, id)
-        return JSONResponse(answer(row, self._origin(request)))
+        return JSONResponse(answer(row, self._origin(request), self.language(request)))
 
     async def batch_result(self, request: Request, id: str) -> Response:
         """Every request of a batch, in input order."""
-        rows = await self._run(self._desk.batch, _owner(request), id)
+        rows = await self._run(self._desk.batch, owner_of(request), id)
         if not rows:
             raise UnknownModel
         return JSONResponse(self._batch(request, rows))
 
     async def cancel(self, request: Request, id: str) -> Response:
         """End a request that nobody wants any more; one that is over stays as it is."""
-        row = await self._run(self._desk.cancel, _owner(request), id, str(request.state.actor))
+        row = await self._run(self._desk.cancel, owner_of(request), id, str(request.state.actor))
         if row is None:
             raise UnknownModel
-        return JSONResponse(answer(row, self._origin(request)))
+        return JSONResponse(answer(row, self._origin(request), self.language(request)))
 
     async def file(self, request: Request, id: str, name: str) -> Response:
         """A file of a finished request: mask, numbers, pictures and, for DICOM input, the objects."""
@@ -211,7 +212,7 @@ class Api:
         return await anyio.to_thread.run_sync(body, *arguments)
 
     async def _row(self, request: Request, public_id: str) -> RowMapping:
-        row = await self._run(self._desk.result, _owner(request), public_id)
+        row = await self._run(self._desk.result, owner_of(request), public_id)
         if row is None:
             raise UnknownModel
         return row
@@ -222,7 +223,7 @@ class Api:
             return rows
         self._held.count += 1
         try:
-            owner, deadline, tries = _owner(request), time.monotonic() + self._desk.settings.wait_s, 0
+            owner, deadline, tries = owner_of(request), time.monotonic() + self._desk.settings.wait_s, 0
             while any(row["state"] in record.UNFINISHED for row in rows) and time.monotonic() < deadline:
                 await anyio.sleep(_POLL_S[min(tries, len(_POLL_S) - 1)])
                 tries += 1
@@ -236,16 +237,16 @@ class Api:
     def _one(self, request: Request, row: RowMapping, *, accepted: bool) -> Response:
         headers = {"Location": f"/api/v1/results/{row['public_id']}"}
         if row["state"] == "refused":
-            status, body = refusal_problem(row["refusal"], request.state.correlation)
+            status, body = refusal_problem(row["refusal"], request.state.correlation, self.language(request))
             return JSONResponse({**body, "id": row["public_id"]}, status_code=status, media_type=MEDIA_TYPE)
-        body = answer(row, self._origin(request))
+        body = answer(row, self._origin(request), self.language(request))
         if row["state"] == "failed":
             return _fault(request, body)
         return JSONResponse(body, status_code=202 if accepted else 200, headers=headers)
 
     def _batch(self, request: Request, rows: Sequence[RowMapping]) -> dict[str, Any]:
         origin = self._origin(request)
-        results = [answer(row, origin) for row in rows]
+        results = [answer(row, origin, self.language(request)) for row in rows]
         completed = sum(one["success"] for one in results)
         is_open = any(row["state"] in record.UNFINISHED for row in rows)
         return {
@@ -258,6 +259,10 @@ class Api:
             "results": results,
         }
 
+    def language(self, request: Request) -> str:
+        """The language in which this caller is answered where the words exist in it."""
+        return negotiated(request.headers.get("accept-language"), self._desk.language)
+
     def _origin(self, request: Request) -> str:
         return self._services.settings.base_url.rstrip("/") or str(request.base_url).rstrip("/")
 
@@ -269,6 +274,15 @@ class Api:
         Slower
         """
         self._pay(request, self._calls, 1, "api")
+
+    def pay_image(self, request: Request) -> None:
+        """Count one image.
+
+        Raises
+        ------
+        Slower
+        """
+        self._pay(request, self._images, 1, "predict")
 
     def _pay(self, request: Request, buckets: tuple[Buckets, Buckets], tokens: float, route: str) -> None:
         if not tokens:
@@ -291,7 +305,7 @@ class Slower(Exception):
         super().__init__("too many calls")
 
 
-def _owner(request: Request) -> str:
+def owner_of(request: Request) -> str:
     """Whose requests these are: the public part of the key."""
     return str(request.state.identity.prefix)
 

@@ -17,6 +17,8 @@ from portal.api import schemas
 from portal.api.answers import refusal_problem
 from portal.api.handlers import Api, Slower
 from portal.api.limits import retry_after
+from portal.api.photo_schemas import PHOTO_BODY, PhotoAnswer
+from portal.api.photos import MODEL, PhotoApi
 from portal.api.upload import drain
 from portal.gate import permission
 from portal.problems import MEDIA_TYPE, plain
@@ -39,12 +41,12 @@ def _guarded(api: Api, services: PortalServices, handler: Handler) -> Handler:
             api.pay_call(request)
             return await handler(*args, **named)
         except Slower as slower:
-            status, body = refusal_problem({"code": "too-busy"}, correlation)
+            status, body = refusal_problem({"code": "too-busy"}, correlation, api.language(request))
             headers = {"Retry-After": retry_after(slower.wait_s)}
         except Refused as refused:
             told = refused.refusal
             services.metrics.count("refusals_total", reason=told.code.value, channel="http")
-            status, body = refusal_problem(told.to_json(), correlation)
+            status, body = refusal_problem(told.to_json(), correlation, api.language(request))
             headers = {"Retry-After": "30"} if status in (429, 503) else {}
         except UnknownModel:
             await drain(request)
@@ -60,7 +62,7 @@ def _guarded(api: Api, services: PortalServices, handler: Handler) -> Handler:
 def router(services: PortalServices, desk: Predictions) -> APIRouter:
     """Everything below ``/api/v1``."""
     made = APIRouter(prefix="/api/v1", tags=["Predictions"])
-    api = Api(services, desk)
+    api = PhotoApi(services, desk)
 
     async def predict(
         request: Request,
@@ -70,6 +72,14 @@ def router(services: PortalServices, desk: Predictions) -> APIRouter:
     ) -> Response:
         """Segment one case: a NIfTI file, the files of several roles, or a DICOM study."""
         return await api.predict(request, model, wait, idempotency_key)
+
+    async def photo(
+        request: Request,
+        wait: bool | None = Query(None, description="false: answer 202 at once; the result comes later."),
+        idempotency_key: str | None = Header(None, min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$"),
+    ) -> Response:
+        """Estimate one photograph of a skin lesion: decision support, never a diagnosis."""
+        return await api.photo(request, wait, idempotency_key)
 
     async def batch(
         request: Request,
@@ -128,10 +138,17 @@ def router(services: PortalServices, desk: Predictions) -> APIRouter:
     }
     asking = schemas.problems(404, 409, 413, 415, 422, 503)
     found = schemas.problems(404, 422)
+    photos = {
+        200: {"model": PhotoAnswer},
+        202: {"model": PhotoAnswer, "description": "Accepted; not finished yet"},
+    }
+    # before the route with a name of its own kind: the first that fits is taken
+    add(f"/predict/{MODEL}", photo, "POST", {**photos, **asking}, requestBody=PHOTO_BODY)
     add("/predict/{model}", predict, "POST", {**one, **asking}, requestBody=schemas.PREDICT_BODY)
     add("/predict/{model}/batch", batch, "POST", {**many, **asking}, requestBody=schemas.BATCH_BODY)
-    add("/results/{id}", result, "GET", {200: {"model": schemas.Answer}, **found})
-    add("/results/{id}/cancel", cancel, "POST", {200: {"model": schemas.Answer}, **found})
+    either = {200: {"model": schemas.Answer | PhotoAnswer}}
+    add("/results/{id}", result, "GET", {**either, **found})
+    add("/results/{id}/cancel", cancel, "POST", {**either, **found})
     add("/results/{id}/events", events, "GET", {200: {"content": {"text/event-stream": {}}}, **found})
     contents: dict[str, Any] = {kind: {} for kind in sorted(set(FILES.values()))}
     add("/results/{id}/files/{name}", file, "GET", {200: {"content": contents}, **found})

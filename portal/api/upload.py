@@ -182,7 +182,7 @@ async def take_form(
     parser = MultipartParser(boundary, _callbacks(taking))
     total = 0
     try:
-        async for chunk in _chunks(request):
+        async for chunk in chunks(request):
             total += len(chunk)
             if total > limits.max_bytes:
                 raise Refused(RefusalCode.TOO_LARGE, f"at most {limits.max_bytes} bytes", "more")
@@ -211,7 +211,7 @@ async def drain(request: Request) -> None:
         return
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
+async def chunks(request: Request) -> AsyncIterator[bytes]:
     """The body in pieces of about a mebibyte: one hop to a thread for each instead of one for each packet."""
     waiting = bytearray()
     stream = request.stream()

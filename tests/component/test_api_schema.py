@@ -14,6 +14,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from tests.fixtures_classifier import make_tiny_classifier
 from tests.fixtures_packages import make_tiny_package
 from tests.support.api import ApiNode, head, nifti
 
@@ -30,8 +31,11 @@ EXCLUDED: list[Any] = [
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiNode]:
     folder = tmp_path_factory.mktemp("schema")
     make_tiny_package(folder / "models", role="t1c")
+    make_tiny_classifier(folder / "models")
     many = {"requests_per_minute": 1_000_000, "images_per_minute": 1_000_000, "max_waiting_per_key": 1_000_000,
-            "max_waiting": 1_000_000, "wait_s": 5.0}  # fmt: skip
+            "max_waiting": 1_000_000, "wait_s": 5.0,
+            "aliases": {"nnUNet": {"model": "tiny-bright", "default_role": "t1c"},
+                        "skin-lesion": {"model": "tiny-classifier"}}}  # fmt: skip
     made = ApiNode(folder / "node", folder / "models", api=many)
     yield made
     made.close()
@@ -45,6 +49,7 @@ def api(node: ApiNode) -> Any:
 
 
 OPERATIONS = (
+    "POST /api/v1/predict/skin-lesion",
     "POST /api/v1/predict/{model}",
     "POST /api/v1/predict/{model}/batch",
     "GET /api/v1/results/{id}",
@@ -88,7 +93,7 @@ def test_the_api_is_as_its_document_says(api: Any, node: ApiNode, label: str, mo
 def test_every_route_asks_for_its_permission(node: ApiNode) -> None:
     document = node.client().get("/openapi.json").json()
     paths = {path: list(methods) for path, methods in document["paths"].items() if path.startswith("/api/v1")}
-    assert len(paths) >= 9
+    assert len(paths) >= 10
     stranger = node.client(key="", local=False)
     for path, methods in paths.items():
         for method in methods:

@@ -1,0 +1,179 @@
+"""What a caller reads of a photograph: the estimate with its threshold, in the caller's language, and never as a fact.
+
+A picture that was refused has no number of any kind.  A number without calibration is a score and is called one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from dicom_node.refusals import RefusalCode
+from dicom_node.refusals_es import told as refusal_words
+from dicom_node.stages.prediction_words import FILES, HEAT_MAP, REPORT_BUNDLE
+from dicom_node.words import HOOK
+
+AT_OR_ABOVE = "AI-OP-ABOVE"
+
+WORDS: Mapping[str, Mapping[str, str]] = {
+    "en": {
+        "waiting": "The request waits for its turn.",
+        "running": "The request is being worked on.",
+        "completed": "The model has given its estimate. It is not reviewed and no diagnosis.",
+        "failed": "The node made a fault on this request; nothing was found out about the picture.",
+        "cancelled": "The request was cancelled.",
+        "above": "At or above the operating threshold",
+        "below": "Below the operating threshold",
+        "meaning_above": "The model puts this picture at or above its threshold. It asks for the eye of a qualified "
+        "person; it does not say that the lesion is malignant.",
+        "meaning_below": "The model puts this picture below its threshold. This does NOT exclude malignancy: a lesion "
+        "that changes, bleeds or worries needs the eye of a qualified person, whatever this number says.",
+        "disclaimer": "Decision support, not reviewed, not for clinical use: not a diagnosis, and no replacement for "
+        "an examination or a biopsy. It knows nothing of history, touch, or other lesions.",
+        "accepted": "The picture was good enough to be answered.",
+    },
+    "es": {
+        "waiting": "La petición espera su turno.",
+        "running": "Se está trabajando en la petición.",
+        "completed": "El modelo ha dado su estimación. No está revisada y no es un diagnóstico.",
+        "failed": "El nodo cometió un fallo en esta petición; no se averiguó nada sobre la imagen.",
+        "cancelled": "La petición se canceló.",
+        "above": "En el umbral de operación o por encima",
+        "below": "Por debajo del umbral de operación",
+        "meaning_above": "El modelo sitúa esta imagen en su umbral o por encima. Pide la mirada de un profesional "
+        "cualificado; no dice que la lesión sea maligna.",
+        "meaning_below": "El modelo sitúa esta imagen por debajo de su umbral. Esto NO excluye malignidad: una lesión "
+        "que cambia, sangra o preocupa necesita la mirada de un profesional cualificado, diga lo que diga este número.",
+        "disclaimer": "Apoyo a la decisión, sin revisar, no apto para uso clínico: no es un diagnóstico ni sustituye a "
+        "una exploración o una biopsia. No sabe nada de antecedentes, tacto ni otras lesiones.",
+        "accepted": "La imagen era suficiente para responder.",
+    },
+}
+
+Row = RowMapping | Mapping[str, Any]
+
+
+def photo_answer(row: Row, status: str, here: str, language: str) -> dict[str, Any]:
+    """A request about a photograph as its caller reads it.
+
+    Parameters
+    ----------
+    here
+        Path of the request's result.
+    """
+    say = WORDS[language]
+    told: dict[str, Any] = {
+        "success": status == "completed",
+        "status": status,
+        "message": say.get(status, ""),
+        "language": language,
+        "model": row["model"],
+        "id": row["public_id"],
+        "elapsed_time": elapsed(row),
+        "probability": None,
+        "score": None,
+        "threshold": None,
+        "category": None,
+        "meaning": None,
+        "disclaimer": say["disclaimer"],
+        "outputs": [],
+        "quality": None,
+        "heat_map": None,
+        "pdf": None,
+        "diagnostic_report": None,
+        "warnings": list(row["warnings"]),
+        "links": _links(row, here),
+        "callback": None,
+    }
+    told |= _ways(row)
+    if status == "completed":
+        told |= _completed(row, here, say)
+    if row["refusal"]:
+        message, advice = refusal_words(RefusalCode(row["refusal"]["code"]), language)
+        told["message"] = message
+        told["refusal"] = {**row["refusal"], "message": message, "advice": advice}
+        told["quality"] = {"accepted": False, "code": row["refusal"]["code"], "message": message, "advice": advice}
+    return told
+
+
+def _completed(row: Row, here: str, say: Mapping[str, str]) -> dict[str, Any]:
+    said, files = row["answer"], row["files"] or {}
+    outputs = [_output(one, say) for one in said["outputs"]]
+    first = outputs[0]
+    is_above = first["category"] is not None and first["category"]["at_or_above_threshold"]
+    report = said.get("report")
+    return {
+        **{key: first[key] for key in ("probability", "score", "threshold", "category")},
+        "meaning": say["meaning_above" if is_above else "meaning_below"],
+        "outputs": outputs,
+        "quality": {
+            "accepted": True,
+            "message": say["accepted"],
+            "kind": said["quality"].get("kind", ""),
+            "measures": dict(said["quality"].get("measures", {})),
+        },
+        "heat_map": _file(files, here, HEAT_MAP),
+        "pdf": _file(files, here, "report.pdf"),
+        "diagnostic_report": None if report is None else {**report, "url": _file(files, here, REPORT_BUNDLE)},
+        "device": said["device"],
+        "precision": said["precision"],
+        "notes": list(said["notes"]),
+    }
+
+
+def _output(said: Mapping[str, Any], say: Mapping[str, str]) -> dict[str, Any]:
+    is_percent = bool(said["is_percent"])
+    category = None
+    if said["category"] is not None:
+        is_above = said["category"] == AT_OR_ABOVE
+        category = {
+            "code": said["category"],
+            "at_or_above_threshold": is_above,
+            "text": say["above" if is_above else "below"],
+        }
+    return {
+        "key": said["key"],
+        "name": said["name"],
+        "probability": _both(said["value"]) if is_percent else None,
+        "score": None if is_percent else said["value"],
+        "threshold": _both(said["threshold"]) if is_percent and said["threshold"] is not None else None,
+        "score_threshold": None if is_percent else said["threshold"],
+        "category": category,
+    }
+
+
+def _both(percent: float) -> dict[str, float]:
+    """A probability twice, each named, so that nobody takes 0.9 % for 90 %."""
+    return {"percent": percent, "fraction": percent / 100.0}
+
+
+def _file(files: Mapping[str, str], here: str, name: str) -> str | None:
+    return f"{here}/files/{name}" if name in files else None
+
+
+def _links(row: Row, here: str) -> dict[str, Any]:
+    links: dict[str, Any] = {"self": here, "events": f"{here}/events"}
+    if row["state"] in ("queued", "running"):
+        links["cancel"] = f"{here}/cancel"
+    if row["state"] == "built":
+        links["files"] = {name: f"{here}/files/{name}" for name in FILES if name in (row["files"] or {})}
+    return links
+
+
+def _ways(row: Row) -> dict[str, Any]:
+    """How far call and transfers are; which process makes them is nobody's business."""
+    name = row["options"].get("callback")
+    found = {key: {k: v for k, v in one.items() if k != "worker"} for key, one in (row["transfers"] or {}).items()}
+    called = found.pop(f"{HOOK}{name}", {"state": "waiting"})
+    told: dict[str, Any] = {} if not name else {"callback": {"name": name, **called}}
+    if found:
+        told["transfers"] = found
+    return told
+
+
+def elapsed(row: Row) -> float:
+    """Seconds of work, without the time in which the request waited for its turn."""
+    seconds = row["seconds"]
+    return round(sum(float(seconds.get(stage, 0.0)) for stage in ("read", "infer", "write")), 3)
