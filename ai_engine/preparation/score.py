@@ -20,8 +20,8 @@ from dicom_node.refusals import RefusalCode, Refused
 
 NUDGE_MM = 4.0
 NUDGE_DEG = 4.0
-MIN_SHARPNESS = 0.08
-"""Good ones were measured at 0.11 and above; failed ones up to 0.06, searches stopped 3 mm away up to 0.11."""
+MIN_SHARPNESS = 0.1
+"""Good ones were measured at 0.11 and above; failed ones up to 0.09, searches stopped 3 mm away up to 0.11."""
 MAX_SPREAD_MM = 2.0
 """Good ones were measured at 1.8 mm and below, another person's head at 4.7 mm and above."""
 MIN_VIEW = 0.8
