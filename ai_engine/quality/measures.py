@@ -147,7 +147,8 @@ def _sharpness(luma: Floats, inner: Mask) -> tuple[float, float]:
     first, second, third = (ndimage.gaussian_filter(luma, sigma) for sigma in (0.8, 1.8, 3.6))
     fine, coarse = (luma - first)[inner], (second - third)[inner]
     energy = float(np.mean(fine**2))
-    return float(np.log((energy + 0.02) / (float(np.mean(coarse**2)) + 0.02))), float(np.sqrt(energy))
+    # the floor below is the larger one: what has no detail at all counts as blurred
+    return float(np.log((energy + 1e-4) / (float(np.mean(coarse**2)) + 0.02))), float(np.sqrt(energy))
 
 
 def _range(luma: Floats) -> Floats:
