@@ -1,0 +1,127 @@
+"""Photographs in routing: what they are taken for, and one case for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node.refusals import RefusalCode
+from dicom_node.routing import ClosedSeries, PastCase, RouteBook, StudyState, Verb, decide
+from dicom_node.routing.book import RoutesRefused, load_routes, parse_routes
+from dicom_node.routing.cases import base_family, family_of_series
+from dicom_node.routing.explanation import explain
+from dicom_node.routing.kinds import kinds
+from dicom_node.routing.roles import assign_roles
+from dicom_node.words import PRODUCT, SeriesFacts
+
+pytestmark = pytest.mark.unit
+
+VL, DERMOSCOPIC, CAPTURE = (
+    "1.2.840.10008.5.1.4.1.1.77.1.4",
+    "1.2.840.10008.5.1.4.1.1.77.1.7",
+    "1.2.840.10008.5.1.4.1.1.7",
+)
+SHIPPED = Path(__file__).resolve().parents[2] / "config" / "routes.yaml"
+
+
+def photograph(uid: str = "1.2.1", **attributes: Any) -> SeriesFacts:
+    told = {"SOPClassUID": VL, "Modality": "XC", "PatientID": "P1", "SeriesNumber": 1, "SamplesPerPixel": 3}
+    return SeriesFacts(uid, "1.2", {**told, **attributes})
+
+
+def routes(**changes: Any) -> RouteBook:
+    book = load_routes(SHIPPED)
+    (route,) = [one for one in book.routes if one.name == "skin-lesion"]
+    return book.model_copy(update={"routes": (route.model_copy(update={"enabled": True, **changes}),)})
+
+
+def state(*series: SeriesFacts, cases: tuple[PastCase, ...] = (), quiet: bool = False) -> StudyState:
+    roles = assign_roles(list(series))
+    closed = tuple(ClosedSeries(s, roles[s.series_uid], number) for number, s in enumerate(series, 1))
+    return StudyState("1.2", closed, is_quiet=quiet, cases=cases)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "role", "least"),
+    [
+        ({}, "dermoscopy", 0.5),
+        ({"SOPClassUID": DERMOSCOPIC, "Modality": "DMS"}, "dermoscopy", 0.95),
+        ({"DeclaredPicture": "dermoscopic"}, "dermoscopy", 0.9),
+        ({"DeclaredPicture": "plain"}, "dermoscopy", 0.5),
+        ({"SOPClassUID": CAPTURE, "Modality": "OT"}, "dermoscopy", 0.5),
+        ({"SOPClassUID": CAPTURE, "Modality": "OT", "SamplesPerPixel": 1}, "other", 0.9),
+        ({"SOPClassUID": CAPTURE, "Modality": "MR"}, "derived", 0.9),
+        ({"SOPClassUID": CAPTURE, "Modality": "OT", "ManufacturerModelName": PRODUCT}, "own-result", 0.9),
+        ({"ManufacturerModelName": PRODUCT}, "own-result", 0.9),
+    ],
+)
+def test_what_a_series_is_taken_for(attributes: dict[str, Any], role: str, least: float) -> None:
+    found = assign_roles([photograph(**attributes)])["1.2.1"]
+    assert found.role == role and found.confidence >= least
+
+
+def test_the_shipped_route_takes_photographs_and_no_screens() -> None:
+    taken = {
+        "photograph": photograph(),
+        "dermoscopic": photograph(SOPClassUID=DERMOSCOPIC, Modality="DMS"),
+        "capture of skin": photograph(SOPClassUID=CAPTURE, Modality="OT", BodyPartExamined="SKIN"),
+        "capture of a mole": photograph(SOPClassUID=CAPTURE, Modality="XC", StudyDescription="Dermatology"),
+    }
+    left = {
+        "screen": photograph(SOPClassUID=CAPTURE, Modality="OT"),
+        "burnt in": photograph(BurnedInAnnotation="YES"),
+        "own heat map": photograph(SOPClassUID=CAPTURE, Modality="OT", BodyPartExamined="SKIN",
+                                   ManufacturerModelName=PRODUCT),
+        "MR": photograph(SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR"),
+    }  # fmt: skip
+    for name, series in taken.items():
+        assert [d.verb for d in decide(routes(), state(series))] == [Verb.NOTHING, Verb.RUN], name
+    for name, series in left.items():
+        assert [d.verb for d in decide(routes(), state(series))] == [Verb.NOTHING], name
+    assert "own-result" in kinds(left["own heat map"])
+
+
+def test_each_photograph_is_a_case_of_its_own_and_stays_it() -> None:
+    series = [photograph(f"1.2.{number}", SeriesNumber=number) for number in (1, 2, 3)]
+    decisions = {d.result_family: d for d in decide(routes(), state(*series)) if d.verb is Verb.RUN}
+    assert set(decisions) == {family_of_series("skin-lesion", s.series_uid) for s in series}
+    for s in series:
+        decision = decisions[family_of_series("skin-lesion", s.series_uid)]
+        assert decision.case is not None and dict(decision.case.series) == {"dermoscopy": s.series_uid}
+        assert decision.case.result_family == decision.result_family
+        assert base_family(decision.result_family) == "skin-lesion"
+    past = tuple(
+        PastCase(number, "skin-lesion", d.result_family, dict(d.case.revisions))
+        for number, d in enumerate(decisions.values(), 1)
+        if d.case is not None
+    )
+    again = decide(routes(), state(*series, cases=past, quiet=True))
+    assert {d.verb for d in again} == {Verb.NOTHING}
+
+
+def test_a_photograph_that_is_gone_takes_its_case_with_it() -> None:
+    family = family_of_series("skin-lesion", "1.2.9")
+    past = (PastCase(1, "skin-lesion", family, {"dermoscopy": 9}),)
+    found = {d.result_family: d for d in decide(routes(), state(photograph(), cases=past, quiet=True))}
+    assert found[family].verb is Verb.REFUSE and found[family].supersedes == 1
+
+
+def test_one_patient_per_study_all_the_same() -> None:
+    mixed = state(photograph("1.2.1"), photograph("1.2.2", PatientID="P2"))
+    held = [d for d in decide(routes(), mixed) if d.verb is Verb.HOLD]
+    assert len(held) == 2
+    assert {d.refusal.code for d in held if d.refusal is not None} == {RefusalCode.PATIENT_CONFLICT}
+
+
+def test_what_a_route_of_single_series_may_not_say() -> None:
+    text = SHIPPED.read_text().replace("      - [dermoscopy]", "      - [dermoscopy, t1]")
+    with pytest.raises(RoutesRefused, match="single role"):
+        parse_routes(text, "routes.yaml")
+
+
+def test_explain_says_which_case_a_photograph_makes() -> None:
+    series = [photograph()]
+    said = "\n".join(explain(routes(), series, assign_roles(series)).lines())
+    assert "dermoscopy" in said and "by route skin-lesion" in said
