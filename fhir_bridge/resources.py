@@ -14,7 +14,7 @@ import uuid
 from html import escape
 from typing import Any
 
-from ai_engine.findings import Code
+from ai_engine.findings import Code, Measurement
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.words import ObjectKind
 from fhir_bridge import codes
@@ -219,10 +219,18 @@ def conclusion(report: ReportInput) -> str:
         if region.present and volume:
             said.append(f"{region.name} {codes.quantity(volume.value, volume.unit)['value']:.1f} mL")
     for item in report.findings.observations:
-        said.extend(f"{item.name.meaning} {m.value:.0f} {m.unit.value}" for m in item.measurements)
+        side = "" if item.category is None else f" ({item.category.meaning.lower()})"
+        said.extend(f"{item.name.meaning} {_number(m)}{side}" for m in item.measurements)
     sentence = f"{'; '.join(said)}." if said else NOTHING_ABOVE_THRESHOLD
+    if report.findings.observations:
+        sentence += " An estimate from one picture, not a diagnosis."
     label = f" {RESEARCH_ONLY}" if report.options.research_use_only else ""
     return f"{sentence} {model.title or model.name} {model.version}. {UNREVIEWED}{label}"
+
+
+def _number(measurement: Measurement) -> str:
+    """A share to 1 %; a number without unit, such as a score that is not calibrated, to two digits."""
+    return f"{measurement.value:.0f} %" if measurement.unit.value == "%" else f"{measurement.value:.2f}"
 
 
 def diagnostic_report(report: ReportInput, links: Links, study_url: str, observation_urls: list[str]) -> Resource:

@@ -241,7 +241,7 @@ def _tell(rows: Sequence[RowMapping], chosen: Settings, html: Path | None, as_js
         return
     table = Table("study", "in force", "candidate", "state", "region", "Dice", "mL before", "mL now", "change %")
     for entry in told:
-        for region in entry["regions"] or [None]:
+        for region in [*entry["regions"], *entry["observations"]] or [None]:
             cells = [entry["study"], entry["reference"], entry["candidate"], entry["state"]]
             table.add_row(*cells, *(_cells(region) if region else [entry["reason"] or "", "", "", "", ""]))
     out.print(table)
@@ -266,6 +266,7 @@ def _told(row: RowMapping) -> dict[str, Any]:
         "state": row["state"],
         "reason": row["reason"],
         "regions": comparison.get("regions", []),
+        "observations": comparison.get("observations", []),
         "only_reference": comparison.get("only_reference", []),
         "only_candidate": comparison.get("only_candidate", []),
         "seconds": comparison.get("seconds", {}),
@@ -294,6 +295,10 @@ def _summary(told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cells(region: dict[str, Any]) -> list[str]:
+    if "same_side" in region:  # of a photograph: numbers in their own unit, and whether the threshold divides them
+        same = "same side" if region["same_side"] else "other side"
+        numbers = [f"{region[which]:.2f} {region['unit']}" for which in ("reference", "candidate")]
+        return [region["name"], same, *numbers, f"{region['difference']:+.2f}"]
     change = region["difference_percent"]
     return [
         region["name"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, or_, select
 
-from ai_engine.findings import findings_from_json
+from ai_engine.findings import Observation, findings_from_json
 from dicom_node import files
 from dicom_node.record import circuits, predictions, transfers
 from dicom_node.record import deliveries as delivery_queries
@@ -275,7 +275,16 @@ def says(connection: Connection, artefact_folder: Path, run_id: int) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "its findings cannot be read: restore the artefacts from the backup"
     present = [region for region in said.regions if region.present]
+    if said.observations:
+        return ", ".join(_observed(observation) for observation in said.observations)
     if not present:
         return "no region above threshold"
     volumes = [(region.name, region.measure("volume")) for region in present]
     return ", ".join(f"{name} {volume.value:.1f} mL" if volume else name for name, volume in volumes)
+
+
+def _observed(observation: Observation) -> str:
+    first = observation.measurements[0]
+    value = f"{first.value:.0f} %" if first.unit.value == "%" else f"{first.value:.2f}"
+    side = "" if observation.category is None else f" ({observation.category.meaning.lower()})"
+    return f"{observation.name.meaning} {value}{side}"

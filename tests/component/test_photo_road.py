@@ -17,6 +17,7 @@ from dicom_node.cli import app
 from dicom_node.photo import Importer, Occasion, Patient, WrappedPhoto, wrap
 from dicom_node.record.tables import cases, deliveries, reports, revisions, runs
 from dicom_node.results.readback import measurement_groups
+from dicom_node.stages.context import ChildDied
 from fhir_bridge.schema import faults
 from tests.fixtures_classifier import make_tiny_classifier
 from tests.fixtures_photo import drawn_lesion, jpeg
@@ -220,3 +221,25 @@ def test_the_nodes_own_heat_map_is_never_read(node: Node, tmp_path: Path) -> Non
     node.close_series(str(capture.SeriesInstanceUID))
     node.engine.run()
     assert len(node.rows(runs)) == 1
+
+
+def test_a_death_is_counted_for_the_run_whose_job_it_was_and_its_picture_goes_alone_from_then_on(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    models = node.tools.models
+    ask = models.classify
+
+    def classify(reference, pictures, is_wanted=None):
+        calls.append(len(pictures))
+        if len(calls) == 1:
+            raise ChildDied("child-died")
+        return ask(reference, pictures, is_wanted)
+
+    monkeypatch.setattr(models, "classify", classify)
+    photos = [wrapped(jpeg(drawn_lesion(seed=number)), number) for number in (1, 2, 3)]
+    bring(node, tmp_path, *photos)
+    assert node.engine.errors == {}
+    assert [r["state"] for r in node.rows(runs)] == ["built"] * 3
+    assert sorted(r["child_deaths"] for r in node.rows(runs)) == [0, 0, 1]
+    assert calls[0] == 3 and 1 in calls[1:] and sum(calls[1:]) == 3, "each is answered once, the unlucky one alone"
