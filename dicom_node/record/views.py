@@ -266,7 +266,8 @@ def _transfers(connection: Connection) -> list[dict[str, Any]]:
 
 
 def says(connection: Connection, artefact_folder: Path, run_id: int) -> str:
-    """What a run's findings say in one line: "FLAIR abnormality 12.3 mL", or that no region was above threshold."""
+    """What a run's findings say in one line: "FLAIR abnormality 12.3 mL", that no region was above threshold, or of a
+    photograph each number with its side of the threshold."""
     row = run_queries.artefact(connection, run_id, "findings")
     if row is None:
         return ""
@@ -274,9 +275,9 @@ def says(connection: Connection, artefact_folder: Path, run_id: int) -> str:
         said = findings_from_json(json.loads(files.load(artefact_folder, row["path"], row["sha256"])))
     except (OSError, ValueError, KeyError, TypeError):
         return "its findings cannot be read: restore the artefacts from the backup"
-    present = [region for region in said.regions if region.present]
     if said.observations:
         return ", ".join(_observed(observation) for observation in said.observations)
+    present = [region for region in said.regions if region.present]
     if not present:
         return "no region above threshold"
     volumes = [(region.name, region.measure("volume")) for region in present]
