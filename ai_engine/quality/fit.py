@@ -1,7 +1,7 @@
 """Fit the model of kinds to one network, and put it into that network's package.
 
-``ai-node train quality --package FOLDER --data DERMOSCOPY --pictures FOLDER``: the dermoscopy's training split and the
-part ``fit`` of the pictures put together by `ai_engine.quality.assemble` go through the package's own network once;
+``ai-node train quality --package FOLDER --data DERMOSCOPY --pictures FOLDER``: pictures of the dermoscopy's training
+split and all that `ai_engine.quality.assemble` put together go through the package's own network once;
 means, main directions and linear scores are computed from the pooled features in closed form, so the same data give the
 same model.  A minute or two on one core.
 """
@@ -46,7 +46,7 @@ FILE = "quality.safetensors"
 DIRECTIONS = 64
 SHRINKAGE = 1.0
 """Added to the variance along every direction of the shared covariance; 1 is the variance of one feature."""
-LINEAR_SHARE, STRANGE_SHARE = 0.006, 0.005
+LINEAR_SHARE, STRANGE_SHARE = 0.012, 0.005
 """How much of the held-back dermoscopy the linear scores and each of the two distances may refuse."""
 NEVER = -1e4
 """Score of a kind without pictures."""
@@ -247,9 +247,9 @@ def fit_quality(
     say(f"dermoscopy: {TRAIN_PICTURES} pictures of the training split")
     dermoscopy = look_once(package, runner, dermoscopy_pictures(data, "train", TRAIN_PICTURES)[0], store)
     listed = listed_pictures(pictures)
-    say(f"other kinds: {len(listed)} pictures, of which those of part fit are fitted on")
+    say(f"other kinds: {len(listed)} pictures")
     others = look_once(package, runner, [read_picture(pictures / one.file) for one in listed], store)
-    model, odds = fit_kinds(dermoscopy.rows, rows_by_name(others, listed, lambda one: one.part == "fit"))
+    model, odds = fit_kinds(dermoscopy.rows, rows_by_name(others, listed, lambda one: True))
     limits = Limits(dermoscopic=round(odds, 3))
     save_file({name: np.ascontiguousarray(value) for name, value in vars(model).items()}, package / FILE)
     (package / FILE).chmod(0o644)
