@@ -126,8 +126,9 @@ def _groups(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         found = row.get("figures")
         cells = [_interval(found[k]) for k in ("auc", "sensitivity", "specificity")] if found else ["-"] * 3
-        cells.append(_three(found["precision_malignant"]["value"]) if found else "-")
-        cells.append(_three(row["calibration_error"]) if found else "-")
+        both = found is not None and 0 < row["malignant"] < row["n"]
+        cells.append(_three(found["precision_malignant"]["value"]) if found and both else "-")
+        cells.append(_three(row["calibration_error"]) if both else "-")
         lines.append(f"| {row['group']} | {row['n']} | {row['malignant']} | {' | '.join(cells)} |")
     return lines
 

@@ -5,9 +5,10 @@ on averaged features the gradient of a logit is the head's own weights, so Grad-
 class activation map of Zhou et al., CVPR 2016: weights times features, no backward pass.  The mean of the map over the
 picture, bias added, is the logit itself.
 
-Test-time views and networks (folds) are averaged in features and logits.  One picture is a call of its own shape; when
-several wait they go through a second, larger shape, filled up with zeros, so that a picture's numbers do not depend on
-its neighbours.
+Test-time views and networks (folds) are averaged in features and logits.  On the CPU every picture with its views is
+one call of one shape, so its numbers are the same to the last bit whatever waits beside it (and larger calls gain
+little there: eight views in one call cost 9.3 ms each, one alone 10.3, measured).  On CUDA several pictures go through
+a second, larger shape, filled up with zeros.
 """
 
 from __future__ import annotations
@@ -246,6 +247,9 @@ class _Member:
         """``(N, 1280, rows/32, columns/32)`` of ``(N, 3, rows, columns)``; N is a multiple of the views."""
         if len(tiles) <= self._views:
             return self.network(1)(tiles)
+        if self.network(1).device == "CPU":
+            parts = range(0, len(tiles), self._views)
+            return np.concatenate([self.network(1)(tiles[first : first + self._views]) for first in parts])
         missing = batch * self._views - len(tiles)
         full = np.concatenate((tiles, np.zeros((missing, *tiles.shape[1:]), np.float32))) if missing else tiles
         return self.network(batch)(full)[: len(tiles)]

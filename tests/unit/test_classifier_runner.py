@@ -118,9 +118,17 @@ def test_neighbours_do_not_change_an_answer(package: ModelPackage) -> None:
     pictures = [picture(seed) for seed in range(7)]
     alone = [runner.run([one])[0].logits["malignant"] for one in pictures]
     together = [scores.logits["malignant"] for scores in runner.run(pictures)]
-    assert together == pytest.approx(alone, abs=2e-4)
-    other = [runner.run([pictures[0], *pictures[3:5]])[0].logits, runner.run([pictures[0], pictures[6]])[0].logits]
-    assert other[0] == other[1]
+    assert together == alone
+
+
+def test_a_device_that_is_no_cpu_gets_full_batches(package: ModelPackage) -> None:
+    runner = ClassifierRunner(package, TORCH)
+    alone = [runner.run([picture(seed)])[0].logits["malignant"] for seed in range(3)]
+    member = runner._members[0]
+    member.network(1).device = "CUDA:0"
+    together = [scores.logits["malignant"] for scores in runner.run([picture(seed) for seed in range(3)])]
+    assert sorted(member._opened) == [1, 4]
+    assert together == pytest.approx(alone, abs=1e-4)
 
 
 def test_backends_agree(package: ModelPackage) -> None:
