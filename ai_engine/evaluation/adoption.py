@@ -53,8 +53,9 @@ def write_report(folder: Path, report: Report, *, adopt: bool, keep_int8: bool =
             (folder / name).unlink(missing_ok=True)
     (folder / GATE).write_bytes(canonical(report))
     card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-    (folder / CARD).write_text(put_into_card(card, report), encoding="utf-8")
-    way = cheapest(report, with_int8=all((folder / name).exists() for name in INT8)).way if adopt else None
+    with_int8 = all((folder / name).exists() for name in INT8)
+    (folder / CARD).write_text(put_into_card(card, report, with_int8=with_int8), encoding="utf-8")
+    way = cheapest(report, with_int8=with_int8).way if adopt else None
     if way is not None:
         _adopt(folder, report, way)
     digest = seal_package(folder)

@@ -326,9 +326,10 @@ def _dice_and_loss(found: RegionOutcome, *, is_reference: bool) -> str:
 def about(report: Report) -> str:
     """What was measured on what, and how the table is to be read."""
     cases = len(report.variants[0].cases) if report.variants else 0
+    kind = "mean" if any(variant.cost.cpu_median_s is None for variant in report.variants) else "median"
     return (
         f"Measured: {'; '.join(report.evidence)} (n = {cases}). {report.machine}. CPU s: processor seconds of one "
-        "case, median; peak MB: of the model's process. Loss is the reference's mean Dice minus the variant's, with "
+        f"case, {kind}; peak MB: of the model's process. Loss is the reference's mean Dice minus the variant's, with "
         "its paired bootstrap interval over cases."
     )
 
@@ -336,9 +337,17 @@ def about(report: Report) -> str:
 _BEGIN, _END = "<!-- accuracy gate -->", "<!-- end of accuracy gate -->"
 
 
-def put_into_card(card: str, report: Report) -> str:
-    """The text of a card with the report's table in it, in place of an older one."""
-    passed = [variant.name for variant in report.variants if variant.passed and variant.name != REFERENCE]
+def put_into_card(card: str, report: Report, *, with_int8: bool = True) -> str:
+    """The text of a card with the report's table in it, in place of an older one.
+
+    Parameters
+    ----------
+    with_int8
+        Whether the package holds its 8-bit network; else that is measured, but not offered.
+    """
+    good = [variant for variant in report.variants if variant.passed and variant.name != REFERENCE]
+    passed = [variant.name for variant in good if with_int8 or variant.way.precision != "int8"]
+    left_out = [variant.name for variant in good if variant.name not in passed]
     failed = [f"{variant.name} ({'; '.join(variant.reasons)})" for variant in report.variants if not variant.passed]
     section = "\n\n".join(
         [
@@ -347,6 +356,7 @@ def put_into_card(card: str, report: Report) -> str:
             about(report),
             as_table(report).strip(),
             f"Offered: {', '.join(passed) or 'the reference only'}. Not offered: {'; '.join(failed) or 'none'}.",
+            *([f"Passed, but not in the package: {', '.join(left_out)}."] if left_out else []),
             *([f"8-bit integers: {report.calibration}."] if report.calibration else []),
             _END,
         ]
