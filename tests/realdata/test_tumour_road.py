@@ -130,7 +130,7 @@ def test_a_stripped_study_goes_to_brain_tumour(node: Node, data_dir: Path, tmp_p
     (run,) = bring(node, *series)
     assert (run["route"], run["state"]) == ("brain-tumour", "built")
     assert "stands in" not in told_by(node, series[0].study_uid)
-    truth = read_head(data_dir / "brain" / "brats" / CASE / f"{CASE}_seg.nii.bz2").array
+    truth = read_head(data_dir / "brain" / "brats" / CASE / f"{CASE}_seg.nii.gz").array
     assert dice(mask_of(node, run["id"]) > 0, truth > 0) > 0.5  # it has learnt from this person: shows the grid only
 
 
@@ -181,7 +181,7 @@ def test_a_displaced_pair_is_laid_on_each_other_by_cli_and_by_http_alike(
     notes = json.loads((out / "result.json").read_text(encoding="utf-8"))["notes"]
     assert any(note.startswith("flair was laid on t1c:") for note in notes)
     by_cli = read_mask(out / "mask.nii.gz")
-    truth = read_head(data_dir / "brain" / "brats" / CASE / f"{CASE}_seg.nii.bz2").array
+    truth = read_head(data_dir / "brain" / "brats" / CASE / f"{CASE}_seg.nii.gz").array
     assert by_cli.shape == truth.shape
     assert dice(by_cli > 0, truth > 0) > 0.5
     node = ApiNode(tmp_path / "api", MODELS, engine={"models": MODELS, "threads": 2})
