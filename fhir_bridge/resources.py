@@ -229,8 +229,10 @@ def conclusion(report: ReportInput) -> str:
 
 
 def _number(measurement: Measurement) -> str:
-    """A share to 1 %; a number without unit, such as a score that is not calibrated, to two digits."""
-    return f"{measurement.value:.0f} %" if measurement.unit.value == "%" else f"{measurement.value:.2f}"
+    """A share to 1 %, below 10 % to 0.1 %; a number without unit, such as an uncalibrated score, to two digits."""
+    if measurement.unit.value != "%":
+        return f"{measurement.value:.2f}"
+    return f"{measurement.value:.{1 if measurement.value < 9.95 else 0}f} %"
 
 
 def diagnostic_report(report: ReportInput, links: Links, study_url: str, observation_urls: list[str]) -> Resource:

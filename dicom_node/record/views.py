@@ -286,6 +286,7 @@ def says(connection: Connection, artefact_folder: Path, run_id: int) -> str:
 
 def _observed(observation: Observation) -> str:
     first = observation.measurements[0]
-    value = f"{first.value:.0f} %" if first.unit.value == "%" else f"{first.value:.2f}"
+    digits = 1 if first.value < 9.95 else 0
+    value = f"{first.value:.{digits}f} %" if first.unit.value == "%" else f"{first.value:.2f}"
     side = "" if observation.category is None else f" ({observation.category.meaning.lower()})"
     return f"{observation.name.meaning} {value}{side}"

@@ -105,14 +105,18 @@ def _draw_observation(sheet: Sheet, job: Job, observation: Observation, *, is_fi
 
 
 def number_words(measurement: Measurement) -> str:
-    """A probability to 1 %, a score to two digits; what lies below the last digit is never printed as zero."""
+    """A probability to 1 %, below 10 % to 0.1 % (thresholds lie there), a score to two digits.
+
+    What lies below the last digit is never printed as zero, and what is not certain never as 100.
+    """
+    value = measurement.value
     if measurement.unit.value != "%":
-        return f"{measurement.value:.2f}"
-    if 0 < measurement.value < 0.5:
-        return "< 1 %"
-    if 99.5 <= measurement.value < 100:
+        return f"{value:.2f}"
+    if 0 < value < 0.05:
+        return "< 0.1 %"
+    if 99.5 <= value < 100:
         return "> 99 %"
-    return f"{measurement.value:.0f} %"
+    return f"{value:.1f} %" if value < 9.95 else f"{value:.0f} %"
 
 
 def _meaning_lines(job: Job) -> list[str]:
