@@ -126,11 +126,14 @@ def dermoscopy_pictures(folder: Path, split: str, count: int | None, seed: int =
 
 
 def open_runner(package: Path) -> ClassifierRunner:
-    """The package's own network on one thread, as the product runs it."""
+    """The package's own network on one thread and on the picture as it is, which is what its features come from."""
     from ai_engine.backends import NetworkOptions
     from ai_engine.runners.classifier import ClassifierRunner
 
-    return ClassifierRunner(load_package(package), NetworkOptions(device="cpu", threads=1))
+    opened = load_package(package)
+    one_view = opened.classification.network.model_copy(update={"views": ("identity",)})
+    described = opened.classification.model_copy(update={"network": one_view})
+    return ClassifierRunner(replace(opened, description=described), NetworkOptions(device="cpu", threads=1))
 
 
 def look(runner: ClassifierRunner, pictures: Sequence[Pixels]) -> Seen:
@@ -147,11 +150,12 @@ def _joined(measures: tuple[Measures, ...], features: Floats, logits: Floats) ->
 
 
 def look_once(package: Path, runner: ClassifierRunner, pictures: Sequence[Pixels], store: Path | None) -> Seen:
-    """The same, kept in `store` under a digest of pictures, weights and views: fitting and measuring share it."""
+    """The same, kept in `store` under a digest of pictures, weights and preparation: fitting and measuring share it."""
     if store is None:
         return look(runner, pictures)
     opened = load_package(package)
-    digest = hashlib.sha256(opened.classification.network.model_dump_json().encode())
+    how = opened.classification.network
+    digest = hashlib.sha256(f"{how.architecture} {how.size} {how.resize} {how.mean} {how.std}".encode())
     for name in opened.classification.weights:
         digest.update(opened.sha256[name].encode())
     for picture in pictures:

@@ -60,7 +60,8 @@ class ClassifierScores:
     logits
         Output key to logit, uncalibrated.
     features
-        (1280,) float32, pooled; mean over views, of the first network.
+        (1280,) float32, pooled, of the first network on the picture as it is: one view says what kind of picture this
+        is, and a gate that was fitted on one view holds for every choice of views.
     heat_map
         (rows, columns) float32 in 0..1 over the whole picture, on its own pixels or, for large ones, on fewer of the
         same proportions: evidence for the package's heat-map output, 0 where there is none or where the network did
@@ -143,7 +144,8 @@ class ClassifierRunner:
             head = keys.index(self.description.heat_map.output)
             heat = self._heat_map(head, mine, picture)
         named = {key: float(value) for key, value in zip(keys, logits, strict=True)}
-        return named, pooled[0].astype(np.float32), heat
+        upright = self.views.index("identity") if "identity" in self.views else 0
+        return named, mine[0][upright].mean((1, 2), dtype=np.float64).astype(np.float32), heat
 
     def _heat_map(self, head: int, maps: Sequence[Floats], picture: Pixels) -> Floats:
         evidence = np.mean(
