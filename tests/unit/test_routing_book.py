@@ -142,7 +142,7 @@ def test_own_results_cannot_be_let_in() -> None:
 
 def test_the_shipped_file_loads_and_publishes_nothing() -> None:
     book = load_routes(REPOSITORY / "config" / "routes.yaml")
-    assert [route.name for route in book.routes] == ["brain-flair", "brain-tumour"]
+    assert [route.name for route in book.routes] == ["brain-flair", "brain-tumour", "skin-lesion"]
     assert [route.name for route in book.families()["brain-abnormality"]] == ["brain-tumour", "brain-flair"]
     assert all(route.publish is Publish.NOTHING for route in book.routes)
     assert book.routes[0].criteria("flair") == (
