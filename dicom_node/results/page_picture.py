@@ -42,7 +42,7 @@ from dicom_node.words import Picture
 
 AT_OR_ABOVE = "AI-OP-ABOVE"
 _PIXELS = 520
-_TALLEST = 250.0
+_TALLEST, _SHORTEST = 250.0, 150.0
 _GAP = 10.0
 _SMALL = 7.5
 _MOST_INPUT_LINES = 7
@@ -73,7 +73,7 @@ def build_picture_page(job: Job, picture: Picture, heat_map: npt.NDArray[np.uint
         _draw_observation(sheet, job, observation, is_first=number == 0)
     sheet.section(say["meaning"])
     sheet.paragraphs(meaning, 8.5, height_of(meaning, 8.5) + 1, say["more"])
-    below = height_of(inputs, _SMALL) + min(height_of(notes, _SMALL), 120.0) + 80
+    below = height_of(inputs, _SMALL) + height_of(notes, _SMALL) + 80
     _draw_pictures(sheet, job, picture, heat_map, room=sheet.y - FOOTER_TOP - below)
     sheet.section(say["photograph_used"])
     sheet.paragraphs(inputs, _SMALL, _MOST_INPUT_LINES * _SMALL * LEADING, say["more"])
@@ -139,7 +139,7 @@ def _draw_pictures(
         tiles.append((with_heat(plain, heat_map), say["heat_map"]))
     rows, columns = plain.shape[:2]
     width = (INNER - _GAP) / 2
-    height = min(width * rows / columns, _TALLEST, max(room, 60.0))
+    height = min(width * rows / columns, _TALLEST, max(room, _SHORTEST))
     width = min(width, height * columns / rows)
     sheet.y -= 10
     for number, (pixels, caption) in enumerate(tiles):
