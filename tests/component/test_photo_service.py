@@ -298,7 +298,10 @@ def test_a_published_photograph_goes_to_the_archive_and_its_results_by_the_road(
     node: ApiNode, platform: Platform, photo: bytes, tmp_path: Path
 ) -> None:
     hook = dict(node.settings.webhooks["clinic"])
-    sections = {"api": {"aliases": {"skin-lesion": {"model": "tiny-classifier"}}}, "webhooks": {"clinic": hook}}
+    sections: dict[str, Any] = {
+        "api": {"aliases": {"skin-lesion": {"model": "tiny-classifier"}}},
+        "webhooks": {"clinic": hook},
+    }
     models = node.settings.engine.models
     other = ApiNode(tmp_path / "node", models, works=False, routes=ROUTE, **sections)
     try:
@@ -334,7 +337,10 @@ def test_the_example_in_the_documentation_works_as_a_platform_would(
 ) -> None:
     (port, listen) = free_ports(2)
     hook = dict(node.settings.webhooks["clinic"]) | {"url": f"http://127.0.0.1:{listen}/hooks"}
-    sections = {"api": {"aliases": {"skin-lesion": {"model": "tiny-classifier"}}}, "webhooks": {"clinic": hook}}
+    sections: dict[str, Any] = {
+        "api": {"aliases": {"skin-lesion": {"model": "tiny-classifier"}}},
+        "webhooks": {"clinic": hook},
+    }
     other = ApiNode(tmp_path / "node", node.settings.engine.models, **sections)
     server = uvicorn.Server(uvicorn.Config(other.app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
