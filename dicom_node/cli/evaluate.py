@@ -107,7 +107,7 @@ def check_flair(
 ) -> None:
     """Print Dice per patient, the mean with its interval and the worst cases; write evaluation.json and pictures.
 
-    Example: ai-node train check models/brain-flair/1.1.0 --data data/brain --out evaluation --steps 3,5,7
+    Example: ai-node train check models/brain-flair/1.1.1 --data data/brain --out evaluation --steps 3,5,7
     """
     from ai_engine.evaluation.command import EvaluationRequest, run_evaluation
     from ai_engine.training.cases import TrainingDataError

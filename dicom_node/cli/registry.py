@@ -72,7 +72,7 @@ def switch(
     The package is checked first: whole, reading the roles that routes give it, saying the same regions as before, and
     answering its stored case on this machine.  With --percent the rest of the studies keeps the version in force.
 
-    Example: ai-node models switch brain-flair@1.1.0 --reason "better on our own cases, see the replay of 3 May"
+    Example: ai-node models switch brain-flair@1.1.1 --reason "better on our own cases, see the replay of 3 May"
     """
     name, version = _exact(reference)
     with record() as (chosen, database), answering(as_json=as_json):
@@ -115,7 +115,7 @@ def shadow(
 ) -> None:
     """Let a version read along with every new run of its model.  What it says is compared and never delivered.
 
-    Example: ai-node models shadow brain-flair@1.1.0 --reason "before the switch"
+    Example: ai-node models shadow brain-flair@1.1.1 --reason "before the switch"
     """
     with record() as (chosen, database), answering(as_json=as_json):
         if halt:
@@ -158,7 +158,7 @@ def replay(
 ) -> None:
     """Read past studies again with another version and compare; nothing is delivered.  The node must be running.
 
-    Example: ai-node models replay brain-flair@1.1.0 --last 50 --reason "before the switch" --html replay.html
+    Example: ai-node models replay brain-flair@1.1.1 --last 50 --reason "before the switch" --html replay.html
     """
     name, version = _exact(reference)
     with record() as (chosen, database), answering(as_json=as_json):
