@@ -204,11 +204,21 @@ def _about(facts: Mapping[str, Any]) -> str:
 
 def _times(found: Mapping[str, Any]) -> str:
     def draw(axes: Any) -> None:
-        for name, arm in found["arms"].items():
+        for number, (name, arm) in enumerate(found["arms"].items()):
+            colour = f"C{number}"
             levels = [level for level in arm["levels"] if level["client_s"]]
             users = [level["users"] for level in levels]
-            axes.plot(users, [level["client_s"]["p50"] for level in levels], marker="o", label=f"{name}, P50")
-            axes.plot(users, [level["client_s"]["p95"] for level in levels], marker="v", ls=":", label=f"{name}, P95")
+            axes.plot(
+                users, [level["client_s"]["p50"] for level in levels], marker="o", color=colour, label=f"{name}, P50"
+            )
+            axes.plot(
+                users,
+                [level["client_s"]["p95"] for level in levels],
+                marker="v",
+                ls=":",
+                color=colour,
+                label=f"{name}, P95",
+            )
         axes.set_xlabel("users at once")
         axes.set_ylabel("seconds to the answer")
 
