@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+from ai_engine.backends import NetworkOptions
 from ai_engine.geometry import Affine
 from ai_engine.packages import ModelPackage
 from ai_engine.predict import Predictor
@@ -44,6 +47,48 @@ def self_test(package: ModelPackage, run: Predictor) -> SelfTestResult | None:
     prediction = run(inputs)
     voxels = {region.label: region.voxels for region in prediction.findings.regions if region.label is not None}
     return SelfTestResult(rule.voxels, {label: voxels.get(label, 0) for label in rule.voxels}, rule.tolerance_percent)
+
+
+@dataclass(frozen=True)
+class PictureSelfTestResult:
+    """What a classifier's stored picture said now, next to what it said when the package was made: logits."""
+
+    expected: Mapping[str, float]
+    found: Mapping[str, float]
+    tolerance: float
+
+    @property
+    def is_passed(self) -> bool:
+        """Every output's logit within the tolerance; NaN is not."""
+        return all(abs(self.found[key] - value) <= self.tolerance for key, value in self.expected.items())
+
+
+def picture_self_test(package: ModelPackage, options: NetworkOptions) -> PictureSelfTestResult | None:
+    """Run a classifier's stored picture through its network, past the quality gate; None if the package has none.
+
+    Raises
+    ------
+    Refused
+        ``model-untrusted`` if the stored picture is not what ``model.yaml`` says.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    from ai_engine.runners.classifier import ClassifierRunner
+
+    rule = package.classification.self_test
+    if rule is None:
+        return None
+    try:
+        pixels = load(package.files[rule.file])["pixels"]
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError("shape")
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Refused(
+            RefusalCode.MODEL_UNTRUSTED, expected=f"`pixels` (rows, columns, 3) in {rule.file}", found="something else"
+        ) from error
+    logits = ClassifierRunner(package, options).run([pixels])[0].logits
+    return PictureSelfTestResult(rule.logits, logits, rule.tolerance)
 
 
 def _stored(package: ModelPackage, file: str) -> Mapping[str, InputVolume]:

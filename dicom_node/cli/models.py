@@ -65,7 +65,7 @@ def list_models(models: Path | None = MODELS_OPTION, as_json: bool = JSON_OPTION
 def show(reference: str, models: Path | None = MODELS_OPTION, as_json: bool = JSON_OPTION) -> None:
     """Show what a package says: inputs and limits, labels with codes, settings, metrics, licence.
 
-    Example: ai-node models show brain-flair@1.1.0
+    Example: ai-node models show brain-flair@1.1.1
     """
     with answering(as_json=as_json):
         package = load_package(find_package(_root(models), reference), weights=False)
@@ -220,10 +220,13 @@ def _backends(package: ModelPackage) -> list[str]:
 def self_test_passes(package: ModelPackage, answer: dict[str, Any]) -> bool:
     """Run the case stored with a package on this machine; what came out is added to `answer`."""
     from ai_engine.host import HostSettings, ModelHost
+    from ai_engine.packages.common import Task
     from ai_engine.selftest import self_test
     from dicom_node.models import engine_settings
 
     section = settings().engine
+    if package.description.task is Task.CLASSIFICATION:
+        return _picture_passes(package, answer)
     limits = HostSettings(job_timeout_s=section.timeout_s, memory_limit_mb=section.memory_limit_mb)
     engine = engine_settings(section, package.description.runner)
     try:
@@ -238,6 +241,25 @@ def self_test_passes(package: ModelPackage, answer: dict[str, Any]) -> bool:
     answer["self_test"] = "passed" if result.is_passed else "failed"
     answer["expected_voxels"] = {str(label): count for label, count in result.expected.items()}
     answer["found_voxels"] = {str(label): count for label, count in result.found.items()}
+    return result.is_passed
+
+
+def _picture_passes(package: ModelPackage, answer: dict[str, Any]) -> bool:
+    """The same for a classifier: its stored picture's logits."""
+    from ai_engine.backends import NetworkOptions
+    from ai_engine.selftest import picture_self_test
+
+    section = settings().engine
+    try:
+        result = picture_self_test(package, NetworkOptions(device=section.device, threads=section.threads))
+    except EngineFault as fault:
+        stop(Exit.FAULT, f"the model does not run ({fault.code}): {fault}")
+    if result is None:
+        answer["self_test"] = "none in this package"
+        return True
+    answer["self_test"] = "passed" if result.is_passed else "failed"
+    answer["expected_logits"] = {key: round(value, 4) for key, value in result.expected.items()}
+    answer["found_logits"] = {key: round(value, 4) for key, value in result.found.items()}
     return result.is_passed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +174,18 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelFault, match="efficientnet_b1"):
         ClassifierRunner(changed, TORCH)
+
+
+def test_a_stored_picture_passes_where_the_network_answers_as_it_did(tmp_path: Path) -> None:
+    from ai_engine.selftest import picture_self_test
+    from ai_engine.training.skin_package import SkinPackage, SkinWords, write_skin_package
+    from ai_engine.training.skin_trainer import SkinHow, SkinNetwork
+
+    state = SkinNetwork(SkinHow()).state_dict()
+    described = SkinPackage(SkinWords(), "1.0.0", "efficientnetv2_b0", 64)
+    package = load_package(write_skin_package(tmp_path, described, [state], "a card", picture()))
+    result = picture_self_test(package, OPENVINO)
+    assert result is not None
+    assert result.is_passed
+    assert not replace(result, found={key: value + 0.06 for key, value in result.found.items()}).is_passed
+    assert not replace(result, found=dict.fromkeys(result.found, float("nan"))).is_passed
