@@ -143,5 +143,6 @@ def test_wrong_objects_are_never_sent(picture: Picture, damage: str) -> None:
 
 def test_numbers_are_rounded_for_people_and_never_to_nothing() -> None:
     measurement = lesion_findings().observations[0].measurements[0]
-    said = [number_words(dataclasses.replace(measurement, value=v)) for v in (0.0, 0.02, 0.7, 4.39, 9.96, 62.5, 99.7, 100.0)]
+    shares = (0.0, 0.02, 0.7, 4.39, 9.96, 62.5, 99.7, 100.0)
+    said = [number_words(dataclasses.replace(measurement, value=v)) for v in shares]
     assert said == ["0.0 %", "< 0.1 %", "0.7 %", "4.4 %", "10 %", "62 %", "> 99 %", "100 %"]
