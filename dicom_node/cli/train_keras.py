@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, stop
-from dicom_node.cli.train import DATA, MINUTES, OUT, RESUME, VERSION, app
+from dicom_node.cli.train import DATA, MINUTES, OUT, RESUME, VERSION
+from dicom_node.cli.train import app as app
 
 
 @app.command("brain-tumour-tf")
