@@ -64,6 +64,22 @@ class MissingTool(RuntimeError):
     """A program or a package that a source needs is not installed."""
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What pictures are made from.
+
+    Attributes
+    ----------
+    folder
+        The data folder, with brain, dicom and dermoscopy.
+    sources
+        Only dermoscopy of these sources is cut up; empty: of all.
+    """
+
+    folder: Path
+    sources: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One picture that is no dermoscopy.
@@ -99,12 +115,12 @@ def _window(array: npt.NDArray[np.float32]) -> Pixels:
     return _as_rgb(np.asarray(np.clip((array - low) / max(float(high - low), 1e-6), 0, 1) * 255, np.uint8))
 
 
-def magnetic_resonance(data: Path, count: int) -> Iterator[Sample]:
+def magnetic_resonance(ground: Ground, count: int) -> Iterator[Sample]:
     """Slices of brains in three directions: BraTS cases, FLAIR of the LGG cases, DICOM of several vendors."""
     import nibabel
 
-    brats = sorted((data / "brain" / "brats").glob("*/*.nii*"))
-    lgg = sorted((data / "brain" / "lgg-flair").glob("*_flair.nii.bz2"))
+    brats = sorted((ground.folder / "brain" / "brats").glob("*/*.nii*"))
+    lgg = sorted((ground.folder / "brain" / "lgg-flair").glob("*_flair.nii.bz2"))
     for source, files in (("brats", [f for f in brats if "seg" not in f.name]), ("lgg", lgg)):
         random = _random("mr", source)
         chosen = [files[int(i)] for i in random.choice(len(files), min(count // 3, len(files)), replace=False)]
@@ -114,14 +130,14 @@ def magnetic_resonance(data: Path, count: int) -> Iterator[Sample]:
             place = int(volume.shape[axis] * random.uniform(0.3, 0.7))
             plane = np.take(np.asanyarray(volume.dataobj), place, axis=axis)
             yield Sample("magnetic-resonance", source, _window(np.rot90(np.asarray(plane, np.float32))))
-    yield from _dicom(data, count - 2 * (count // 3))
+    yield from _dicom(ground, count - 2 * (count // 3))
 
 
-def _dicom(data: Path, count: int) -> Iterator[Sample]:
+def _dicom(ground: Ground, count: int) -> Iterator[Sample]:
     """Every n-th object of two archives, read by dcmtk."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("vendors", "tumour-study-philips"):
-            with tarfile.open(data / "dicom" / f"{name}.tar.xz") as archive:
+            with tarfile.open(ground.folder / "dicom" / f"{name}.tar.xz") as archive:
                 archive.extractall(folder, filter="data")
         files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         random, made = _random("mr", "dicom"), 0
@@ -202,7 +218,7 @@ def photographed(random: np.random.Generator, pixels: Pixels, *, screen: bool) -
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
 
-def documents(data: Path, count: int) -> Iterator[Sample]:
+def documents(ground: Ground, count: int) -> Iterator[Sample]:
     """Printed pages of this repository, every second one photographed, and two scans of scikit-image."""
     for source, folders in (("guides", ("how-to/*.md", "explanation/*.md")), ("reference", ("reference/*.md",))):
         sheets = _pages(_markdown(folders), _PAPER, 60)
@@ -213,7 +229,7 @@ def documents(data: Path, count: int) -> Iterator[Sample]:
             yield Sample("documents", "scans", crop)
 
 
-def screens(data: Path, count: int) -> Iterator[Sample]:
+def screens(ground: Ground, count: int) -> Iterator[Sample]:
     """An editor with source code and a browser with pages; every second one photographed with its raster."""
     yield from _handled("screens", "editor", _pages(_code(), _EDITOR, 72), count // 2)
     pages = _pages(_markdown(("*.md", "decisions/*.md")), _BROWSER, 72)
@@ -260,24 +276,24 @@ def _from_libraries(kind: str, count: int, names: Sequence[str]) -> Iterator[Sam
             yield Sample(kind, name, crop)
 
 
-def photographs(data: Path, count: int) -> Iterator[Sample]:
+def photographs(ground: Ground, count: int) -> Iterator[Sample]:
     """Everyday photographs that libraries ship, and windows of them: a cat, a cup, a face, flowers, a rocket."""
     yield from _from_libraries("photographs", count, list(PARTS["photographs"]))
 
 
-def microscopy_and_eye(data: Path, count: int) -> Iterator[Sample]:
+def microscopy_and_eye(ground: Ground, count: int) -> Iterator[Sample]:
     """Stained tissue, a cell, the back of an eye."""
     yield from _from_libraries("microscopy-and-eye", count, list(PARTS["microscopy-and-eye"]))
 
 
-def textures(data: Path, count: int) -> Iterator[Sample]:
+def textures(ground: Ground, count: int) -> Iterator[Sample]:
     """Drawn surfaces, and three photographed ones of scikit-image."""
     yield from _from_libraries("textures", 12, ("brick", "grass", "gravel"))
     for name, pixels in drawn.many(drawn.TEXTURES, count - 12, SEED):
         yield Sample("textures", name, pixels)
 
 
-def drawings(data: Path, count: int) -> Iterator[Sample]:
+def drawings(ground: Ground, count: int) -> Iterator[Sample]:
     """Drawn shapes, charts, scribbles, faces, and emblems that libraries ship."""
     import matplotlib
 
@@ -290,18 +306,23 @@ def drawings(data: Path, count: int) -> Iterator[Sample]:
         yield Sample("drawings", name, pixels)
 
 
-def dermoscopy(folder: Path, split: str, random: np.random.Generator, count: int) -> list[Pixels]:
+def dermoscopy(ground: Ground, split: str, random: np.random.Generator, count: int) -> list[Pixels]:
     """Pictures of one split, drawn without repetition, in the order they were drawn."""
-    cases = [case for case in skin_cases(folder / "labels.csv") if case.split == split]
+    folder = ground.folder / "dermoscopy"
+    cases = [
+        case
+        for case in skin_cases(folder / "labels.csv")
+        if case.split == split and (not ground.sources or case.source in ground.sources)
+    ]
     chosen = [cases[int(index)] for index in random.permutation(len(cases))[:count]]
     read = {name: decoded(content, name) for name, content in found_pictures(chosen, folder)}
     return [read[case.name] for case in chosen]
 
 
-def bare_skin(data: Path, count: int) -> Iterator[Sample]:
+def bare_skin(ground: Ground, count: int) -> Iterator[Sample]:
     """Skin beside lesions: the most even corner or edge of a dermoscopy picture, enlarged."""
     for split in ("train", "val"):
-        pictures = dermoscopy(data / "dermoscopy", split, _random("bare-skin", split), 3 * count)
+        pictures = dermoscopy(ground, split, _random("bare-skin", split), 3 * count)
         patches = [patch for patch in map(_even_border, pictures) if patch is not None]
         for patch in patches[: count // 2]:
             yield Sample("bare-skin", split, patch)
@@ -323,11 +344,11 @@ def _even_border(picture: Pixels, side: int = 80) -> Pixels | None:
     return np.asarray(Image.fromarray(best).resize((256, 256), Image.Resampling.BICUBIC))
 
 
-def plain_skin(data: Path, count: int) -> Iterator[Sample]:
+def plain_skin(ground: Ground, count: int) -> Iterator[Sample]:
     """Simulated photographs without a dermatoscope (`drawn.plain_photograph`), and windows of two portraits."""
     for split in ("train", "val"):
         random = _random("plain-skin", split)
-        for lesion in dermoscopy(data / "dermoscopy", split, random, (count - 8) // 2):
+        for lesion in dermoscopy(ground, split, random, (count - 8) // 2):
             yield Sample("plain-skin", split, drawn.plain_photograph(random, lesion))
     for name, (top, bottom, left, right) in (("grace_hopper", (60, 330, 140, 370)), ("astronaut", (20, 220, 140, 320))):
         face = library_picture(name)[top:bottom, left:right]
@@ -335,7 +356,7 @@ def plain_skin(data: Path, count: int) -> Iterator[Sample]:
             yield Sample("plain-skin", "portrait", crop)
 
 
-KINDS: dict[str, tuple[Callable[[Path, int], Iterator[Sample]], int]] = {
+KINDS: dict[str, tuple[Callable[[Ground, int], Iterator[Sample]], int]] = {
     "magnetic-resonance": (magnetic_resonance, 75),
     "documents": (documents, 68),
     "screens": (screens, 60),
@@ -349,7 +370,7 @@ KINDS: dict[str, tuple[Callable[[Path, int], Iterator[Sample]], int]] = {
 """How each kind is made, and how many."""
 
 
-def samples(kind: str, data: Path, count: int | None = None) -> Iterator[Sample]:
+def samples(kind: str, data: Path, count: int | None = None, sources: tuple[str, ...] = ()) -> Iterator[Sample]:
     """Pictures of one kind, always the same ones.
 
     Raises
@@ -358,7 +379,7 @@ def samples(kind: str, data: Path, count: int | None = None) -> Iterator[Sample]
         If a program or a package that the kind needs is not installed.
     """
     maker, usual = KINDS[kind]
-    yield from maker(data, usual if count is None else count)
+    yield from maker(Ground(data, sources), usual if count is None else count)
 
 
 def as_sent(pixels: Pixels, *, squeezed: bool) -> tuple[bytes, str]:
@@ -375,7 +396,7 @@ def as_sent(pixels: Pixels, *, squeezed: bool) -> tuple[bytes, str]:
     return buffer.getvalue(), "png"
 
 
-def assemble(data: Path, out: Path, say: Callable[[str], None]) -> int:
+def assemble(ground: Ground, out: Path, say: Callable[[str], None], kinds: Sequence[str] = tuple(KINDS)) -> int:
     """Write all kinds below a folder, with ``pictures.csv``.
 
     Returns
@@ -383,9 +404,9 @@ def assemble(data: Path, out: Path, say: Callable[[str], None]) -> int:
     How many pictures were written.
     """
     table: list[tuple[str, str, str, str]] = []
-    for kind in KINDS:
+    for kind in kinds:
         (out / kind).mkdir(parents=True, exist_ok=True)
-        for number, sample in enumerate(samples(kind, data)):
+        for number, sample in enumerate(samples(kind, ground.folder, sources=ground.sources)):
             content, ending = as_sent(sample.pixels, squeezed=number % 4 in (0, 3))
             name = f"{kind}/{sample.source}-{number:03d}.{ending}"
             (out / name).write_bytes(content)
@@ -403,8 +424,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ai_engine.quality.assemble", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the data folder, with brain, dicom and dermoscopy")
     parser.add_argument("--out", type=Path, required=True, help="where to write; outside the repository")
+    parser.add_argument("--without", action="append", default=[], choices=sorted(KINDS), help="leave out a kind")
+    parser.add_argument("--source", action="append", default=[], help="cut up dermoscopy of this source only")
     chosen = parser.parse_args(arguments)
-    total = assemble(chosen.data, chosen.out, _say)
+    kinds = [kind for kind in KINDS if kind not in chosen.without]
+    total = assemble(Ground(chosen.data, tuple(chosen.source)), chosen.out, _say, kinds)
     _say(f"{total} pictures in {chosen.out}")
     return 0
 

@@ -116,9 +116,21 @@ def read_picture(path: Path) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def dermoscopy_pictures(folder: Path, split: str, count: int | None, seed: int = 8) -> tuple[list[Pixels], list[bool]]:
-    """Pictures of one split in a drawn order, and which are malignant; all of them where `count` is None."""
-    cases = [case for case in skin_cases(folder / "labels.csv") if case.split == split]
+def dermoscopy_pictures(
+    folder: Path, split: str, count: int | None, seed: int = 8, sources: Sequence[str] = ()
+) -> tuple[list[Pixels], list[bool]]:
+    """Pictures of one split in a drawn order, and which are malignant; all of them where `count` is None.
+
+    Parameters
+    ----------
+    sources
+        Only pictures of these; empty: of all.
+    """
+    cases = [
+        case
+        for case in skin_cases(folder / "labels.csv")
+        if case.split == split and (not sources or case.source in sources)
+    ]
     order = np.random.default_rng(seed).permutation(len(cases))[: count or len(cases)]
     chosen = [cases[int(index)] for index in order]
     read = {name: decoded(content, name) for name, content in found_pictures(chosen, folder)}
@@ -223,7 +235,12 @@ def rows_by_name(seen: Seen, listed: Sequence[Listed], keep: Callable[[Listed], 
 
 
 def fit_quality(
-    package: Path, data: Path, pictures: Path, say: Callable[[str], None], store: Path | None = None
+    package: Path,
+    data: Path,
+    pictures: Path,
+    say: Callable[[str], None],
+    store: Path | None = None,
+    sources: Sequence[str] = (),
 ) -> str:
     """Fit the model of kinds for a package and seal the package with it.
 
@@ -235,6 +252,8 @@ def fit_quality(
         What `ai_engine.quality.assemble` wrote.
     store
         Where features are kept for the next time.
+    sources
+        Only dermoscopy of these: a package that is free of some terms must be fitted without pictures under them.
 
     Returns
     -------
@@ -249,7 +268,9 @@ def fit_quality(
 
     runner = open_runner(package)
     say(f"dermoscopy: {TRAIN_PICTURES} pictures of the training split")
-    dermoscopy = look_once(package, runner, dermoscopy_pictures(data, "train", TRAIN_PICTURES)[0], store)
+    dermoscopy = look_once(
+        package, runner, dermoscopy_pictures(data, "train", TRAIN_PICTURES, sources=sources)[0], store
+    )
     listed = listed_pictures(pictures)
     say(f"other kinds: {len(listed)} pictures")
     others = look_once(package, runner, [read_picture(pictures / one.file) for one in listed], store)

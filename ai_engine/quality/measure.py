@@ -278,14 +278,16 @@ def put_into_card(package: Path, section: str) -> str:
     return seal_package(package)
 
 
-def run_study(package: Path, data: Path, pictures: Path, out: Path, degraded_count: int) -> dict[str, Any]:
+def run_study(
+    package: Path, data: Path, pictures: Path, out: Path, degraded_count: int, sources: Sequence[str] = ()
+) -> dict[str, Any]:
     """All four questions; contact sheets and ``quality.json`` below `out`."""
     out.mkdir(parents=True, exist_ok=True)
     runner, rule = open_runner(package), load_rule(load_package(package))
     listed = listed_pictures(pictures)
     others = [read_picture(pictures / one.file) for one in listed]
-    dermoscopy, truth = dermoscopy_pictures(data, "val", None)
-    train = dermoscopy_pictures(data, "train", TRAIN_PICTURES)[0]
+    dermoscopy, truth = dermoscopy_pictures(data, "val", None, sources=sources)
+    train = dermoscopy_pictures(data, "train", TRAIN_PICTURES, sources=sources)[0]
     seen = [look_once(package, runner, some, out) for some in (train, dermoscopy, others)]
     study = Study(seen[0], seen[1], truth, seen[2], listed)
     told = measured(study, rule)
@@ -310,9 +312,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, required=True, help="contact sheets and quality.json; outside the repository"
     )
     parser.add_argument("--degraded", type=int, default=DEGRADED_PICTURES, help="pictures that are made worse")
+    parser.add_argument("--source", action="append", default=[], help="only dermatoscope pictures of this source")
     parser.add_argument("--card", action="store_true", help="write the figures into the package's card and seal it")
     chosen = parser.parse_args(arguments)
-    told = run_study(chosen.package, chosen.data, chosen.pictures, chosen.out, chosen.degraded)
+    told = run_study(chosen.package, chosen.data, chosen.pictures, chosen.out, chosen.degraded, chosen.source)
     section = card_section(told)
     sys.stdout.write(section)
     if chosen.card:

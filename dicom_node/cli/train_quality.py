@@ -22,6 +22,9 @@ def quality(
     data: Path = DATA,
     pictures: Path = PICTURES,
     keep: Path | None = typer.Option(None, "--keep", file_okay=False, help="Folder where features are kept for later."),
+    source: list[str] = typer.Option(
+        [], "--source", help="Only dermatoscope pictures of this source; may be repeated."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Fit the quality check of a classifier's package to the package's own network, and seal the package anew.
@@ -36,7 +39,7 @@ def quality(
 
     with answering(as_json=as_json):
         try:
-            digest = fit_quality(package, data if data.is_dir() else data.parent, pictures, _say, keep)
+            digest = fit_quality(package, data if data.is_dir() else data.parent, pictures, _say, keep, source)
         except (TrainingDataError, DescriptionError, ValueError) as trouble:
             stop(Exit.USAGE, str(trouble))
     emit({"digest_sha256": digest}) if as_json else out.print(digest, markup=False)
