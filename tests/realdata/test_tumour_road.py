@@ -32,7 +32,7 @@ from tests.support.api import ApiNode
 from tests.support.node import Node
 from tests.support.wrapped import Wrapped, words, wrap
 
-pytestmark = [pytest.mark.realdata, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.realdata, pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODELS = REPOSITORY / "models"
@@ -169,7 +169,7 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
 
 
 def test_a_displaced_pair_is_laid_on_each_other_by_cli_and_by_http_alike(
-    displaced: dict[str, Path], data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    displaced: dict[str, Path], data_dir: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "node.yaml"
     config.write_text(yaml.safe_dump({"engine": {"models": str(MODELS), "threads": 2}}), encoding="utf-8")
