@@ -198,8 +198,7 @@ def tumour_card(recipe: TumourRecipe, version: str, history: Mapping[str, Any], 
         "(`Brats18_2013_11_1`, `Brats18_TCIA10_628_1`) by the network that had learnt from them showed false regions "
         "far from the tumour. Both are test patients of fold 0, so the figures of that fold are not wholly untouched "
         "by the choice; there was no separate validation set. The way of running (below) is chosen on the same nine "
-        "patients, by a rule fixed beforehand."
-        + _lengthened_words(history),
+        "patients, by a rule fixed beforehand." + _lengthened_words(history),
         "## What was measured",
     ]
     if folds is None:
