@@ -36,8 +36,8 @@ class Limits(Strict):
     """Share in colours that skin and lesions take, at least."""
     flatness: Share = 0.3
     """Share without any grain, at most."""
-    detail: Annotated[float, Field(ge=0, le=255)] = 13.0
-    """Grain, at most: print and noise have more."""
+    detail: tuple[Level, Level] = (0.45, 13.0)
+    """Grain: print and noise have more, what is blurred beyond all measure has less."""
     sharpness: float = -1.75
     """At least."""
     lesion: Annotated[float, Field(ge=0, le=100)] = 4.0
@@ -50,8 +50,8 @@ class Limits(Strict):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.brightness[0] >= self.brightness[1]:
-            raise ValueError("brightness: the lower limit comes first")
+        if self.brightness[0] >= self.brightness[1] or self.detail[0] >= self.detail[1]:
+            raise ValueError("brightness, detail: the lower limit comes first")
         return self
 
 

@@ -155,7 +155,7 @@ def _seen(m: Measures, limits: Limits) -> No | None:
             f"at least {100 * limits.skin:.0f} % in colours of skin",
             f"{100 * m.skin:.0f} %",
         ),
-        (code.NOT_SKIN, m.detail > limits.detail, f"grain at most {limits.detail:g}", f"{m.detail:.1f}"),
+        (code.NOT_SKIN, m.detail > limits.detail[1], f"grain at most {limits.detail[1]:g}", f"{m.detail:.1f}"),
         (
             code.NO_LESION_IN_VIEW,
             m.contrast < limits.contrast,
@@ -173,6 +173,12 @@ def _seen(m: Measures, limits: Limits) -> No | None:
             m.sharpness < limits.sharpness,
             f"sharpness at least {limits.sharpness:.2f}",
             f"{m.sharpness:.2f}",
+        ),
+        (
+            code.IMAGE_TOO_BLURRED,
+            m.detail < limits.detail[0],
+            f"grain at least {limits.detail[0]:g}",
+            f"{m.detail:.2f}",
         ),
         (
             code.NOT_SKIN,

@@ -87,6 +87,7 @@ def test_a_lesion_on_skin_is_answered(seed, frame):
         (np.full((320, 320, 3), 200, np.uint8), RefusalCode.NOT_SKIN),
         (np.zeros((320, 320, 3), np.uint8), RefusalCode.IMAGE_EXPOSURE),
         (blurred(dermoscopy(), 9), RefusalCode.IMAGE_TOO_BLURRED),
+        (blurred(dermoscopy(), 20), RefusalCode.IMAGE_TOO_BLURRED),
         (skin(), RefusalCode.NO_LESION_IN_VIEW),
         (document(), RefusalCode.IMAGE_EXPOSURE),
         (scaled(document(), 0.85), RefusalCode.NOT_SKIN),
@@ -96,7 +97,8 @@ def test_a_lesion_on_skin_is_answered(seed, frame):
         (DRAWINGS["chart"](np.random.default_rng(1)), RefusalCode.IMAGE_EXPOSURE),
     ],
     ids=[
-        "small", "cut off", "strip", "dark", "burnt out", "one grey", "black", "blurred", "no lesion", "white page",
+        "small", "cut off", "strip", "dark", "burnt out", "one grey", "black", "blurred", "blurred away", "no lesion",
+        "white page",
         "grey page", "grey picture", "green", "noise", "chart",
     ],
 )  # fmt: skip
