@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ai_engine.packages import Description
+from ai_engine.packages import AnyDescription
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.spool import Spool, Upload
 from dicom_node.stages.kinds import fitting_set, kind_of, role_of_name
@@ -24,7 +24,7 @@ class Model:
     asked: str
     reference: str
     """``name@version``."""
-    description: Description
+    description: AnyDescription
     default_role: str = ""
 
 
@@ -104,7 +104,7 @@ def _with_roles(model: Model, case: Sequence[GivenFile], inputs: Sequence[dict[s
     return told
 
 
-def _only_role(description: Description) -> str:
+def _only_role(description: AnyDescription) -> str:
     """The role of a lone file where the model leaves no choice."""
     alone = [names[0] for names in description.accepted_roles if len(names) == 1]
     return alone[0] if len(alone) == 1 else ""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ai_engine.packages.schema import Description
+from ai_engine.packages import AnyDescription, Description, segmentation_of
 from ai_engine.prediction import InputVolume
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.routing.facts import age_in_years, facts
@@ -76,7 +76,7 @@ def parse_argument(text: str) -> Named:
     return Named(Path(text), "")
 
 
-def cases_of(arguments: Sequence[Named], description: Description) -> list[list[Named]]:
+def cases_of(arguments: Sequence[Named], description: AnyDescription) -> list[list[Named]]:
     """Which arguments make one case: all ``role=path`` together; otherwise each path is a case of its own.
 
     Raises
@@ -101,7 +101,7 @@ def cases_of(arguments: Sequence[Named], description: Description) -> list[list[
 
 def read_case(
     arguments: Sequence[Named],
-    description: Description,
+    asked: AnyDescription,
     spacing_mm: Sequence[float] | None,
     scratch: Path,
     *,
@@ -124,6 +124,7 @@ def read_case(
     Refused
         If an input is not what it should be, or no series fills a role.
     """
+    description = segmentation_of(asked)
     notes: list[str] = []
     arguments = [one for n, a in enumerate(arguments) for one in _opened(a, scratch / str(n), limits, notes)]
     nifti = [_is_nifti(a) for a in arguments]

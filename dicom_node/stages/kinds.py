@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ai_engine.packages.schema import Description
+from ai_engine.packages.schema import AnyDescription
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.nifti_header import is_nifti_head
 from dicom_node.words import ROLE_ALIASES
@@ -49,7 +49,7 @@ def is_label_name(told: str) -> bool:
     return _LABELS.search(told[-64:]) is not None
 
 
-def fitting_set(description: Description, given: Sequence[str]) -> tuple[str, ...]:
+def fitting_set(description: AnyDescription, given: Sequence[str]) -> tuple[str, ...]:
     """The best set of roles that what is given fills.
 
     Raises
