@@ -25,10 +25,11 @@ class Limits(Strict):
     """Longer side by shorter side, at most."""
     view: Share = 0.3
     """Share of the picture that is not black frame, at least."""
-    brightness: tuple[Level, Level] = (50.0, 242.0)
-    """Median of the view.  Low enough for dark skin in a dermatoscope's light, of which the data hold hardly any."""
+    brightness: tuple[Level, Level] = (85.0, 242.0)
+    """Median of the view.  With half the light the shipped networks lose most of what they know, so a dark picture is
+    refused even though that may be dark skin, of which the data hold hardly any."""
     contrast: Level = 20.0
-    glare: Share = 0.25
+    glare: Share = 0.05
     """Share of the view that is burnt out, at most."""
     colour: Annotated[float, Field(ge=0, le=5)] = 0.09
     """Distance from grey, at least."""

@@ -238,7 +238,7 @@ def card_section(told: Mapping[str, Any]) -> str:
         *(f"| {kind} | {_text(row['test'])} | {_text(row['left_out'])} |" for kind, row in kinds.items()),
         "",
         f"Good validation pictures made worse ({told['degraded_pictures']}, half of them malignant); AUC of the first",
-        "output on all of them, and on those that passed:",
+        "output, from one view, on all of them, and on those that passed:",
         "",
         "| way | step | refused | AUC, all | AUC, passed |",
         "| --- | --- | --- | --- | --- |",
@@ -246,8 +246,9 @@ def card_section(told: Mapping[str, Any]) -> str:
         "",
         "**No data here prove the gate on real phone pictures.** The plain photographs it was fitted and measured on",
         "are simulated (a lesion of a dermoscopy picture, shrunk, on drawn skin) and windows of two portraits;",
-        "textures and drawings are drawn. Dermoscopy of other cameras, and of darker skin, may be refused more often:",
-        "skin is almost always light in the data.",
+        "textures and drawings are drawn. Skin is almost always light in the data: dermoscopy of darker skin, and of",
+        "other cameras, may be refused more often, as too dark above all. Fundus photographs and stained tissue are",
+        "the kinds that pass most often. A refused picture is no negative result.",
     ]
     return "\n".join(lines) + "\n"
 
