@@ -29,8 +29,8 @@ class Limits(Strict):
     """Median of the view.  With half the light the shipped networks lose most of what they know, so a dark picture is
     refused even though that may be dark skin, of which the data hold hardly any."""
     contrast: Level = 20.0
-    glare: Share = 0.05
-    """Share of the view that is burnt out, at most."""
+    glare: Share = 0.5
+    """Share of the view that is burnt out, at most: pale skin around a lesion often is, the lesion still being seen."""
     colour: Annotated[float, Field(ge=0, le=5)] = 0.09
     """Distance from grey, at least."""
     skin: Share = 0.3

@@ -38,7 +38,7 @@ def test_the_camera_files_are_answered(shipped, data_dir: Path):
     files = sorted((data_dir / "dermoscopy" / "originals").glob("*.jpg"))
     verdicts = {path.name: judged(shipped, np.asarray(Image.open(path).convert("RGB"))) for path in files}
     assert len(verdicts) == 9
-    assert sum(verdict.is_accepted for verdict in verdicts.values()) >= 8, verdicts
+    assert all(verdict.is_accepted for verdict in verdicts.values()), verdicts
 
 
 def test_validation_pictures_are_answered(shipped, data_dir: Path):
