@@ -12,8 +12,7 @@ from ai_engine.packages.parameters import count_parameters
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.spool import Spool
 from dicom_node.stages.inputs import refuse_label_map
-from dicom_node.stages.kinds import kind_of
-from dicom_node.uploads import _role_of_name
+from dicom_node.stages.kinds import kind_of, role_of_name
 from dicom_node.volume import nifti_guard
 from portal.api.limits import Buckets, retry_after
 from tests.support.api import head, nifti
@@ -59,7 +58,7 @@ def test_a_kind_is_found_by_content(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_role_is_read_from_the_end_of_a_name(name: str, role: str) -> None:
-    assert _role_of_name(name) == role
+    assert role_of_name(name) == role
 
 
 def test_a_label_map_is_no_image() -> None:
