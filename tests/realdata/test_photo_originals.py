@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_results import dciodvfy
-from PIL import Image
+from PIL import Image, ImageCms
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.realdata
 
 KNOWN_OF_DERMOSCOPIC = (
     "Unrecognized defined term <DMS>",
-    "Element=<FrameOfReferenceUID> Module=<FrameOfReference>",
-    "Element=<PositionReferenceIndicator> Module=<FrameOfReference>",
+    "</FrameOfReferenceUID(0020,0052)> - Missing attribute",
+    "</PositionReferenceIndicator(0020,1040)> - Missing attribute",
 )
 """Noise of the validator's table of 2022: the module table has had no Frame of Reference since."""
 
@@ -66,11 +66,26 @@ def test_the_validator_finds_nothing(photo, tmp_path):
     assert [line for line in dciodvfy(other) if not any(known in line for known in KNOWN_OF_DERMOSCOPIC)] == []
 
 
+def in_srgb(data: bytes) -> np.ndarray:
+    """The file's pixels by Pillow; one of the nine has a colour profile that is not sRGB."""
+    with Image.open(io.BytesIO(data)) as image:
+        profile = image.info.get("icc_profile")
+        if profile is None:
+            return np.asarray(image)
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if ImageCms.getProfileDescription(source).strip().lower().startswith("srgb"):
+            return np.asarray(image)
+        relative = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        return np.asarray(
+            ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), renderingIntent=relative)
+        )
+
+
 def test_three_readers_see_the_same_pixels(photo, tmp_path):
     _, data, _, path = photo
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image)
-    assert np.array_equal(read_picture(path).pixels, expected), "Pillow, of the file that was sent"
+    assert np.array_equal(read_picture(path).pixels, in_srgb(data)), "Pillow, of the file that was sent"
     target = tmp_path / "dcmtk.ppm"
     subprocess.run(["dcmj2pnm", "+op", str(path), str(target)], check=True, timeout=120, capture_output=True)
     with Image.open(target) as image:

@@ -25,7 +25,7 @@ from dicom_node.record import keys
 from dicom_node.record.tables import predictions
 from tests.fixtures_packages import make_tiny_package
 from tests.support.api import head, nifti
-from tests.support.node import Node
+from tests.support.node import ROUTES, Node
 
 pytestmark = pytest.mark.system
 
@@ -41,8 +41,9 @@ class Site:
         (port,) = free_ports(1)
         alias = {"nnUNet": {"model": "tiny-bright", "default_role": "t1c"}}
         self.node = Node(
-            folder / "node", folder / "models", web={"port": port}, api={"aliases": alias}, work={"reconcile_s": 3}
-        )
+            folder / "node", folder / "models", ROUTES.replace("[flair]", "[t1c]"),
+            web={"port": port}, api={"aliases": alias}, work={"reconcile_s": 3},
+        )  # fmt: skip
         durable.migrate(self.node.settings.engine_url)
         self.config = folder / "node.yaml"
         self.config.write_text(yaml.safe_dump(self.node.settings.model_dump(mode="json", exclude_none=True)))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.unit
 NOW = datetime(2026, 2, 28, 23, 59, 30, tzinfo=UTC)
 
 
-def test_the_room_exports_one_verb_and_its_types():
+def test_the_room_exports_its_verbs_and_their_types():
     assert delivery.__all__ == [
         "CStoreTarget",
         "Confirmation",
@@ -31,13 +31,16 @@ def test_the_room_exports_one_verb_and_its_types():
         "FtpTarget",
         "HttpTarget",
         "Outcome",
+        "OutgoingCall",
         "OutgoingFile",
         "OutgoingObject",
         "Seen",
         "SftpTarget",
         "StowTarget",
         "Target",
+        "WebhookTarget",
         "backoff",
+        "call",
         "classify",
         "classify_dimse",
         "reach",

@@ -178,7 +178,7 @@ def test_no_name_becomes_a_path(made: Path, reference: str) -> None:
         (lambda d: d.update(axes="SPI"), "axes"),
         (lambda d: d.update(axes="XYZ"), "axes"),
         (lambda d: d.update(runner="pickle"), "runner"),
-        (lambda d: d.update(task="classification"), "task"),
+        (lambda d: d.update(task="classification"), "runner"),
         (lambda d: d.update(name="../up"), "name"),
         (lambda d: d.update(weights=["../up"]), "weights"),
         (lambda d: d.update(weights=[]), "weights"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ai_engine.packages.quality import Limits
 from ai_engine.quality import Rule, judge
 from ai_engine.quality.drawn import DRAWINGS, TEXTURES, cloud, plain_photograph
 from ai_engine.quality.fit import fit_kinds
+from ai_engine.quality.judge import decide
 from ai_engine.quality.measures import measure_picture
 from ai_engine.quality.rule import BARE_SKIN, FEATURES, KIND_NAMES, PLAIN, UNRELATED, measured_row, read_kinds
 from dicom_node.refusals import RefusalCode, Refused
@@ -104,6 +106,38 @@ def test_a_lesion_on_skin_is_answered(seed, frame):
 )  # fmt: skip
 def test_each_reason_has_its_code(picture, code):
     assert code_of(picture) is code
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("shorter_side", 199.0, RefusalCode.IMAGE_TOO_SMALL),
+        ("elongation", 2.3, RefusalCode.IMAGE_TOO_SMALL),
+        ("view", 0.29, RefusalCode.IMAGE_EXPOSURE),
+        ("brightness", 84.0, RefusalCode.IMAGE_EXPOSURE),
+        ("brightness", 243.0, RefusalCode.IMAGE_EXPOSURE),
+        ("glare", 0.51, RefusalCode.IMAGE_EXPOSURE),
+        ("colour", 0.08, RefusalCode.NOT_SKIN),
+        ("skin", 0.29, RefusalCode.NOT_SKIN),
+        ("detail", 13.1, RefusalCode.NOT_SKIN),
+        ("contrast", 19.0, RefusalCode.NO_LESION_IN_VIEW),
+        ("lesion", 3.9, RefusalCode.NO_LESION_IN_VIEW),
+        ("sharpness", -1.76, RefusalCode.IMAGE_TOO_BLURRED),
+        ("detail", 0.44, RefusalCode.IMAGE_TOO_BLURRED),
+        ("flatness", 0.31, RefusalCode.NOT_SKIN),
+    ],
+)
+def test_each_limit_counts_alone(name, value, code):
+    good = measure_picture(dermoscopy())
+    assert decide(good, None, "", RULE).is_accepted
+    assert decide(replace(good, **{name: value}), None, "", RULE).code is code
+
+
+def test_the_frame_of_a_dermatoscope_is_not_in_view():
+    plain, framed = measure_picture(dermoscopy(1)), measure_picture(dermoscopy(1, frame=True))
+    assert plain.view == 1.0 and 0.7 < framed.view < 0.99
+    assert framed.sharpness == pytest.approx(plain.sharpness, abs=0.3), "the frame's own edge is no detail"
+    assert framed.contrast == pytest.approx(plain.contrast, rel=0.2)
 
 
 def test_a_refusal_says_what_to_do_in_both_languages_and_what_was_found():

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from ai_engine.packages import Description
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.stages.inputs import Named, read_case
+from tests.fixtures_packages import tiny_description
 from tests.support import slices
 
 pytestmark = pytest.mark.unit
 
-TWO: Any = SimpleNamespace(
-    inputs=(SimpleNamespace(role="t1c"), SimpleNamespace(role="flair")), accepted_roles=(("t1c", "flair"),)
-)
+
+def two_inputs() -> Description:
+    tree = tiny_description(role="t1c", intensity="none")
+    tree["inputs"].append({**tree["inputs"][0], "role": "flair"})
+    return Description.model_validate(tree)
+
+
+TWO = two_inputs()
 
 
 def zipped(folder: Path, name: str) -> tuple[Path, str]:
