@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -25,13 +26,24 @@ class Stopped(BaseException):
 
 def arguments(table: Path, work: Path) -> list[str]:
     return (
-        f"train skin --data {table} --out {work} --folds 2 --epochs 6 --size 32 --batch 4 --threads 1 --name mini"
+        f"train skin --data {table} --out {work} --folds 2 --epochs 2 --size 32 --batch 4 --threads 1 --name mini"
     ).split()
+
+
+def every_malignant_one_a_melanoma(table: Path) -> Path:
+    """So that both outputs can be learnt in twelve steps: drawn melanomas look like the other malignant ones."""
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "melanoma": row["target"]} for row in rows)
+    return table
 
 
 def test_train_interrupt_resume_package_evaluate_calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    table, work = make_skin_data(tmp_path / "data", 48), tmp_path / "work"
+    table, work = every_malignant_one_a_melanoma(make_skin_data(tmp_path / "data", 48)), tmp_path / "work"
     monkeypatch.setattr(skin, "SAVE_EVERY_S", 0.0)
     honest, taken = SkinRun.step, []
 
@@ -49,7 +61,7 @@ def test_train_interrupt_resume_package_evaluate_calibrate(tmp_path: Path, monke
     done = cli.invoke(app, [*arguments(table, work), "--resume"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     # 6 steps an epoch; the 9th was never taken before the kill, and none was taken twice after it
-    assert taken == [*range(9), *range(8, 36), *range(36)]
+    assert taken == [*range(9), *range(8, 12), *range(12)]
 
     folder = work / "package" / "mini" / "0.1.0"
     description = load_package(folder).classification
