@@ -115,12 +115,14 @@ studies = Table(
     Column("turn", Integer),
     Column("reader", String(64)),
     Column("reader_deaths", Integer, nullable=False, default=0, server_default="0"),
+    Column("site", String(64), index=True),
 )
 """`identity`: patient and study attributes by keyword, from the first instance.  `public_id` is opaque, for logs and
 pages.  `quiet_at`: when the quiet period was declared over, emptied by new arrivals; `quiet_number` counts these
 declarations, `quiet_put_at` says that the last one was put to the road.  `submitter`, `turn`: who brought its first
 closed series, and its place among what others brought (`record.turns`).  `reader`: the worker that reads and decides on
-it at this moment; `reader_deaths`: how many died of it in a row."""
+it at this moment; `reader_deaths`: how many died of it in a row.  `site`: key of the site whose study it is,
+empty where none could be told."""
 
 series = Table(
     "series",
@@ -312,7 +314,9 @@ api_keys = Table(
     Column("created_at", String(32), nullable=False),
     Column("revoked_at", String(32)),
     Column("last_used_at", String(32)),
+    Column("user_id", Integer, index=True),
 )
+"""`user_id`: the account in whose name a service acts with this key, empty for a key of the node's own doors."""
 
 reports = Table(
     "reports",
@@ -462,6 +466,145 @@ pixels_seen = Table(
     UniqueConstraint("pixels_sha256", "patient_sha256", "study_uid"),
 )
 """Which patient's study brought which pixels to a model: the same pixels under two patients are a warning in both."""
+
+sites = Table(
+    "sites",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("key", String(64), nullable=False, unique=True),
+    Column("title", String(128), nullable=False),
+    Column("identifier_types", Json, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("closed_at", String(32)),
+)
+"""Posts and hospitals whose studies, analyses and users are kept apart.  `identifier_types`: how a patient can be
+named there, [{"key", "title", "system", "issuer", "check"}]."""
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("public_id", String(32), nullable=False, unique=True),
+    Column("email", String(254), nullable=False, unique=True),
+    Column("name", String(128), nullable=False),
+    Column("password_hash", String(255), nullable=False),
+    Column("roles", Json, nullable=False),
+    Column("sites", Json, nullable=False),
+    Column("language", String(8), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("must_change_password", Boolean, nullable=False, default=False),
+    Column("created_at", String(32), nullable=False),
+    Column("password_changed_at", String(32), nullable=False),
+    Column("signed_in_at", String(32)),
+)
+"""People and services that sign in.  `sites`: keys of sites.  `state`: active or disabled; a row is never deleted,
+because the audit log names it."""
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("token_sha256", String(64), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("created_at", String(32), nullable=False),
+    Column("seen_at", String(32), nullable=False),
+    Column("expires_at", String(32), nullable=False, index=True),
+    Column("revoked_at", String(32)),
+    Column("agent", String(255), nullable=False, default=""),
+)
+"""Who is signed in where: `kind` is portal (cookie) or luna (token).  Only the digest of the secret is kept."""
+
+sign_in_failures = Table(
+    "sign_in_failures",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("subject", String(80), nullable=False, unique=True),
+    Column("count", Integer, nullable=False),
+    Column("last_at", String(32), nullable=False),
+    Column("not_before", String(32)),
+)
+"""How often in a row signing in failed, by account and by address, both as digests."""
+
+password_tokens = Table(
+    "password_tokens",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("token_sha256", String(64), nullable=False, unique=True),
+    Column("created_at", String(32), nullable=False),
+    Column("expires_at", String(32), nullable=False),
+    Column("used_at", String(32)),
+)
+"""Tokens with which a password can be set once."""
+
+analyses = Table(
+    "analyses",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("public_id", String(32), nullable=False, unique=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("site", String(64), nullable=False),
+    Column("client_id", String(128)),
+    Column("study_uid", String(64), index=True),
+    Column("series_uid", String(64)),
+    Column("sop_instance_uid", String(64)),
+    Column("state", String(16), nullable=False, index=True),
+    Column("is_identified", Boolean, nullable=False),
+    Column("patient", Json),
+    Column("pseudonym", String(32)),
+    Column("order_id", String(64)),
+    Column("body_site", String(64)),
+    Column("laterality", String(16)),
+    Column("description", Text, nullable=False, default=""),
+    Column("declared", Json),
+    Column("consent", String(32), nullable=False),
+    Column("impression", String(16), nullable=False, default=""),
+    Column("photo_path", Text),
+    Column("photo_sha256", String(64)),
+    Column("error", Text),
+    Column("created_at", String(32), nullable=False),
+    Column("submitted_at", String(32)),
+    Column("revealed_at", String(32)),
+    Column("result_seen_at", String(32)),
+    Column("withdrawn_at", String(32)),
+    Column("withdrawn_reason", Text),
+    Column("replaces_id", Integer, index=True),
+    UniqueConstraint("user_id", "client_id"),
+    Index("ix_analyses_of_user", "user_id", "created_at"),
+    Index("ix_analyses_of_site", "site", "created_at"),
+)
+"""One photograph of one lesion, asked about by one user.  `state`: received, submitted, failed or withdrawn; what came
+of it is read from the runs of its study.  `client_id`: the phone's own name of the upload.  `patient`: identity as it
+was confirmed, empty without one; then `pseudonym` stands for it and the study is private to the node."""
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("analysis_id", ForeignKey("analyses.id"), nullable=False, index=True),
+    Column("state", String(16), nullable=False),
+    Column("reply", Text, nullable=False, default=""),
+    Column("action", String(64), nullable=False, default=""),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("at", String(32), nullable=False),
+)
+"""What specialists did with a case: rows are only added, the latest says how it stands (open, answered, closed)."""
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("analysis_id", ForeignKey("analyses.id"), nullable=False, index=True),
+    Column("malignant", Boolean, nullable=False),
+    Column("diagnosis", Text, nullable=False, default=""),
+    Column("on_date", String(10), nullable=False),
+    Column("source", String(8), nullable=False),
+    Column("user_id", ForeignKey("users.id")),
+    Column("at", String(32), nullable=False),
+)
+"""What histology said: rows are only added, the latest counts.  `user_id` is empty where a key without an account
+wrote it."""
 
 Index("ix_events_study_id", events.c.study_uid, events.c.id)
 
