@@ -26,6 +26,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "studies": ("dicom_node.cli.operate", "studies", "The newest studies and what was said of them."),
     "study": ("dicom_node.cli.operate", "study_app", "One study's whole story."),
     "jobs": ("dicom_node.cli.operate", "jobs_app", "What runs, waits or failed."),
+    "destinations": ("dicom_node.cli.pauses", "app", "Where results go; leave one alone for a while."),
     "held": ("dicom_node.cli.operate", "held_app", "What waits for a person's decision."),
     "models": ("dicom_node.cli.packages", "app", "Model packages: list, verify, import, gate, switch, replay."),
     "routes": ("dicom_node.cli.routes", "app", "Which series go to which model, and why."),

@@ -143,17 +143,20 @@ def _reached(label: str, host: str, port: int) -> Verdict:
 
 
 def _left_alone(chosen: Settings) -> Iterator[Verdict]:
-    """Destinations whose circuit is open, by the record of this installation."""
-    from dicom_node.record import Database, circuits
+    """Destinations whose circuit is open, or that a person has paused, by the record of this installation."""
+    from dicom_node.record import Database, circuits, pauses
 
     database = Database(chosen.records_url)
     try:
         if not database.is_migrated():
             return
         with database.read() as connection:
-            rows = circuits.rows(connection)
+            rows, paused = circuits.rows(connection), pauses.rows(connection)
     finally:
         database.close()
+    for row in paused:
+        found = f"paused since {row['since'][:19]} UTC by {row['actor']}"
+        yield Verdict(f"destination {row['destination']}", "warning", found, "`ai-node destinations resume` ends it.")
     for row in rows:
         found = f"left alone since {row['opened_at'][:19]} UTC after {row['failures']} failures ({row['reason']})"
         advice = (

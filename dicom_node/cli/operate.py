@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,7 +97,7 @@ def jobs_list(as_json: bool = JSON_OPTION) -> None:
     Example: ai-node jobs list
     """
     with record() as (_, database), database.read() as connection:
-        _rows(views.jobs(connection), as_json)
+        print_rows(views.jobs(connection), as_json)
 
 
 @jobs_app.command("retry")
@@ -125,7 +125,7 @@ def held_list(as_json: bool = JSON_OPTION) -> None:
     Example: ai-node held list
     """
     with record() as (_, database), database.read() as connection:
-        _rows(views.held(connection), as_json)
+        print_rows(views.held(connection), as_json)
 
 
 @held_app.command("show")
@@ -187,7 +187,7 @@ def keys_list(as_json: bool = JSON_OPTION) -> None:
     Example: ai-node keys list
     """
     with record() as (_, database):
-        _rows([dataclasses.asdict(row) for row in keys.rows(database)], as_json)
+        print_rows([dataclasses.asdict(row) for row in keys.rows(database)], as_json)
 
 
 @keys_app.command("revoke")
@@ -229,26 +229,32 @@ def actor() -> str:
 
 
 def _act(action: Callable[[Any, str, str, str], list[actions.Job]], item: str, reason: str, as_json: bool) -> None:
-    from dicom_node import durable
-
     with record() as (chosen, database):
         try:
             with database.write() as connection:
                 jobs = action(connection, item, actor(), reason)
         except actions.UnknownItem as unknown:
             stop(Exit.REFUSED, str(unknown.args[0]))
-        if jobs:
-            client = durable.connect(chosen.engine_url)
-            for queue, job, key, args in jobs:
-                client.put(durable.Put(queue, job, key, args))
-            client.close()
+        put_jobs(chosen, jobs)
     if as_json:
         emit({"item": item, "jobs": len(jobs)})
     else:
         out.print(f"{item}: done", markup=False)
 
 
-def _rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+def put_jobs(chosen: Settings, jobs: Sequence[actions.Job]) -> None:
+    """Hand the jobs that follow from an act to the road, which need not be running."""
+    from dicom_node import durable
+
+    if not jobs:
+        return
+    client = durable.connect(chosen.engine_url)
+    for queue, job, key, args in jobs:
+        client.put(durable.Put(queue, job, key, args))
+    client.close()
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         emit(rows)
         return

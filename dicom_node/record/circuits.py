@@ -102,7 +102,12 @@ def probe_now(connection: Connection, destination: str) -> None:
 
 def states(connection: Connection) -> dict[str, str]:
     """Destinations that failed lately, each with the state of its circuit."""
-    return {str(row["destination"]): _state(row) for row in connection.execute(select(circuits)).mappings()}
+    return {name: _state(row) for name, row in all_rows(connection).items()}
+
+
+def all_rows(connection: Connection) -> dict[str, RowMapping]:
+    """Every destination that failed lately, by name."""
+    return {str(row["destination"]): row for row in connection.execute(select(circuits)).mappings()}
 
 
 def rows(connection: Connection) -> list[RowMapping]:

@@ -7,6 +7,7 @@ to them (I3).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
@@ -207,6 +208,13 @@ def set_all(
     for row in found:
         move(connection, "delivery", int(row["id"]), new, **fields)
     return len(found)
+
+
+def counts(connection: Connection) -> Counter[tuple[str, str]]:
+    """How many objects there are by destination and state."""
+    query = select(deliveries.c.destination, deliveries.c.state, func.count())
+    found = connection.execute(query.group_by(deliveries.c.destination, deliveries.c.state))
+    return Counter({(str(name), str(state)): int(number) for name, state, number in found})
 
 
 def oldest_open(connection: Connection) -> dict[str, str]:

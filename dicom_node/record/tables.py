@@ -276,6 +276,16 @@ circuits = Table(
 )
 """A destination that failed lately: how often in a row, since when only probes are tried, and when the next one is."""
 
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("destination", String(32), primary_key=True),
+    Column("since", String(32), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""A destination that a person has told the node to leave alone, until a person says otherwise."""
+
 events = Table(
     "events",
     metadata,

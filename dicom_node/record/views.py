@@ -10,7 +10,7 @@ from sqlalchemy import Connection, or_, select
 
 from ai_engine.findings import Observation, findings_from_json
 from dicom_node import files
-from dicom_node.record import circuits, predictions, transfers
+from dicom_node.record import circuits, pauses, predictions, transfers
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
 from dicom_node.record.tables import attempts, cases, revisions, runs, series, studies
@@ -42,7 +42,7 @@ def summary(connection: Connection, study: dict[str, Any]) -> dict[str, Any]:
     study_runs = [dict(r) for r in connection.execute(select(runs).where(runs.c.study_uid == uid)).mappings()]
     study_cases = [dict(r) for r in connection.execute(select(cases).where(cases.c.study_uid == uid)).mappings()]
     sent = [row for run in study_runs for row in delivery_queries.of_run(connection, int(run["id"]))]
-    away = {row["destination"] for row in circuits.rows(connection)}
+    away = {row["destination"] for row in (*circuits.rows(connection), *pauses.rows(connection))}
     return {
         "id": study["public_id"],
         "study_uid": uid,
@@ -206,6 +206,15 @@ def jobs(connection: Connection) -> list[dict[str, Any]]:
             "error": {"peer": r["reason"], "since": r["opened_at"]},
         }
         for r in circuits.rows(connection)
+    ]
+    rows += [
+        {
+            "id": f"destination-{r['destination']}",
+            "state": "paused",
+            "destination": r["destination"],
+            "error": {"peer": r["reason"], "since": r["since"]},
+        }
+        for r in pauses.rows(connection)
     ]
     rows += [
         {

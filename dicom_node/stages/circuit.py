@@ -1,19 +1,22 @@
-"""The circuit of a destination as the stages use it: ask before a try, count what came of it (`record.circuits`)."""
+"""Whether a destination is tried now, as the stages ask: its circuit (`record.circuits`) and a person's pause."""
 
 from __future__ import annotations
 
 import random
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import Connection
 
-from dicom_node.record import circuits, now
+from dicom_node.record import circuits, now, pauses
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from dicom_node.stages.context import Tools
 from dicom_node.stages.targets import circuit_rule
 
 log = structlog.get_logger()
+
+PAUSED_S = 300.0
+"""How often what waits for a paused destination asks again; whoever ends the pause puts its jobs at once."""
 
 _jitter = random.SystemRandom()
 _ITS_ANSWERS = (RefusalCode.PATIENT_CHANGED, RefusalCode.DELIVERY_CONFLICT, RefusalCode.DELIVERY_INCOMPLETE)
@@ -22,8 +25,16 @@ _ITS_ANSWERS = (RefusalCode.PATIENT_CHANGED, RefusalCode.DELIVERY_CONFLICT, Refu
 
 def again_at(tools: Tools, connection: Connection, name: str) -> datetime | None:
     """None: try now.  Otherwise the destination is left alone: when to come again."""
+    if pauses.is_paused(connection, name):
+        return datetime.fromisoformat(now()) + timedelta(seconds=PAUSED_S)
     rule = circuit_rule(tools.settings, name)
     return None if rule is None else circuits.may_try(connection, name, rule)
+
+
+def is_paused(tools: Tools, name: str) -> bool:
+    """Whether a person, and not the circuit, keeps the node from this destination."""
+    with tools.database.read() as connection:
+        return pauses.is_paused(connection, name)
 
 
 def pause_s(until: datetime) -> float:

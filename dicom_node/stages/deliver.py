@@ -196,10 +196,14 @@ def _outgoing(
 def _postpone(
     tools: Tools, row: Any, study_uid: str, name: str, until: datetime, attempt: int, priority: int
 ) -> list[Put]:
-    """Come back when the circuit lets the next probe through; nothing was tried, and the span of retries runs on."""
+    """Come back when the circuit lets the next probe through; nothing was tried, and the span of retries runs on.
+
+    Of a destination that a person has paused it does not: only that person can tell how long it lasts.
+    """
     delay = circuit.pause_s(until)
-    over = _is_over(tools, name, row)
-    reason = {"circuit": "open", "next_in_s": None if over else round(delay, 1)}
+    paused = circuit.is_paused(tools, name)
+    over = not paused and _is_over(tools, name, row)
+    reason = {"circuit": "paused" if paused else "open", "next_in_s": None if over or paused else round(delay, 1)}
     with tools.database.write() as connection:
         if over:
             runs.move(connection, "delivery", row["id"], DeliveryState.HELD, reason=reason, next_try_at=None)

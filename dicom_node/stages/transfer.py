@@ -137,10 +137,12 @@ def _later(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], troub
 
 def _postpone(tools: Tools, row: RowMapping, name: str, told: dict[str, Any], until: datetime) -> list[Put]:
     """Come back when the destination is no longer left alone: nothing was tried."""
-    if _is_over(tools, name, told):
-        return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": ["the destination is left alone"]})
+    paused = circuit.is_paused(tools, name)
+    reasons = ["the destination is paused" if paused else "the destination is left alone"]
+    if not paused and _is_over(tools, name, told):
+        return _end(tools, row["id"], name, {**told, "state": HELD, "reasons": reasons})
     with tools.database.write() as connection:
-        if not transfers.end_try(connection, row["id"], name, {**told, "reasons": ["the destination is left alone"]}):
+        if not transfers.end_try(connection, row["id"], name, {**told, "reasons": reasons}):
             return []
     key = f"predict/{row['id']}/send-{name}/postponed-{now()}"
     return [
