@@ -35,6 +35,7 @@ from dicom_node.destination_settings import (
     StowDestination,
     Webhook,
 )
+from dicom_node.luna_settings import BridgeSection, LunaSection
 from dicom_node.words import HOOK
 from dicom_node.zones import is_zone, offset, offset_of_study
 
@@ -289,6 +290,8 @@ class Settings(BaseSettings):
     web: WebSection = WebSection()
     api: ApiSection = ApiSection()
     photos: PhotosSection = PhotosSection()
+    luna: LunaSection = LunaSection()
+    bridge: BridgeSection = BridgeSection()
     destinations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")], Destination] = Field(
         default_factory=dict
     )
