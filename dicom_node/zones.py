@@ -8,7 +8,7 @@ offset: nothing is guessed.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -62,6 +62,16 @@ def offset_at(day: str, time: str, zone: str) -> str | None:
     if before is None or before != after or local.year < FIRST_YEAR:
         return None
     return _written(before)
+
+
+def clock(name: str, fixed: str) -> tzinfo:
+    """The site's own clock: the zone of this name where there is one, else the fixed offset ``+hh:mm``."""
+    known = _zone(name) if name else None
+    found = _OFFSET.fullmatch(fixed)
+    if known is not None or found is None:
+        return known or UTC
+    shift = timedelta(hours=int(found[2]), minutes=int(found[3]))
+    return timezone(-shift if found[1] == "-" else shift)
 
 
 def offset_of_study(day: str, time: str, zone: str) -> str:

@@ -11,7 +11,8 @@ from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
 from portal import api, docs, health, viewer
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
-from portal.problems import plain, refused
+from portal.pages import assets, install, navigation, troubles
+from portal.problems import STATUS, plain, refused
 from portal.services import PortalServices
 from portal.shell import Shell
 
@@ -32,6 +33,7 @@ def create_app(services: PortalServices) -> FastAPI:
         redirect_slashes=False,
         dependencies=[Depends(authorise)],
     )
+    app.state.settings = services.settings
     app.include_router(health.router(services))
     app.include_router(docs.router(app))
     if services.reports is not None:
@@ -43,11 +45,14 @@ def create_app(services: PortalServices) -> FastAPI:
         )
     if services.predictions is not None:
         app.include_router(api.router(services, services.predictions))
+    app.include_router(assets.router())
+    app.include_router(install.router(app))
     if services.viewer is not None:
         app.include_router(viewer.router(services.viewer, services.on_access))
     _handle_errors(app, services)
+    app.state.places = frozenset(p.path for p in navigation.PLACES) & {r.path for r in routes_of(app)}
     open_paths = {r.path for r in routes_of(app) if r.permission == OPEN or r.permission.startswith(LOOPBACK)}
-    app.add_middleware(Gate, services=services, open_paths=open_paths)
+    app.add_middleware(Gate, services=services, open_paths=open_paths, page_for=troubles.for_nobody)
     app.add_middleware(Shell, settings=services.settings)
     return app
 
@@ -57,18 +62,27 @@ def _handle_errors(app: FastAPI, services: PortalServices) -> None:
         code = error.refusal.code if isinstance(error, Refused) else RefusalCode.VALIDATION
         if code is RefusalCode.NOT_AUTHORISED:
             services.metrics.count("auth_failures_total", kind="scope")
+        if troubles.wants_a_page(request):
+            return troubles.trouble(request, STATUS.get(code, 422))
         return refused(code, request.state.correlation)
 
     async def on_trouble(request: Request, error: Exception) -> Response:
         _log.warning("peer-trouble", correlation=request.state.correlation, error=type(error).__name__)
-        return plain(502, request.state.correlation)
+        return _told(request, 502)
 
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        return plain(status, request.state.correlation)
+        return _told(request, status)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
+        if troubles.wants_a_page(request):
+            return troubles.trouble(request, STATUS[RefusalCode.VALIDATION])
         return refused(RefusalCode.VALIDATION, request.state.correlation)
+
+    def _told(request: Request, status: int) -> Response:
+        if troubles.wants_a_page(request):
+            return troubles.trouble(request, status)
+        return plain(status, request.state.correlation)
 
     app.add_exception_handler(Refused, on_refused)
     app.add_exception_handler(PeerTrouble, on_trouble)

@@ -10,7 +10,7 @@ of `dicom_node.record.keys.SCOPES`.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
@@ -80,10 +80,17 @@ def _token(connection: HTTPConnection) -> str:
 class Gate:
     """ASGI middleware: finds out who calls, and turns nobody away from everything but the open doors."""
 
-    def __init__(self, app: ASGIApp, services: PortalServices, open_paths: Iterable[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        services: PortalServices,
+        open_paths: Iterable[str],
+        page_for: Callable[[Request], ASGIApp | None],
+    ) -> None:
         self._app = app
         self._services = services
         self._open = frozenset(open_paths)
+        self._page_for = page_for
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -99,7 +106,9 @@ class Gate:
         if identity is None and scope["path"] not in self._open:
             kind = "unknown-key" if _token(connection) else "missing"
             self._services.metrics.count("auth_failures_total", kind=kind)
-            answer = refused(RefusalCode.UNAUTHENTICATED, scope["state"].get("correlation", ""))
+            answer: ASGIApp | None = self._page_for(Request(scope))
+            if answer is None:
+                answer = refused(RefusalCode.UNAUTHENTICATED, scope["state"].get("correlation", ""))
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -46,6 +47,12 @@ class PortalSettings:
     """Of a request about a photograph, whose body may be JSON too."""
     max_json_depth: int = 32
     check_timeout_s: float = 5.0
+    language: str = "en"
+    """Of pages for somebody whose browser asks for none of ours."""
+    organisation: str = ""
+    """Stands beside the product's name on every page."""
+    zone: tzinfo = UTC
+    """By whose clock pages tell the time."""
 
 
 @dataclass(frozen=True)

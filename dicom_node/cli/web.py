@@ -34,6 +34,7 @@ from dicom_node.refusals import RefusalCode
 from dicom_node.settings import LOOPBACK, Settings, read_secret
 from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.words import HOOK
+from dicom_node.zones import clock
 from fhir_bridge.server import Access
 from fhir_bridge.store import Query, StoredResource, tokens_of
 
@@ -106,6 +107,9 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
             allowed_hosts=LOOPBACK | frozenset(settings.web.allowed_hosts),
             max_upload_bytes=settings.api.max_upload_mb * 1_000_000,
             max_photo_bytes=settings.api.max_photo_mb * 1_000_000,
+            language=settings.node.language,
+            organisation=settings.node.organisation,
+            zone=clock(settings.node.timezone, settings.node.timezone_offset),
         ),
     )
     return portal.create_app(services)

@@ -1,0 +1,42 @@
+// What every page does: says when the line is gone, keeps htmx honest, and installs the worker that keeps the pages.
+"use strict";
+
+const line = document.getElementById("line");
+const sayLine = () => { line.hidden = navigator.onLine; };
+window.addEventListener("online", sayLine);
+window.addEventListener("offline", sayLine);
+sayLine();
+
+// htmx sends what a form would send; the token of the session goes as a header, so parts need no hidden field.
+document.body.addEventListener("htmx:configRequest", (event) => {
+  const token = document.body.dataset.csrf;
+  if (token && event.detail.verb !== "get") event.detail.headers["X-CSRF-Token"] = token;
+});
+
+// A session that ended while a page was open: the answer is the way to sign in, not a piece for the middle of a page.
+document.body.addEventListener("htmx:beforeOnLoad", (event) => {
+  if (event.detail.xhr.status === 401) {
+    event.preventDefault();
+    window.location.assign("/sign-in?next=" + encodeURIComponent(window.location.pathname));
+  }
+});
+
+// A button that sends a form is pressed once.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (event.defaultPrevented || form.dataset.sent) { if (form.dataset.sent) event.preventDefault(); return; }
+  if (form.method === "post" && !form.hasAttribute("hx-post")) form.dataset.sent = "yes";
+});
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
+// <button data-opens="id"> opens a dialog; [data-closes] inside it closes it.
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-opens]");
+  if (opener) document.getElementById(opener.dataset.opens).showModal();
+  const closer = event.target.closest("[data-closes]");
+  if (closer) closer.closest("dialog").close();
+});
+
+if ("serviceWorker" in navigator) navigator.serviceWorker.register("/worker.js", { scope: "/" }).catch(() => {});

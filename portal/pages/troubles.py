@@ -1,0 +1,40 @@
+"""Errors as people read them: whoever came with a browser gets a page in her language instead of a problem document.
+
+Nothing of the request comes back but the correlation id (S24).
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.responses import RedirectResponse, Response
+
+from portal.pages.render import page, translator
+
+SIGN_IN = "/sign-in"
+_TOLD = (400, 403, 404, 429, 500, 502)
+
+
+def wants_a_page(request: Request) -> bool:
+    """Whether a person with a browser asks: programs do not put HTML among what they accept."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def for_nobody(request: Request) -> Response | None:
+    """Where a person who is not signed in is sent; None for a program, which reads a problem."""
+    return trouble(request, 401) if wants_a_page(request) else None
+
+
+def trouble(request: Request, status: int) -> Response:
+    """The page of an HTTP status; for somebody who is not signed in, the way to sign in and back."""
+    if status == 401:
+        if request.headers.get("hx-request"):
+            return Response(status_code=401)
+        back = request.url.path if request.method == "GET" and request.url.path != "/" else ""
+        return RedirectResponse(f"{SIGN_IN}?next={quote(back)}" if back else SIGN_IN, status_code=303)
+    told = status if status in _TOLD else (500 if status >= 500 else 400)
+    words = translator(request)
+    correlation = str(request.state.correlation) if status >= 500 else ""
+    title, text = words(f"shell.trouble_{told}"), words(f"shell.trouble_{told}_text")
+    return page(request, "trouble.html", status=status, title=title, text=text, correlation=correlation)
