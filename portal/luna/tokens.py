@@ -8,7 +8,6 @@ that row is what signing out, a new password and a new role end.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,10 +29,10 @@ _CLAIMS = ("exp", "nbf", "iat", "iss", "aud", "sub", "jti")
 
 @dataclass(frozen=True)
 class Issued:
-    """A token, and what the session row keeps of it."""
+    """A token, the secret of the session that it stands for, and when both end."""
 
     token: str
-    jti_sha256: str
+    jti: str
     expires_at: datetime
 
 
@@ -42,7 +41,7 @@ class Claims:
     """What a token says that is signed by us, for us, and not ended by its own clock."""
 
     subject: str
-    jti_sha256: str
+    jti: str
 
 
 class Tokens:
@@ -65,7 +64,7 @@ class Tokens:
     ) -> None:
         self._keys = keys
         self._issuer = issuer
-        self._lifetime = lifetime
+        self.lifetime = lifetime
         self._clock = clock
 
     def issue(self, subject: str) -> Issued:
@@ -79,10 +78,10 @@ class Tokens:
             "use": USE,
             "iat": now,
             "nbf": now,
-            "exp": now + self._lifetime,
+            "exp": now + self.lifetime,
         }
         token = jwt.encode(claims, key.private, ALGORITHM, headers={"kid": key.kid, "typ": TYPE})
-        return Issued(token, _digest(jti), now + self._lifetime)
+        return Issued(token, jti, now + self.lifetime)
 
     def check(self, token: str) -> Claims | None:
         """What a token says, or None when it is not one that this node gave out and that is still good."""
@@ -108,9 +107,4 @@ class Tokens:
             return None
         if told.get("use") != USE or not isinstance(told["sub"], str) or not isinstance(told["jti"], str):
             return None
-        return Claims(told["sub"], _digest(told["jti"]))
-
-
-def _digest(jti: str) -> str:
-    """What is kept: whoever reads the record cannot make the token of it."""
-    return hashlib.sha256(jti.encode()).hexdigest()
+        return Claims(told["sub"], told["jti"])
