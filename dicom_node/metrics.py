@@ -35,7 +35,21 @@ LABEL_VALUES: Mapping[str, frozenset[str]] = {
     ),
     "channel": frozenset({"dimse", "http", "cli", "road"}),
     "feature": frozenset(),
-    "kind": frozenset({"missing", "unknown-key", "revoked-key", "scope", "ticket", "cookie", "ae", "address"}),
+    "kind": frozenset(
+        {
+            "missing",
+            "unknown-key",
+            "revoked-key",
+            "scope",
+            "ticket",
+            "cookie",
+            "ae",
+            "address",
+            "password",
+            "back-off",
+            "csrf",
+        }
+    ),
     "model": frozenset(),
     "name": frozenset(),
     "outcome": frozenset(

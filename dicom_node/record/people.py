@@ -1,0 +1,420 @@
+"""Users, sites and one-time password tokens: rows, and the audit entry of every change.
+
+Every function takes a connection; what it changes and what is audited are one transaction.  Passwords come as hashes
+and tokens as digests: what they are made of is the business of `dicom_node.people`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from dicom_node.permissions import OF_A_SITE, Person, Role
+from dicom_node.record import audit
+from dicom_node.record.database import now
+from dicom_node.record.tables import password_tokens, sessions, sites, users
+
+ACTIVE, DISABLED = "active", "disabled"
+LANGUAGES = ("en", "es")
+CHECKS = ("", "rut", "cedula-ec")
+"""How the check digit of an identifier is verified; empty: it has none."""
+
+_EMAIL = re.compile(r"^[^@\s\x00-\x1f]{1,64}@[a-z0-9](?:[a-z0-9.-]{0,187}[a-z0-9])?$")
+_SITE = re.compile(r"^[a-z][a-z0-9-]{0,62}$")
+_TYPE_KEYS = frozenset({"key", "title", "system", "issuer", "check"})
+
+
+class PeopleRefused(ValueError):
+    """What was asked of an account or a site cannot be; the text says why and what to do, and names no person."""
+
+
+@dataclass(frozen=True)
+class User:
+    """An account."""
+
+    id: int
+    public_id: str
+    email: str
+    name: str
+    password_hash: str = field(repr=False)
+    roles: frozenset[Role]
+    sites: tuple[str, ...]
+    language: str
+    state: str
+    must_change_password: bool
+    created_at: str
+    password_changed_at: str
+    signed_in_at: str | None
+
+    @property
+    def is_active(self) -> bool:
+        return self.state == ACTIVE
+
+    def person(self, session_id: int | None, kind: str) -> Person:
+        """The account as somebody who is known by a session or a key."""
+        return Person(
+            user_id=self.id,
+            public_id=self.public_id,
+            name=self.name,
+            email=self.email,
+            roles=self.roles,
+            sites=self.sites,
+            language=self.language,
+            session_id=session_id,
+            kind=kind,
+            must_change_password=self.must_change_password,
+        )
+
+
+@dataclass(frozen=True)
+class Site:
+    """A post or hospital; `identifier_types` as in the table."""
+
+    id: int
+    key: str
+    title: str
+    identifier_types: tuple[Mapping[str, str], ...]
+    created_at: str
+    closed_at: str | None
+
+
+def normal_email(email: str) -> str:
+    """An e-mail address as accounts are found by it.
+
+    Raises
+    ------
+    PeopleRefused
+        If it is none.
+    """
+    spelled = email.strip().lower()
+    if not _EMAIL.fullmatch(spelled) or ".." in spelled:
+        raise PeopleRefused("expected an e-mail address such as name@hospital.example")
+    return spelled
+
+
+# -- users
+
+
+def add_user(
+    connection: Connection,
+    actor: str,
+    *,
+    email: str,
+    name: str,
+    password_hash: str,
+    roles: Iterable[str],
+    sites: Iterable[str] = (),
+    language: str = "en",
+    must_change_password: bool = False,
+) -> User:
+    """Make an account.
+
+    Raises
+    ------
+    PeopleRefused
+        If the address is none or taken, the name is empty, or roles, sites and language do not fit.
+    """
+    address, called = normal_email(email), _named(name)
+    wanted, places = _fitting(connection, roles, sites)
+    _check_language(language)
+    if user_of_email(connection, address) is not None:
+        raise PeopleRefused("there is an account with this e-mail address already: `ai-node users list` shows it")
+    moment = now()
+    public_id = secrets.token_hex(16)
+    connection.execute(
+        insert(users).values(
+            public_id=public_id,
+            email=address,
+            name=called,
+            password_hash=password_hash,
+            roles=wanted,
+            sites=places,
+            language=language,
+            state=ACTIVE,
+            must_change_password=must_change_password,
+            created_at=moment,
+            password_changed_at=moment,
+        )
+    )
+    audit.append(connection, actor, "user-created", user=public_id, roles=wanted, sites=places)
+    made = user_of_public_id(connection, public_id)
+    assert made is not None
+    return made
+
+
+def user_of_id(connection: Connection, user_id: int) -> User | None:
+    """The account of this row."""
+    return _one(connection.execute(select(users).where(users.c.id == user_id)).first())
+
+
+def user_of_public_id(connection: Connection, public_id: str) -> User | None:
+    """The account of this public id."""
+    return _one(connection.execute(select(users).where(users.c.public_id == public_id)).first())
+
+
+def user_of_email(connection: Connection, email: str) -> User | None:
+    """The account of this address, in its normal spelling."""
+    return _one(connection.execute(select(users).where(users.c.email == email)).first())
+
+
+def all_users(connection: Connection) -> list[User]:
+    """Every account, the oldest first."""
+    return [_user(row) for row in connection.execute(select(users).order_by(users.c.id))]
+
+
+def set_roles(
+    connection: Connection, actor: str, user: User, roles: Iterable[str], sites: Iterable[str] | None = None
+) -> None:
+    """Give an account other roles, and other sites; whoever is signed in with it has to do so again.
+
+    Raises
+    ------
+    PeopleRefused
+        If they do not fit, or nobody would administrate the node any more.
+    """
+    wanted, places = _fitting(connection, roles, user.sites if sites is None else sites, user.sites)
+    if Role.ADMINISTRATOR in user.roles and Role.ADMINISTRATOR not in wanted:
+        _keep_an_administrator(connection, user)
+    connection.execute(update(users).where(users.c.id == user.id).values(roles=wanted, sites=places))
+    end_sessions(connection, user.id)
+    audit.append(
+        connection, actor, "user-roles-changed", user=user.public_id, roles=wanted, sites=places,
+        before={"roles": sorted(user.roles), "sites": list(user.sites)},
+    )  # fmt: skip
+
+
+def set_state(connection: Connection, actor: str, user: User, state: str) -> None:
+    """Disable an account, its sessions and its keys, or enable it again.
+
+    Raises
+    ------
+    PeopleRefused
+        If nobody would administrate the node any more.
+    """
+    if state == DISABLED:
+        _keep_an_administrator(connection, user)
+        end_sessions(connection, user.id)
+        revoke_password_tokens(connection, user.id)
+    connection.execute(update(users).where(users.c.id == user.id).values(state=state))
+    audit.append(connection, actor, f"user-{'disabled' if state == DISABLED else 'enabled'}", user=user.public_id)
+
+
+def set_password(
+    connection: Connection,
+    actor: str,
+    user: User,
+    password_hash: str,
+    *,
+    keep_session: int | None = None,
+    must_change: bool = False,
+) -> None:
+    """Give an account another password; every session but `keep_session` ends, and every token for a password."""
+    values = {
+        "password_hash": password_hash,
+        "password_changed_at": now(),
+        "must_change_password": must_change,
+    }
+    connection.execute(update(users).where(users.c.id == user.id).values(**values))
+    end_sessions(connection, user.id, keep_session)
+    revoke_password_tokens(connection, user.id)
+    audit.append(connection, actor, "password-changed", user=user.public_id)
+
+
+def rehash(connection: Connection, user: User, password_hash: str) -> None:
+    """Keep the same password by a newer hash; no event, because nothing changed for anybody."""
+    still = (users.c.id == user.id) & (users.c.password_hash == user.password_hash)
+    connection.execute(update(users).where(still).values(password_hash=password_hash))
+
+
+def set_profile(connection: Connection, actor: str, user: User, *, name: str, language: str) -> None:
+    """What somebody may change of her own account without being asked for the password.
+
+    Raises
+    ------
+    PeopleRefused
+    """
+    _check_language(language)
+    connection.execute(update(users).where(users.c.id == user.id).values(name=_named(name), language=language))
+    audit.append(connection, actor, "user-profile-changed", user=user.public_id)
+
+
+def note_sign_in(connection: Connection, user: User) -> None:
+    """Remember that somebody signed in."""
+    connection.execute(update(users).where(users.c.id == user.id).values(signed_in_at=now()))
+
+
+def end_sessions(connection: Connection, user_id: int, but: int | None = None) -> None:
+    """End every session of an account, or every other one."""
+    living = update(sessions).where(sessions.c.user_id == user_id, sessions.c.revoked_at.is_(None))
+    if but is not None:
+        living = living.where(sessions.c.id != but)
+    connection.execute(living.values(revoked_at=now()))
+
+
+# -- one-time tokens for a password
+
+
+def add_password_token(connection: Connection, actor: str, user: User, digest: str, expires_at: str) -> None:
+    """A new token; those given before are worth nothing any more."""
+    revoke_password_tokens(connection, user.id)
+    connection.execute(
+        insert(password_tokens).values(user_id=user.id, token_sha256=digest, created_at=now(), expires_at=expires_at)
+    )
+    audit.append(connection, actor, "password-token-made", user=user.public_id, expires_at=expires_at)
+
+
+def spend_password_token(connection: Connection, digest: str) -> User | None:
+    """Whose password may be set with this token, which is spent with the question; None when it is not good."""
+    living = (
+        (password_tokens.c.token_sha256 == digest)
+        & password_tokens.c.used_at.is_(None)
+        & (password_tokens.c.expires_at > now())
+    )
+    row = connection.execute(select(password_tokens).where(living)).first()
+    if row is None or connection.execute(update(password_tokens).where(living).values(used_at=now())).rowcount != 1:
+        return None
+    found = user_of_id(connection, row.user_id)
+    return found if found is not None and found.is_active else None
+
+
+def revoke_password_tokens(connection: Connection, user_id: int) -> None:
+    """Make every unspent token of an account worthless."""
+    open_ones = (password_tokens.c.user_id == user_id) & password_tokens.c.used_at.is_(None)
+    connection.execute(update(password_tokens).where(open_ones).values(used_at=now()))
+
+
+# -- sites
+
+
+def add_site(
+    connection: Connection, actor: str, *, key: str, title: str, identifier_types: Iterable[Mapping[str, str]] = ()
+) -> Site:
+    """Make a site.
+
+    Raises
+    ------
+    PeopleRefused
+        If its key is no short lower-case word or taken, or an identifier type is not described as it must be.
+    """
+    if not _SITE.fullmatch(key):
+        raise PeopleRefused("a site's key has 1 to 63 characters of a-z, 0-9 and dash, and begins with a letter")
+    if site_of(connection, key) is not None:
+        raise PeopleRefused(f"there is a site {key} already, or there was: choose another key")
+    types = [_identifier_type(given) for given in identifier_types]
+    if len({kind["key"] for kind in types}) != len(types):
+        raise PeopleRefused("two types of identifier have the same key: give each its own")
+    values = {"key": key, "title": _named(title), "identifier_types": types, "created_at": now()}
+    connection.execute(insert(sites).values(**values))
+    audit.append(connection, actor, "site-created", site=key)
+    made = site_of(connection, key)
+    assert made is not None
+    return made
+
+
+def site_of(connection: Connection, key: str) -> Site | None:
+    """The site with this key, closed or not."""
+    row = connection.execute(select(sites).where(sites.c.key == key)).first()
+    return None if row is None else _site(row)
+
+
+def all_sites(connection: Connection, *, only_open: bool = False) -> list[Site]:
+    """Sites in the order in which they were made."""
+    wanted = select(sites).order_by(sites.c.id)
+    if only_open:
+        wanted = wanted.where(sites.c.closed_at.is_(None))
+    return [_site(row) for row in connection.execute(wanted)]
+
+
+def only_site(connection: Connection) -> str | None:
+    """The key of the site when there is exactly one that is open: then everything without a name of its own is its."""
+    found = all_sites(connection, only_open=True)
+    return found[0].key if len(found) == 1 else None
+
+
+def close_site(connection: Connection, actor: str, key: str) -> None:
+    """Close a site: nobody new is added and nothing new is its; what is there stays.
+
+    Raises
+    ------
+    PeopleRefused
+        If there is no open site with this key.
+    """
+    living = update(sites).where(sites.c.key == key, sites.c.closed_at.is_(None))
+    if connection.execute(living.values(closed_at=now())).rowcount == 0:
+        raise PeopleRefused("no open site has this key: `ai-node sites list` shows them")
+    audit.append(connection, actor, "site-closed", site=key)
+
+
+# -- what both share
+
+
+def _fitting(
+    connection: Connection, roles: Iterable[str], wanted: Iterable[str], had: Iterable[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Roles and sites, sorted, when they exist and fit each other; a site that was closed since may be kept."""
+    known = {role.value for role in Role}
+    asked = sorted(set(roles))
+    if not asked or not set(asked) <= known:
+        raise PeopleRefused(f"an account needs one or more roles of: {', '.join(sorted(known))}")
+    places = sorted(set(wanted))
+    open_ones = {site.key for site in all_sites(connection, only_open=True)}
+    if not set(places) <= open_ones | set(had):
+        raise PeopleRefused(f"unknown or closed site; open ones: {', '.join(sorted(open_ones)) or 'none'}")
+    if not places and OF_A_SITE & {Role(role) for role in asked}:
+        raise PeopleRefused(
+            "clinicians and specialists belong to one or more sites: name one; `ai-node sites create` makes it"
+        )
+    return asked, places
+
+
+def _keep_an_administrator(connection: Connection, user: User) -> None:
+    others = (
+        one for one in all_users(connection) if one.id != user.id and one.is_active and Role.ADMINISTRATOR in one.roles
+    )
+    if Role.ADMINISTRATOR in user.roles and next(others, None) is None:
+        raise PeopleRefused("this is the last active administrator: make another one first")
+
+
+def _named(name: str) -> str:
+    called = " ".join(name.split())
+    if not called or len(called) > 128 or not called.isprintable():
+        raise PeopleRefused("a name has 1 to 128 printable characters")
+    return called
+
+
+def _check_language(language: str) -> None:
+    if language not in LANGUAGES:
+        raise PeopleRefused(f"the language is one of: {', '.join(LANGUAGES)}")
+
+
+def _identifier_type(given: Mapping[str, str]) -> dict[str, str]:
+    found = {key: str(given.get(key) or "") for key in sorted(_TYPE_KEYS)}
+    if not set(given) <= _TYPE_KEYS or not _SITE.fullmatch(found["key"]) or found["check"] not in CHECKS:
+        raise PeopleRefused(
+            "a type of identifier has key (a-z, 0-9, dash), title, system (URI), issuer and check, which is one of: "
+            f"{', '.join(check or 'none' for check in CHECKS)}"
+        )
+    found["title"] = _named(found["title"] or found["key"])
+    return found
+
+
+def _one(row: Row[Any] | None) -> User | None:
+    return None if row is None else _user(row)
+
+
+def _user(row: Row[Any]) -> User:
+    values = dict(row._mapping)
+    values["roles"] = frozenset(Role(role) for role in values["roles"])
+    values["sites"] = tuple(values["sites"])
+    return User(**values)
+
+
+def _site(row: Row[Any]) -> Site:
+    values = dict(row._mapping)
+    values["identifier_types"] = tuple(values["identifier_types"])
+    return Site(**values)
