@@ -11,7 +11,7 @@ help:  ## what can be made
 setup:  ## Debian packages and the virtual environment (about two minutes, 3 GB)
 	@tools/setup run
 
-setup-test:  ## what the tests need on top: Chromium, OHIF, dcmqi, pixelmed, the FHIR peer
+setup-test:  ## what the tests need on top: Chromium, OHIF, dcmqi, pixelmed, RabbitMQ, the FHIR peer
 	@tools/setup test
 
 demo: setup  ## three synthetic studies go in by C-STORE; results come back; everything stops again

@@ -8,7 +8,6 @@ that row is what signing out, a new password and a new role end.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,10 +28,9 @@ _CLAIMS = ("exp", "nbf", "iat", "iss", "aud", "sub", "jti")
 
 @dataclass(frozen=True)
 class Issued:
-    """A token, the secret of the session that it stands for, and when both end."""
+    """A token, and when it ends."""
 
     token: str
-    jti: str
     expires_at: datetime
 
 
@@ -67,9 +65,9 @@ class Tokens:
         self.lifetime = lifetime
         self._clock = clock
 
-    def issue(self, subject: str) -> Issued:
-        """A token for an account, by its public id."""
-        key, jti, now = self._keys.signing(), secrets.token_urlsafe(32), self._clock()
+    def issue(self, subject: str, jti: str) -> Issued:
+        """A token for an account, by its public id, and for a session, by its secret."""
+        key, now = self._keys.signing(), self._clock()
         claims = {
             "iss": self._issuer,
             "aud": AUDIENCE,
@@ -81,7 +79,7 @@ class Tokens:
             "exp": now + self.lifetime,
         }
         token = jwt.encode(claims, key.private, ALGORITHM, headers={"kid": key.kid, "typ": TYPE})
-        return Issued(token, jti, now + self.lifetime)
+        return Issued(token, now + self.lifetime)
 
     def check(self, token: str) -> Claims | None:
         """What a token says, or None when it is not one that this node gave out and that is still good."""
