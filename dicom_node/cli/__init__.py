@@ -39,6 +39,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "benchmark": ("dicom_node.cli.benchmark", "benchmark", "Times and throughput of a running node, by a protocol."),
     "evaluate": ("dicom_node.cli.evaluate", "evaluate", "Measure a model on labelled cases."),
     "calibrate": ("dicom_node.cli.calibrate", "calibrate", "Thresholds of a classifier for your own pictures."),
+    "audit-model": ("dicom_node.cli.audit_model", "audit_model", "How a model does on your own patients."),
 }
 
 
