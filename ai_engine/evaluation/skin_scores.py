@@ -25,7 +25,7 @@ COLLAPSE_SHARE = 0.97
 
 @dataclass(frozen=True)
 class Figure:
-    """A number with its interval; None where it is not defined."""
+    """A number with its 95 % bootstrap interval; NaN where it is not defined."""
 
     value: float
     low: float

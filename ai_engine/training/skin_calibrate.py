@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ai_engine.packages.classification import Calibration
+from ai_engine.evaluation.skin_scores import Figure, bootstrapped_all, confusion
+from ai_engine.packages.classification import Calibration, OperatingPoint
 
 Floats = npt.NDArray[np.float64]
 Truth = npt.NDArray[np.bool_]
@@ -33,6 +34,31 @@ class Fitted:
 
     calibration: Calibration
     log_loss: dict[str, float]
+
+
+def operating_point(
+    truth: Truth, said: Floats, threshold: float, groups: npt.NDArray[np.int64], data: str
+) -> tuple[OperatingPoint, dict[str, Figure]]:
+    """What a threshold does on `data`: sensitivity and specificity, and both with intervals over `groups`."""
+    found = bootstrapped_all(
+        {
+            "sensitivity": lambda t, p: confusion(t, p, threshold).sensitivity,
+            "specificity": lambda t, p: confusion(t, p, threshold).specificity,
+        },
+        truth,
+        said,
+        groups,
+    )
+    sensitivity, specificity = found["sensitivity"], found["specificity"]
+    point = OperatingPoint(
+        sensitivity=round(sensitivity.value, 4),
+        specificity=round(specificity.value, 4),
+        sensitivity_ci95=(round(sensitivity.low, 4), round(sensitivity.high, 4)),
+        specificity_ci95=(round(specificity.low, 4), round(specificity.high, 4)),
+        n=len(truth),
+        data=data,
+    )
+    return point, found
 
 
 def weights_for(truth: Truth, share: float | None) -> Floats:

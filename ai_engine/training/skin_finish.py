@@ -27,13 +27,13 @@ from ai_engine.evaluation.skin_page import (
     write_study,
 )
 from ai_engine.evaluation.skin_plots import draw_learning
-from ai_engine.evaluation.skin_scores import bootstrapped, confusion, threshold_for
+from ai_engine.evaluation.skin_scores import threshold_for
 from ai_engine.evaluation.skin_study import SkinStudy, answer_pictures, measured, truth_of
 from ai_engine.packages import load_package, seal_package
 from ai_engine.runners.classifier import ClassifierRunner
 from ai_engine.training.cases import TrainingDataError
 from ai_engine.training.skin import Say, SkinTraining
-from ai_engine.training.skin_calibrate import Fitted, choose, settled
+from ai_engine.training.skin_calibrate import Fitted, choose, operating_point, settled
 from ai_engine.training.skin_cases import SkinCase
 from ai_engine.training.skin_folds import groups_of
 from ai_engine.training.skin_package import Decided, SkinPackage, SkinWords, write_skin_package
@@ -81,18 +81,8 @@ def decide(
         fitted = choose(given, truth, groups, f"{data}: {population}", share=share)
         said = np.array([fitted.calibration.probability(float(value)) for value in given])
         threshold = settled(said, _threshold(cases, truth, said, sensitivity))
-        counts = confusion(truth, said, threshold)
-        found = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).sensitivity, truth, said, groups)  # type: ignore[misc]
-        passed = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).specificity, truth, said, groups)  # type: ignore[misc]
-        point = {
-            "sensitivity": round(counts.sensitivity, 4),
-            "specificity": round(counts.specificity, 4),
-            "sensitivity_ci95": [round(found.low, 4), round(found.high, 4)],
-            "specificity_ci95": [round(passed.low, 4), round(passed.high, 4)],
-            "n": len(truth),
-            "data": data,
-        }
-        decided[key], ways[key] = Decided(threshold, fitted.calibration, point), fitted
+        point, _ = operating_point(truth, said, threshold, groups, data)
+        decided[key], ways[key] = Decided(threshold, fitted.calibration, point.model_dump(mode="json")), fitted
     return decided, ways
 
 

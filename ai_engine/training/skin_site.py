@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from ai_engine.backends import NetworkOptions
-from ai_engine.evaluation.skin_scores import bootstrapped, confusion, threshold_for
+from ai_engine.evaluation.skin_scores import threshold_for
 from ai_engine.evaluation.skin_study import answer_pictures, truth_of
 from ai_engine.packages import ModelPackage
-from ai_engine.packages.classification import OperatingPoint
 from ai_engine.packages.site import SiteOutput, SiteOverride
 from ai_engine.runners.classifier import ClassifierRunner
 from ai_engine.training.cases import TrainingDataError
 from ai_engine.training.skin import Say
-from ai_engine.training.skin_calibrate import Method, choose, settled
+from ai_engine.training.skin_calibrate import Method, choose, operating_point, settled
 from ai_engine.training.skin_cases import SkinCase
 from ai_engine.training.skin_folds import groups_of
 
@@ -69,21 +68,12 @@ def site_override(
         used = calibration or output.calibration
         said = np.array([used.probability(float(value)) for value in given])
         threshold = settled(said, threshold_for(truth, said, sensitivity))
-        counts = confusion(truth, said, threshold)
-        found = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).sensitivity, truth, said, groups)  # type: ignore[misc]
-        passed = bootstrapped(lambda t, p, c=threshold: confusion(t, p, c).specificity, truth, said, groups)  # type: ignore[misc]
-        point = OperatingPoint(
-            sensitivity=counts.sensitivity,
-            specificity=counts.specificity,
-            sensitivity_ci95=(found.low, found.high),
-            specificity_ci95=(passed.low, passed.high),
-            n=len(truth),
-            data=population,
-        )
+        point, figures = operating_point(truth, said, threshold, groups, population)
         outputs[output.key] = SiteOutput(threshold=threshold, calibration=calibration, operating_point=point)
         told[output.key] = (
             f"threshold {threshold:.4f} (package {output.threshold:.4f}), calibration "
-            f"{calibration.method if calibration else 'unchanged'}, sensitivity {found}, specificity {passed}"
+            f"{calibration.method if calibration else 'unchanged'}, sensitivity {figures['sensitivity']}, specificity "
+            f"{figures['specificity']}"
         )
     if not outputs:
         raise TrainingDataError(f"{LEAST} positive and {LEAST} negative pictures were expected; there are fewer")

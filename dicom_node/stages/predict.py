@@ -172,7 +172,7 @@ def _volumes(tools: Tools, row: RowMapping) -> dict[str, Volume]:
     try:
         return {role: load_volume(_volume_path(tools, row, role)) for role in row["options"]["roles"]}
     except (CacheDamaged, FileNotFoundError):
-        log.warning("volume.cache-damaged")
+        log.warning("cache.damaged")
         return dict(_read_case(tools, row).volumes)
 
 

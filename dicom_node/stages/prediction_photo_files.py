@@ -25,6 +25,7 @@ from dicom_node.stages.context import Mask, PhotoRoute, Tools
 from dicom_node.stages.pictures import as_picture
 from dicom_node.stages.prediction_words import HEAT_MAP, REPORT_BUNDLE
 from dicom_node.stages.producer import producer
+from dicom_node.stages.report import report_options
 from dicom_node.words import ObjectKind, Picture, ResultSet, RunIdentity
 
 _OBJECTS = {ObjectKind.SC: "sc.dcm", ObjectKind.PDF: "pdf.dcm", ObjectKind.SR: "sr.dcm"}
@@ -107,13 +108,7 @@ def report_of(
         series=(fhir_bridge.UsedSeries(picture.series_uid, picture.modality, row["inputs"][0]["role"], 1),),
         issuer_systems=systems,
         accession_systems={"": settings.report.accession_system} if settings.report.accession_system else {},
-        options=fhir_bridge.ReportOptions(
-            identifier_system=settings.report.identifier_system,
-            status=settings.report.status,
-            title=findings.model.title,
-            research_use_only=settings.node.research_use_only,
-            time_zone=settings.node.timezone,
-        ),
+        options=report_options(tools, findings),
         tracking_uids={
             one.key: tracking_uid(
                 identity.site_namespace, identity.study_uid, tracking_key(picture.series_uid, one.key)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -34,6 +34,8 @@ from dicom_node.volume import (
 from dicom_node.words import Picture, Revision, Volume
 
 log = structlog.get_logger()
+
+Read = TypeVar("Read", Volume, Picture)
 
 CACHE_BYTES = 10 * 1000**3
 """A volume that is gone is built again from the vault."""
@@ -120,18 +122,7 @@ def load_or_read_picture(tools: Tools, revision_id: int) -> Picture:
     Refused
         If it is no photograph that can be trusted, or the series holds several (each goes in a series of its own).
     """
-    target = cache_path(tools, revision_id)
-    if target.exists():
-        try:
-            return load_picture(target)
-        except (CacheDamaged, FileNotFoundError):  # a cache may be thrown away at any time
-            log.warning("picture.cache-damaged", revision=revision_id)
-    with tools.database.read() as connection:
-        instances = load_revision(connection, revision_id).instances
-    picture = read_picture([tools.vault_path(instance.path) for instance in instances], limits=_limits(tools))
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    save_picture(picture, target)
-    return picture
+    return _from_cache(tools, revision_id, load_picture, read_picture, save_picture)
 
 
 def case_picture(tools: Tools, revision_id: int) -> InputPicture:
@@ -143,6 +134,27 @@ def case_picture(tools: Tools, revision_id: int) -> InputPicture:
         As `load_or_read_picture`.
     """
     return as_picture(load_or_read_picture(tools, revision_id))
+
+
+def _from_cache(
+    tools: Tools,
+    revision_id: int,
+    load: Callable[[Path], Read],
+    build: Callable[..., Read],
+    save: Callable[[Read, Path], object],
+) -> Read:
+    target = cache_path(tools, revision_id)
+    if target.exists():
+        try:
+            return load(target)
+        except (CacheDamaged, FileNotFoundError):  # a cache may be thrown away at any time
+            log.warning("cache.damaged", revision=revision_id)
+    with tools.database.read() as connection:
+        instances = load_revision(connection, revision_id).instances
+    read = build([tools.vault_path(instance.path) for instance in instances], limits=_limits(tools))
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    save(read, target)
+    return read
 
 
 def _limits(tools: Tools) -> Limits:
@@ -158,18 +170,7 @@ def load_or_build(tools: Tools, revision_id: int) -> Volume:
     Refused
         If the series is not a volume that can be trusted.
     """
-    target = cache_path(tools, revision_id)
-    if target.exists():
-        try:
-            return load_volume(target)
-        except (CacheDamaged, FileNotFoundError):  # a cache may be thrown away at any time
-            log.warning("volume.cache-damaged", revision=revision_id)
-    with tools.database.read() as connection:
-        instances = load_revision(connection, revision_id).instances
-    volume = build_volume([tools.vault_path(instance.path) for instance in instances], limits=_limits(tools))
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    save_volume(volume, target)
-    return volume
+    return _from_cache(tools, revision_id, load_volume, build_volume, save_volume)
 
 
 def case_inputs(tools: Tools, revisions: Mapping[str, int], reference: int) -> dict[str, InputVolume]:

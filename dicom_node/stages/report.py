@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import fhir_bridge
-from ai_engine.findings import findings_from_json
+from ai_engine.findings import Findings, findings_from_json
 from dicom_node.failpoints import reach
 from dicom_node.record import reports, runs
 from dicom_node.record.tables import cases
@@ -73,13 +73,7 @@ def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool
         series=tuple(fhir_bridge.UsedSeries(**series) for series in run["identity"]["series"]),
         issuer_systems=settings.report.issuers,
         accession_systems={"": settings.report.accession_system} if settings.report.accession_system else {},
-        options=fhir_bridge.ReportOptions(
-            identifier_system=settings.report.identifier_system,
-            status=settings.report.status,
-            title=findings.model.title,
-            research_use_only=settings.node.research_use_only,
-            time_zone=settings.node.timezone,
-        ),
+        options=report_options(tools, findings),
         tracking_uids={
             region.key: tracking_uid(identity.site_namespace, identity.study_uid, region.key)
             for region in findings.regions
@@ -91,6 +85,18 @@ def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool
         },
         device_uid=producer(tools).device_uid(findings.model.name, findings.model.version),
         withdrawn=because,
+    )
+
+
+def report_options(tools: Tools, findings: Findings) -> fhir_bridge.ReportOptions:
+    """What this installation's settings say about every report."""
+    settings = tools.settings
+    return fhir_bridge.ReportOptions(
+        identifier_system=settings.report.identifier_system,
+        status=settings.report.status,
+        title=findings.model.title,
+        research_use_only=settings.node.research_use_only,
+        time_zone=settings.node.timezone,
     )
 
 

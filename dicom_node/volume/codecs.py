@@ -260,6 +260,21 @@ def _check_claim(spec: FrameSpec, rows: int, columns: int, components: int, prec
 def _gdcm(spec: FrameSpec, encoded: bytes, precision: int) -> Array:
     if spec.transfer_syntax_uid not in _GDCM_SYNTAXES:
         raise DecodeFailure("no decoder of this name")
+    allocated = 8 if precision <= 8 else 16
+    raw = gdcm_samples(spec, encoded, "MONOCHROME2", (1, allocated, precision, precision - 1, 0))
+    return _shaped(raw, spec, allocated)
+
+
+def gdcm_samples(
+    spec: FrameSpec, encoded: bytes, photometric: str, pixel_format: tuple[int, int, int, int, int]
+) -> bytes:
+    """One frame's samples as GDCM decodes them, asked for as `photometric`; unchecked.
+
+    Parameters
+    ----------
+    pixel_format
+        Samples per Pixel, Bits Allocated, Bits Stored, High Bit, Pixel Representation.
+    """
     gdcm: ModuleType = importlib.import_module("gdcm")
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(encoded)
@@ -271,14 +286,12 @@ def _gdcm(spec: FrameSpec, encoded: bytes, precision: int) -> Array:
     image.SetNumberOfDimensions(2)
     image.SetDimensions((spec.columns, spec.rows, 1))
     image.SetDataElement(element)
-    kind = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
+    kind = gdcm.PhotometricInterpretation.GetPIType(photometric)
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(spec.transfer_syntax_uid)))
-    allocated = 8 if precision <= 8 else 16
-    image.SetPixelFormat(gdcm.PixelFormat(1, allocated, precision, precision - 1, 0))
+    image.SetPixelFormat(gdcm.PixelFormat(*pixel_format))
     buffer = image.GetBuffer()
-    raw = buffer.encode("utf-8", "surrogateescape") if isinstance(buffer, str) else bytes(buffer)
-    return _shaped(raw, spec, allocated)
+    return buffer.encode("utf-8", "surrogateescape") if isinstance(buffer, str) else bytes(buffer)
 
 
 def _charls(spec: FrameSpec, encoded: bytes) -> Array:

@@ -23,6 +23,7 @@ from dicom_node.volume.codecs import (
     FrameSpec,
     check_jpeg,
     check_jpeg_2000,
+    gdcm_samples,
     unpack_bits,
 )
 
@@ -151,25 +152,8 @@ def _with_known_colours(spec: FrameSpec, frame: bytes) -> bytes:
 
 
 def _gdcm(spec: FrameSpec, frame: bytes) -> Pixels:
-    gdcm: ModuleType = importlib.import_module("gdcm")
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(frame)
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((spec.columns, spec.rows, 1))
-    image.SetDataElement(element)
     # asked for RGB it changes no sample: what the samples mean is decided here
-    kind = gdcm.PhotometricInterpretation.GetPIType("RGB")
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(spec.transfer_syntax_uid)))
-    image.SetPixelFormat(gdcm.PixelFormat(3, 8, 8, 7, 0))
-    buffer = image.GetBuffer()
-    raw = buffer.encode("utf-8", "surrogateescape") if isinstance(buffer, str) else bytes(buffer)
-    return _counted(raw, spec, is_planar=False)
+    return _counted(gdcm_samples(spec, frame, "RGB", (3, 8, 8, 7, 0)), spec, is_planar=False)
 
 
 def _charls(spec: FrameSpec, frame: bytes) -> Pixels:

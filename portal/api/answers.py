@@ -13,8 +13,8 @@ from sqlalchemy import RowMapping
 
 from dicom_node.refusals import RefusalCode
 from dicom_node.refusals_es import told as words_of
-from dicom_node.stages.prediction_words import FILES
-from portal.api.photo_answers import elapsed, photo_answer
+from portal.api.photo_answers import photo_answer
+from portal.api.places import elapsed, links
 from portal.problems import STATUS
 
 STATES: Mapping[str, str] = {
@@ -82,7 +82,7 @@ def answer(row: Row, origin: str, language: str = "en") -> dict[str, Any]:
         "output_path": None,
         "id": row["public_id"],
         "warnings": list(row["warnings"]),
-        "links": _links(row, here),
+        "links": links(row, here),
     }
     if row["batch"]:
         told["batch"] = row["batch"]
@@ -146,15 +146,6 @@ def _detail(key: str, name: str, abbreviation: str, color: str, voxels: int, tot
         "pixeles": voxels,
         "porcentaje": round(100.0 * voxels / total, 4),
     }
-
-
-def _links(row: Row, here: str) -> dict[str, Any]:
-    links: dict[str, Any] = {"self": here, "events": f"{here}/events"}
-    if row["state"] in ("queued", "running"):
-        links["cancel"] = f"{here}/cancel"
-    if row["state"] == "built":
-        links["files"] = {name: f"{here}/files/{name}" for name in FILES if name in (row["files"] or {})}
-    return links
 
 
 def _waited(row: Row) -> float | None:

@@ -12,8 +12,9 @@ from sqlalchemy import RowMapping
 
 from dicom_node.refusals import RefusalCode
 from dicom_node.refusals_es import told as refusal_words
-from dicom_node.stages.prediction_words import FILES, HEAT_MAP, REPORT_BUNDLE
+from dicom_node.stages.prediction_words import HEAT_MAP, REPORT_BUNDLE
 from dicom_node.words import HOOK
+from portal.api.places import elapsed, links
 
 AT_OR_ABOVE = "AI-OP-ABOVE"
 
@@ -84,7 +85,7 @@ def photo_answer(row: Row, status: str, here: str, language: str) -> dict[str, A
         "pdf": None,
         "diagnostic_report": None,
         "warnings": list(row["warnings"]),
-        "links": _links(row, here),
+        "links": links(row, here),
         "callback": None,
     }
     told |= _ways(row)
@@ -153,15 +154,6 @@ def _file(files: Mapping[str, str], here: str, name: str) -> str | None:
     return f"{here}/files/{name}" if name in files else None
 
 
-def _links(row: Row, here: str) -> dict[str, Any]:
-    links: dict[str, Any] = {"self": here, "events": f"{here}/events"}
-    if row["state"] in ("queued", "running"):
-        links["cancel"] = f"{here}/cancel"
-    if row["state"] == "built":
-        links["files"] = {name: f"{here}/files/{name}" for name in FILES if name in (row["files"] or {})}
-    return links
-
-
 def _ways(row: Row) -> dict[str, Any]:
     """How far call and transfers are; which process makes them is nobody's business."""
     name = row["options"].get("callback")
@@ -171,9 +163,3 @@ def _ways(row: Row) -> dict[str, Any]:
     if found:
         told["transfers"] = found
     return told
-
-
-def elapsed(row: Row) -> float:
-    """Seconds of work, without the time in which the request waited for its turn."""
-    seconds = row["seconds"]
-    return round(sum(float(seconds.get(stage, 0.0)) for stage in ("read", "infer", "write")), 3)

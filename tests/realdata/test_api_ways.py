@@ -22,8 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from ai_engine.geometry import Affine
 from dicom_node import files
@@ -32,12 +30,12 @@ from dicom_node.demo.site import Site, SiteOptions
 from dicom_node.record import Database, keys, runs
 from dicom_node.stages.context import unpack_mask
 from dicom_node.volume import write_nifti
+from tests.support.wrapped import wrap
 
 pytestmark = [pytest.mark.realdata, pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODELS = Path(os.environ.get("AI_NODE_TEST_MODELS", REPOSITORY / "models"))
-MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 BRATS = "Brats18_TCIA02_135_1"
 FLAIR_SERIES = "s0701_flair_axial"
 
@@ -53,58 +51,19 @@ routes:
     publish: all
 """
 
-SEQUENCES: Mapping[str, Mapping[str, Any]] = {
-    "t1c": {"SeriesNumber": 7, "SeriesDescription": "AX T1 +GD", "ContrastBolusAgent": "GADOLINIUM",
-            "ScanningSequence": "SE", "EchoTime": 10, "RepetitionTime": 600},
-    "flair": {"SeriesNumber": 4, "SeriesDescription": "AX T2 FLAIR", "ScanningSequence": ["SE", "IR"],
-              "EchoTime": 120, "RepetitionTime": 9000, "InversionTime": 2500},
-}  # fmt: skip
-
 
 def brats(data_dir: Path, folder: Path, roles: tuple[str, ...]) -> dict[str, Path]:
     """Series folders by role, and beside each the same grey values as NIfTI."""
     source = data_dir / "brain" / "brats" / BRATS
-    study, frame = (str(generate_uid(entropy_srcs=[BRATS, kind])) for kind in ("ways", "frame"))
     made = {}
     for role in roles:
         image = nibabel.load(next(source.glob(f"*_{'t1ce' if role == 't1c' else role}.nii.bz2")))
         affine = Affine.from_nifti(image.affine)
         array = np.clip(np.asarray(image.get_fdata()).transpose(2, 1, 0), 0, 65535).astype(np.uint16)
+        wrap(array, affine, BRATS, role, folder)
         made[role] = folder / role
-        _write_series(array, affine, made[role], study, frame, role)
         write_nifti(array, affine, folder / f"case_{role}.nii.gz")
     return made
-
-
-def _write_series(
-    array: npt.NDArray[np.uint16], affine: Affine, folder: Path, study: str, frame: str, role: str
-) -> None:
-    folder.mkdir(parents=True)
-    series = str(generate_uid(entropy_srcs=[study, role]))
-    for number, picture in enumerate(array):
-        ds = Dataset()
-        ds.file_meta = FileMetaDataset()
-        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = MR_IMAGE
-        uid = generate_uid(entropy_srcs=[series, str(number)])
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
-        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
-        ds.PatientID, ds.PatientName, ds.Modality = BRATS, "BRATS^CASE", "MR"
-        ds.PatientBirthDate = ds.PatientSex = ds.AccessionNumber = ds.StudyID = ds.ReferringPhysicianName = ""
-        ds.StudyDate, ds.StudyTime, ds.MRAcquisitionType = "20200101", "120000", "2D"
-        ds.ImageType, ds.BodyPartExamined = ["ORIGINAL", "PRIMARY", "M", "NONE"], "BRAIN"
-        ds.ImagesInAcquisition, ds.InstanceNumber = len(array), number + 1
-        ds.ImagePositionPatient = [f"{v:.6f}" for v in affine.to_patient([number, 0, 0])]
-        ds.ImageOrientationPatient = [float(v) for v in (*affine.directions[2], *affine.directions[1])]
-        ds.PixelSpacing, ds.SliceThickness = [affine.spacing_mm[1], affine.spacing_mm[2]], affine.spacing_mm[0]
-        ds.Rows, ds.Columns = picture.shape
-        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-        ds.BitsAllocated = ds.BitsStored = 16
-        ds.HighBit, ds.PixelRepresentation = 15, 0
-        ds.PixelData = picture.tobytes()
-        for keyword, value in SEQUENCES[role].items():
-            setattr(ds, keyword, value)
-        ds.save_as(folder / f"{role}-{number:04d}.dcm", enforce_file_format=True)
 
 
 def native(data_dir: Path, folder: Path) -> dict[str, Path]:
