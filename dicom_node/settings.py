@@ -265,6 +265,17 @@ class ReportSection(Section):
     """URI that this site alone owns, for result identifiers; empty: ``urn:uuid:<site namespace>``."""
 
 
+class PeopleSection(Section):
+    """People who sign in."""
+
+    idle_min: float = Field(15.0, gt=0, le=720)
+    """A session of the portal that nobody used for so long is over."""
+    session_h: float = Field(12.0, gt=0, le=24)
+    """Every session of the portal is over after this."""
+    password_token_h: float = Field(24.0, gt=0, le=168)
+    """How long a one-time token for a password waits."""
+
+
 class PhotosSection(Section):
     """Photographs that the node wraps."""
 
@@ -290,6 +301,7 @@ class Settings(BaseSettings):
     web: WebSection = WebSection()
     api: ApiSection = ApiSection()
     photos: PhotosSection = PhotosSection()
+    people: PeopleSection = PeopleSection()
     luna: LunaSection = LunaSection()
     bridge: BridgeSection = BridgeSection()
     destinations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")], Destination] = Field(
