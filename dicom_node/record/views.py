@@ -36,6 +36,15 @@ def find_study(connection: Connection, name: str) -> dict[str, Any] | None:
     return None if row is None else dict(row)
 
 
+def by_accession(connection: Connection, number: str) -> dict[str, Any] | None:
+    """The newest study with this accession number."""
+    if not number:
+        return None
+    query = select(studies).where(studies.c.identity["AccessionNumber"].as_string() == number)
+    row = connection.execute(query.order_by(studies.c.last_activity_at.desc()).limit(1)).mappings().first()
+    return None if row is None else dict(row)
+
+
 def summary(connection: Connection, study: dict[str, Any]) -> dict[str, Any]:
     """One line about a study."""
     uid = study["uid"]
