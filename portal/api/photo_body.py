@@ -12,10 +12,10 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -34,6 +34,8 @@ TEXT_FIELDS = frozenset(
 _DATA_URI = re.compile(r"data:(image/[a-z0-9.+-]{1,32});base64,", re.IGNORECASE)
 _HEAD_BYTES = 4096
 
+Said = TypeVar("Said", bound="ImageBody")
+
 
 class PatientBody(BaseModel):
     """Whose photograph it is, by an identifier and the system that it is from."""
@@ -44,14 +46,19 @@ class PatientBody(BaseModel):
     system: str = Field(min_length=3, max_length=255, description="URI of the system of identifiers, as in FHIR.")
 
 
-class PhotoBody(BaseModel):
-    """A photograph and what is known about it, as JSON."""
+class ImageBody(BaseModel):
+    """A photograph in JSON."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     image: str = Field(
         min_length=1, description="The file in base64 (RFC 4648 section 4), with or without data:image/…;base64,"
     )
+
+
+class PhotoBody(ImageBody):
+    """A photograph and what is known about it, as JSON."""
+
     patient: PatientBody | None = None
     order: str = Field("", max_length=16, description="Accession number of the order.")
     bodySite: str = Field("", max_length=64, description="Name of a body site, such as back or forearm-anterior.")
@@ -101,11 +108,21 @@ async def take_photo(request: Request, spool: Spool, max_bytes: int) -> PhotoFor
         form = await _take_multipart(request, spool, max_bytes)
     else:
         raise Refused(RefusalCode.VALIDATION, "multipart/form-data or application/json", "another content type")
-    if form.upload.size_bytes == 0:
-        raise Refused(RefusalCode.INPUT_EMPTY, "a photograph", "an empty file")
-    with open(spool.path(form.upload.sha256), "rb") as file:
-        kind_of(file.read(_HEAD_BYTES), form.claimed)
+    check_kind(spool, form.upload, form.claimed)
     return form
+
+
+def check_kind(spool: Spool, upload: Upload, claimed: str) -> None:
+    """Whether a file begins like a picture that is read, of the type that it is said to be.
+
+    Raises
+    ------
+    Refused
+    """
+    if upload.size_bytes == 0:
+        raise Refused(RefusalCode.INPUT_EMPTY, "a photograph", "an empty file")
+    with open(spool.path(upload.sha256), "rb") as file:
+        kind_of(file.read(_HEAD_BYTES), claimed)
 
 
 async def _take_multipart(request: Request, spool: Spool, max_bytes: int) -> PhotoForm:
@@ -114,13 +131,33 @@ async def _take_multipart(request: Request, spool: Spool, max_bytes: int) -> Pho
         raise Refused(RefusalCode.INPUT_EMPTY, "one photograph in the field `image` or `file`", "none")
     told: dict[str, Any] = dict(form.fields)
     if "patient" in told:
-        told["patient"] = _parsed(told["patient"].encode()) if told["patient"] else None
+        told["patient"] = parsed(told["patient"].encode()) if told["patient"] else None
     if "wait" in told:
         told["wait"] = _truth(told["wait"])
     return PhotoForm(form.files[0].upload, "", _judged({**told, "image": "-"}))
 
 
 async def _take_json(request: Request, spool: Spool, max_bytes: int) -> PhotoForm:
+    said, claimed, upload = await take_json(request, spool, max_bytes, _judged)
+    return PhotoForm(upload, claimed, said)
+
+
+async def take_json(
+    request: Request, spool: Spool, max_bytes: int, judge: Callable[[dict[str, Any]], Said]
+) -> tuple[Said, str, Upload]:
+    """Take in a JSON object with a photograph in base64 in its field `image`.
+
+    Parameters
+    ----------
+    judge
+        Makes a body of the object, or refuses it; the body has the field `image`.
+
+    Returns
+    -------
+    body, claimed, upload
+        The body without the image, the media type that the image names (empty where it names none), and the file,
+        which is durable in the spool.
+    """
     arriving = spool.part()
     try:
         async for chunk in chunks(request):
@@ -130,7 +167,7 @@ async def _take_json(request: Request, spool: Spool, max_bytes: int) -> PhotoFor
     except BaseException:
         arriving.discard()
         raise
-    return await anyio.to_thread.run_sync(_from_json, arriving, spool, limiter=_limiter())
+    return await anyio.to_thread.run_sync(_from_json, arriving, spool, judge, limiter=_limiter())
 
 
 @cache
@@ -139,23 +176,28 @@ def _limiter() -> anyio.CapacityLimiter:
     return anyio.CapacityLimiter(2)
 
 
-def _from_json(arrived: Part, spool: Spool) -> PhotoForm:
+def _from_json(arrived: Part, spool: Spool, judge: Callable[[dict[str, Any]], Said]) -> tuple[Said, str, Upload]:
     path, _ = arrived.close()
     try:
-        told = _parsed(path.read_bytes())
+        told = parsed(path.read_bytes())
     finally:
         path.unlink(missing_ok=True)
     if not isinstance(told, dict):
         raise Refused(RefusalCode.VALIDATION, "a JSON object", "another value")
-    said = _judged(told)
+    said = judge(told)
     claimed, data = decoded(said.image)
+    return said.model_copy(update={"image": "-"}), claimed, kept(spool, data)
+
+
+def kept(spool: Spool, data: bytes) -> Upload:
+    """Bytes of a photograph, durable in the spool."""
     part = spool.part()
     try:
         part.write(data)
     except BaseException:
         part.discard()
         raise
-    return PhotoForm(spool.keep(part), claimed, said.model_copy(update={"image": "-"}))
+    return spool.keep(part)
 
 
 def decoded(text: str) -> tuple[str, bytes]:
@@ -202,7 +244,7 @@ def _named(place: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in place) if place and all(part in known for part in place) else ""
 
 
-def _parsed(raw: bytes) -> Any:
+def parsed(raw: bytes) -> Any:
     """JSON without doubled keys; however deeply it is nested, it ends here."""
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)

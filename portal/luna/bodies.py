@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from dicom_node.permissions import Role
 from dicom_node.refusals import RefusalCode, Refused
+from portal.api.photo_body import ImageBody
 
 MAX_PASSWORD = 1024
 _Word = Annotated[str, StringConstraints(max_length=64)]
@@ -59,12 +60,9 @@ class SignUp(_Body):
         return sorted({str(ROLES.get(role, role)) for role in self.roles})
 
 
-class ImageProcess(_Body):
+class ImageProcess(ImageBody):
     """A photograph of a lesion.  Without `patientId` it is analysed without an identity and stays in the node."""
 
-    image: str = Field(
-        min_length=1, description="The file in base64 (RFC 4648 section 4), with or without data:image/…;base64,"
-    )
     description: Annotated[str, StringConstraints(max_length=2000)] | None = None
     patientId: _Word | None = None
     patientIdType: _Word | None = Field(None, description="Key of a type of identifier of the user's site.")
