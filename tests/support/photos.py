@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dicom_node.body_sites import body_site
 from dicom_node.photo import Importer, Occasion, Patient
@@ -17,6 +17,15 @@ from dicom_node.photo import Importer, Occasion, Patient
 IMPORTER = Importer(uuid.UUID("6f2f7c1e-2f7b-5d0a-9a53-0d4c2c8f0001"), "1.0.0", "test-node")
 PATIENT = Patient("P-17", "HOSPITAL", "Muster^Erika", "19600229", "F")
 CREATED = "2026-11-22T10:20:30.123456+01:00"
+KNOWN_OF_DERMOSCOPIC = (
+    "Unrecognized defined term <DMS>",
+    "</FrameOfReferenceUID(0020,0052)> - Missing attribute",
+    "</PositionReferenceIndicator(0020,1040)> - Missing attribute",
+)
+"""Noise of the validator's table of 2022: the module table has had no Frame of Reference since."""
+
+ImageFile.MAXBLOCK = 4_000_000
+"""Pillow gives libjpeg a buffer of this size; with ``optimize`` noise of quality 100 must fit into it whole."""
 
 
 def occasion(**changes: Any) -> Occasion:
