@@ -6,12 +6,12 @@ word of a closed list (`dicom_node.diagnoses`): no free text, no patient.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, func, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from dicom_node.diagnoses import BENIGN, DIAGNOSES, MALIGNANT, MELANOMAS
 from dicom_node.record import audit
@@ -124,7 +124,7 @@ def write(
     return True
 
 
-def latest(connection: Connection, analysis_ids: Iterable[int]) -> dict[int, RowMapping]:
+def latest(connection: Connection, analysis_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """The outcome that counts of each of these analyses that has one."""
     newest = (
         select(func.max(outcomes.c.id))
@@ -132,7 +132,17 @@ def latest(connection: Connection, analysis_ids: Iterable[int]) -> dict[int, Row
         .group_by(outcomes.c.analysis_id)
     )
     rows = connection.execute(select(outcomes).where(outcomes.c.id.in_(newest))).mappings()
-    return {int(row["analysis_id"]): row for row in rows}
+    return {int(row["analysis_id"]): dict(row) for row in rows}
+
+
+def without(connection: Connection, sites: Collection[str], limit: int) -> list[dict[str, Any]]:
+    """Analyses of these sites of which nobody has told an outcome, oldest first; withdrawn ones left out."""
+    query = select(analyses).where(
+        analyses.c.site.in_(list(sites)),
+        analyses.c.withdrawn_at.is_(None),
+        analyses.c.id.not_in(select(outcomes.c.analysis_id)),
+    )
+    return [dict(row) for row in connection.execute(query.order_by(analyses.c.id).limit(limit)).mappings()]
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,7 @@ def followed(connection: Connection, model: str, since: str) -> list[Followed]:
     )
     rows = list(connection.execute(query).mappings())
     known = _latest_of_all(connection, since)
-    return [Followed(row, int(row["run_id"]), known.get(int(row["id"]))) for row in rows]
+    return [Followed(dict(row), int(row["run_id"]), known.get(int(row["id"]))) for row in rows]
 
 
 def _latest_of_all(connection: Connection, since: str) -> dict[int, Outcome]:

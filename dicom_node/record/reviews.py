@@ -97,10 +97,18 @@ def latest(connection: Connection, analysis_id: int) -> RowMapping | None:
     return connection.execute(query).mappings().first()
 
 
-def history(connection: Connection, analysis_id: int) -> list[RowMapping]:
+def history(connection: Connection, analysis_id: int) -> list[dict[str, Any]]:
     """Everything that was replied and decided, oldest first."""
-    query = select(reviews).where(reviews.c.analysis_id == analysis_id).order_by(reviews.c.id)
-    return list(connection.execute(query).mappings())
+    return histories(connection, [analysis_id]).get(analysis_id, [])
+
+
+def histories(connection: Connection, analysis_ids: Collection[int]) -> dict[int, list[dict[str, Any]]]:
+    """The same of several analyses at once; one that nobody has touched is not in it."""
+    query = select(reviews).where(reviews.c.analysis_id.in_(list(analysis_ids))).order_by(reviews.c.id)
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in connection.execute(query).mappings():
+        found.setdefault(int(row["analysis_id"]), []).append(dict(row))
+    return found
 
 
 def cases(connection: Connection, sites: Collection[str], state: str, limit: int) -> list[RowMapping]:
