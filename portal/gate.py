@@ -3,8 +3,11 @@
 A route says its permission in ``openapi_extra={"x-permission": ...}``.  A request from nobody is turned away before
 its body is read; a route that says nothing is closed to everybody, and a test finds it.
 
-Permissions: ``open`` (anybody), ``loopback:<scope>`` (anybody on this machine, else a key with the scope), or a scope
-of `dicom_node.record.keys.SCOPES`.
+Permissions: ``open`` (anybody), ``loopback:<permission>`` (anybody on this machine, else somebody who has it), a scope
+of `dicom_node.record.keys.SCOPES`, or a permission of people (`dicom_node.permissions.MAY`).
+
+Who calls is a program with an API key, a person with a session (cookie), or with a token of the LUNA API.  A request
+shows one of these: a key or token in a header goes before a cookie, and then the cookie counts for nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +22,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dicom_node.permissions import MAY, Person
 from dicom_node.record.keys import SCOPES, KeyIdentity
+from dicom_node.record.sessions import PORTAL
 from dicom_node.refusals import RefusalCode, Refused
+from portal import sessions
 from portal.problems import refused
 from portal.services import PortalServices
 
 OPEN = "open"
 LOOPBACK = "loopback:"
+KEY_PREFIX = "ain_"
+"""With which every API key begins: any other token is one of the LUNA API."""
 
 
 def permission(scope: str) -> dict[str, str]:
@@ -35,7 +43,7 @@ def permission(scope: str) -> dict[str, str]:
 
 def is_known(declared: str) -> bool:
     """Whether a declared permission is one that exists."""
-    return declared == OPEN or declared.removeprefix(LOOPBACK) in SCOPES
+    return declared == OPEN or declared.removeprefix(LOOPBACK) in {*SCOPES, *MAY}
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ def _token(connection: HTTPConnection) -> str:
     scheme, _, value = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
-    return connection.headers.get("x-api-key", "").strip()
+    names = ("x-api-key", "x-access-token")
+    return next((value.strip() for name in names if (value := connection.headers.get(name, ""))), "")
 
 
 class Gate:
@@ -100,9 +109,10 @@ class Gate:
         identity = await self._identify(connection)
         state = scope.setdefault("state", {})
         state["identity"] = identity
-        state["actor"] = (
-            "nobody" if identity is None else f"{'visitor' if identity.prefix == '' else 'key'}:{identity.name}"
-        )
+        state["person"] = identity if isinstance(identity, Person) or identity is None else identity.person
+        state["actor"] = "nobody" if identity is None else identity.actor
+        is_by_cookie = isinstance(identity, Person) and identity.kind == PORTAL
+        state["csrf"] = sessions.csrf_of(sessions.secret_of(connection)) if is_by_cookie else ""
         if identity is None and scope["path"] not in self._open:
             kind = "unknown-key" if _token(connection) else "missing"
             self._services.metrics.count("auth_failures_total", kind=kind)
@@ -113,31 +123,40 @@ class Gate:
             return
         await self._app(scope, receive, send)
 
-    async def _identify(self, connection: HTTPConnection) -> KeyIdentity | None:
-        token = _token(connection)
+    async def _identify(self, connection: HTTPConnection) -> KeyIdentity | Person | None:
+        token, services = _token(connection), self._services
         if token:
-            return await run_in_threadpool(self._services.verify_key, token)
-        viewer = self._services.viewer
-        return viewer.office.visitor(connection.cookies) if viewer else None
+            if services.verify_token is not None and not token.startswith(KEY_PREFIX):
+                return await run_in_threadpool(services.verify_token, token)
+            return await run_in_threadpool(services.verify_key, token)
+        secret = sessions.secret_of(connection)
+        if services.people is not None and secret:
+            is_background = connection.headers.get(sessions.UNATTENDED) == "yes"
+            found = await run_in_threadpool(services.people.identify, secret, is_background=is_background)
+            if found is not None:
+                return found
+        return services.viewer.office.visitor(connection.cookies) if services.viewer else None
 
 
-def authorise(request: Request) -> None:
+async def authorise(request: Request) -> None:
     """Hold a request to the permission of the route it reached.
 
     Raises
     ------
     Refused
-        `unauthenticated` without a caller; `not-authorised` when the caller lacks the scope or the route says nothing.
+        `unauthenticated` without a caller; `not-authorised` when the caller lacks the permission, the route says
+        nothing, or a form does not show its session's token.
     """
     route = request.scope.get("route")
     extra = (route.openapi_extra or {}) if isinstance(route, APIRoute) else {}
     declared = str(extra.get("x-permission", ""))
+    await sessions.hold_to_token(request)
     if declared == OPEN:
         return
     if declared.startswith(LOOPBACK) and is_from_this_machine(request):
         return
-    identity: KeyIdentity | None = request.state.identity
+    identity: KeyIdentity | Person | None = request.state.identity
     if identity is None:
         raise Refused(RefusalCode.UNAUTHENTICATED)
-    if not declared or declared.removeprefix(LOOPBACK) not in identity.scopes:
+    if not declared or not identity.may(declared.removeprefix(LOOPBACK)):
         raise Refused(RefusalCode.NOT_AUTHORISED)

@@ -15,6 +15,8 @@ from fhir_bridge.server import Access
 from fhir_bridge.store import ReportStore
 
 if TYPE_CHECKING:
+    from dicom_node.people import People
+    from dicom_node.permissions import Person
     from dicom_node.predictions import Predictions
     from portal.viewer import ViewerSettings
 
@@ -73,6 +75,10 @@ class PortalServices:
         Called after patient data were handed out, for the audit trail.
     predictions
         The desk for predictions by HTTP; None: there is no /api/v1.
+    people
+        The desk for accounts and sessions; None: nobody signs in.
+    verify_token
+        Who sends a token of the LUNA API, or None.
     """
 
     verify_key: Callable[[str], KeyIdentity | None]
@@ -84,4 +90,6 @@ class PortalServices:
     on_access: Callable[[Request, Access], None] | None = None
     viewer: ViewerSettings | None = None
     predictions: Predictions | None = None
+    people: People | None = None
+    verify_token: Callable[[str], Person | None] | None = None
     settings: PortalSettings = PortalSettings()

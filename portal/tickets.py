@@ -37,6 +37,10 @@ class Visitor(KeyIdentity):
 
     study: str = ""
 
+    @property
+    def actor(self) -> str:
+        return f"visitor:{self.name}"
+
 
 class TicketRefused(Exception):
     """The ticket is not ours, too old, spent, or for another study."""

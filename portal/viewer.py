@@ -25,6 +25,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from dicom_node.permissions import Person
 from dicom_node.record.keys import KeyIdentity
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge.server import Access
@@ -132,7 +133,7 @@ def static_file(folder: Path, path: str) -> Path | None:
         return None
 
 
-def allowed_study(path: str, visitor: KeyIdentity) -> tuple[bool, str]:
+def allowed_study(path: str, visitor: KeyIdentity | Person) -> tuple[bool, str]:
     """Whether a caller may read a DICOMweb path, and the one study a search must be narrowed to (or "").
 
     Returns
@@ -141,7 +142,7 @@ def allowed_study(path: str, visitor: KeyIdentity) -> tuple[bool, str]:
         `study` is set when the path is a search over studies and the caller may see only one.
     """
     match = _DICOMWEB.fullmatch(path)
-    if match is None:
+    if match is None or isinstance(visitor, Person):
         return False, ""
     named = match["study"] or match["in_study"] or match["in_series"]
     mine = visitor.study if isinstance(visitor, Visitor) else ANY_STUDY
@@ -242,7 +243,7 @@ class _Viewer:
 
     async def dicomweb(self, request: Request, path: str) -> Response:
         """Read the archive by DICOMweb: metadata, frames, bulk data, searches."""
-        identity: KeyIdentity = request.state.identity
+        identity: KeyIdentity | Person = request.state.identity
         is_allowed, study = allowed_study(path, identity)
         if not is_allowed:
             # Another person's study looks like one that does not exist.

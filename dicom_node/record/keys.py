@@ -15,11 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
-from dicom_node.record import audit
+from dicom_node.permissions import MAY, Person, roles_may
+from dicom_node.record import audit, people
 from dicom_node.record.database import Database, now
-from dicom_node.record.tables import api_keys
+from dicom_node.record.tables import api_keys, users
 
 SCOPES: dict[str, str] = {
     "fhir:read": "read published reports by FHIR",
@@ -30,6 +31,16 @@ SCOPES: dict[str, str] = {
     "viewer:read": "open studies in the viewer and read them by DICOMweb",
 }
 """What a key may be allowed to do."""
+
+ACCOUNT_SCOPES: dict[str, str] = {
+    "analysis:make": "ask for analyses of photographs in the name of its account",
+    "analysis:own": "read the account's own analyses",
+    "analysis:reveal": "fetch the pictures of analyses that the account may see",
+    "analysis:site": "read and answer the analyses of the account's sites",
+    "outcome:write": "write down what histology said",
+    "audit:read": "read the audit log",
+}
+"""What besides a key may that belongs to an account: as long as the account's roles may, too."""
 
 USE_RESOLUTION = timedelta(minutes=1)
 """`last_used_at` is written at most this often, so that reading does not become writing."""
@@ -45,6 +56,19 @@ class KeyIdentity:
     name: str
     prefix: str
     scopes: frozenset[str]
+    person: Person | None = None
+    """The account in whose name it acts, if any."""
+
+    def may(self, permission: str) -> bool:
+        """Whether the key has this scope and its account, where it has one, this permission."""
+        if permission not in self.scopes:
+            return False
+        return permission not in MAY or self.person is None or self.person.may(permission)
+
+    @property
+    def actor(self) -> str:
+        """Its name in the audit log."""
+        return f"key:{self.name}"
 
 
 @dataclass(frozen=True)
@@ -57,24 +81,32 @@ class KeyRow:
     created_at: str
     revoked_at: str | None
     last_used_at: str | None
+    account: str = ""
+    """E-mail address of the account in whose name it acts."""
 
 
 class KeyRefused(ValueError):
     """The key cannot be made or revoked as asked; the text says why."""
 
 
-def create(database: Database, name: str, scopes: Iterable[str], *, actor: str = "cli") -> str:
+def create(database: Database, name: str, scopes: Iterable[str], *, actor: str = "cli", account: str = "") -> str:
     """Make a key and return it.  This is the only time that it can be seen.
+
+    Parameters
+    ----------
+    account
+        E-mail address of the account in whose name it will act; empty: in nobody's.
 
     Raises
     ------
     KeyRefused
-        If the name is not a short lower-case word, is in use, or a scope is unknown.
+        If the name is not a short lower-case word, is in use, a scope is unknown, or the account is or may not do it.
     """
     wanted = sorted(set(scopes))
-    unknown = [scope for scope in wanted if scope not in SCOPES]
-    if unknown or not wanted:
-        raise KeyRefused(f"a key needs one or more scopes of: {', '.join(SCOPES)}")
+    known = {**SCOPES, **ACCOUNT_SCOPES} if account else SCOPES
+    if not wanted or not set(wanted) <= set(known):
+        more = "" if account else f"; and one that belongs to an account, of: {', '.join(ACCOUNT_SCOPES)}"
+        raise KeyRefused(f"a key needs one or more scopes of: {', '.join(known)}{more}")
     if not _NAME.fullmatch(name):
         raise KeyRefused("a key's name has 1 to 64 characters of a-z, 0-9, dot, dash and underscore")
     prefix = secrets.token_hex(4)
@@ -83,9 +115,11 @@ def create(database: Database, name: str, scopes: Iterable[str], *, actor: str =
         used = select(api_keys.c.id).where(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
         if connection.execute(used).first() is not None:
             raise KeyRefused(f"a key named {name} is in use: revoke it first or choose another name")
+        owner = _owner(connection, account, wanted) if account else None
         row = {"name": name, "prefix": prefix, "sha256": _digest(token), "scopes": wanted, "created_at": now()}
-        connection.execute(insert(api_keys).values(**row))
-        audit.append(connection, actor, "key-created", key=name, prefix=prefix, scopes=wanted)
+        connection.execute(insert(api_keys).values(**row, user_id=owner.id if owner else None))
+        whose = {"user": owner.public_id} if owner else {}
+        audit.append(connection, actor, "key-created", key=name, prefix=prefix, scopes=wanted, **whose)
     return token
 
 
@@ -96,13 +130,17 @@ def verify(database: Database, token: str) -> KeyIdentity | None:
         return None
     with database.read() as connection:
         rows = connection.execute(select(api_keys).where(api_keys.c.prefix == match[1])).all()
-    digest = _digest(token)
-    # Every candidate is compared, so that the time taken does not say which one it was.
-    found = [row for row in rows if hmac.compare_digest(row.sha256, digest)]
-    if not found or found[0].revoked_at is not None:
+        digest = _digest(token)
+        # Every candidate is compared, so that the time taken does not say which one it was.
+        found = [row for row in rows if hmac.compare_digest(row.sha256, digest)]
+        if not found or found[0].revoked_at is not None:
+            return None
+        owner = people.user_of_id(connection, found[0].user_id) if found[0].user_id is not None else None
+    if found[0].user_id is not None and (owner is None or not owner.is_active):
         return None
     _note_use(database, found[0])
-    return KeyIdentity(found[0].name, found[0].prefix, frozenset(found[0].scopes))
+    person = owner.person(None, "key") if owner else None
+    return KeyIdentity(found[0].name, found[0].prefix, frozenset(found[0].scopes), person)
 
 
 def revoke(database: Database, name: str, *, actor: str = "cli") -> None:
@@ -123,11 +161,24 @@ def revoke(database: Database, name: str, *, actor: str = "cli") -> None:
 def rows(database: Database) -> list[KeyRow]:
     """All keys, the newest last."""
     with database.read() as connection:
-        found = connection.execute(select(api_keys).order_by(api_keys.c.id)).all()
+        with_account = select(api_keys, users.c.email).outerjoin(users, users.c.id == api_keys.c.user_id)
+        found = connection.execute(with_account.order_by(api_keys.c.id)).all()
     return [
-        KeyRow(row.name, row.prefix, tuple(row.scopes), row.created_at, row.revoked_at, row.last_used_at)
+        KeyRow(
+            row.name, row.prefix, tuple(row.scopes), row.created_at, row.revoked_at, row.last_used_at, row.email or ""
+        )
         for row in found
     ]
+
+
+def _owner(connection: Connection, account: str, scopes: Iterable[str]) -> people.User:
+    found = people.user_of_email(connection, account.strip().lower())
+    if found is None or not found.is_active:
+        raise KeyRefused("no active account has this e-mail address: `ai-node users list` shows them")
+    beyond = sorted(scope for scope in scopes if scope in MAY and not roles_may(found.roles, scope))
+    if beyond:
+        raise KeyRefused(f"the roles of this account do not allow: {', '.join(beyond)}")
+    return found
 
 
 def _digest(token: str) -> str:
