@@ -17,6 +17,7 @@ from dicom_node import durable
 from dicom_node.cli.readiness import Readiness
 from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
+from dicom_node.people import People
 from dicom_node.predictions import Predictions
 from dicom_node.record import (
     Database,
@@ -102,6 +103,7 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         on_access=lambda request, access: _on_access(database, request, access),
         viewer=_viewer(settings),
         predictions=Predictions(settings, database, put or _Road(settings).put),
+        people=People(settings.people, database),
         settings=portal.PortalSettings(
             version=version,
             allowed_hosts=LOOPBACK | frozenset(settings.web.allowed_hosts),
