@@ -35,11 +35,11 @@ _hasher = PasswordHasher.from_parameters(profiles.RFC_9106_LOW_MEMORY)
 
 
 class PasswordRefused(ValueError):
-    """The password may not be used; `code` says why: too-short, too-long or too-common."""
+    """The password may not be used; `reason` says why: too-short, too-long or too-common."""
 
-    def __init__(self, code: str) -> None:
-        self.code = code
-        super().__init__(WORDS[code])
+    def __init__(self, reason: str) -> None:
+        self.reason = self.code = reason
+        super().__init__(WORDS[reason])
 
 
 WORDS = {
@@ -47,7 +47,7 @@ WORDS = {
     "too-long": f"A password has at most {MAX_LENGTH} characters.",
     "too-common": "A guesser tries this password early. Take several words that do not belong together.",
 }
-"""Fixed words per code, in English; pages have their own in their own languages."""
+"""Fixed words per reason, in English; pages have their own in their own languages."""
 
 
 def normal(password: str) -> str:

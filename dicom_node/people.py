@@ -19,8 +19,9 @@ from dicom_node import backoff, passwords
 from dicom_node.metrics import METRICS
 from dicom_node.permissions import Person
 from dicom_node.record import Database, audit, now, people, sessions
-from dicom_node.record.people import PeopleRefused, User
+from dicom_node.record.people import User
 from dicom_node.record.sessions import LUNA, PORTAL, SessionRow
+from dicom_node.record.sites import PeopleRefused
 from dicom_node.settings import PeopleSection
 
 __all__ = ["LUNA", "PORTAL", "Asked", "People", "PeopleRefused", "SignInRefused", "SignedIn"]
@@ -197,7 +198,7 @@ class People:
         with self._database.write() as connection:
             user = people.user_of_email(connection, people.normal_email(email))
             if user is None or not user.is_active:
-                raise PeopleRefused("no active account has this e-mail address: `ai-node users list` shows them")
+                raise PeopleRefused("account-unknown", "no such active account: `ai-node users list` shows them")
             until = sessions.later(now(), timedelta(hours=self._settings.password_token_h))
             people.add_password_token(connection, actor, user, sessions.digest(token), until)
         return token
@@ -237,29 +238,20 @@ class People:
         password: str | None = None,
         must_change_password: bool = False,
     ) -> User:
-        """Make an account; without a password nobody can sign in before one was set with a token.
+        """Make an account; without a password nobody signs in with it before one was set by `password_token`.
 
         Raises
         ------
         PeopleRefused, PasswordRefused
         """
-        if password is None:
-            made = passwords.hash_of(secrets.token_urlsafe(32))
-        else:
+        if password is not None:
             passwords.check(password, email, name)
-            made = passwords.hash_of(password)
+        made = passwords.hash_of(password or secrets.token_urlsafe(32))
         with self._database.write() as connection:
             return people.add_user(
-                connection,
-                actor,
-                email=email,
-                name=name,
-                password_hash=made,
-                roles=roles,
-                sites=sites,
-                language=language,
-                must_change_password=must_change_password,
-            )
+                connection, actor, email=email, name=name, password_hash=made, roles=roles, sites=sites,
+                language=language, must_change_password=must_change_password,
+            )  # fmt: skip
 
     def set_profile(self, person: Person, *, name: str, language: str) -> None:
         """Somebody changes her own name or language.

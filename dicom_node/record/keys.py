@@ -86,7 +86,11 @@ class KeyRow:
 
 
 class KeyRefused(ValueError):
-    """The key cannot be made or revoked as asked; the text says why."""
+    """The key cannot be made or revoked as asked; the text says why, `reason` is its key."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        self.reason = reason
+        super().__init__(text)
 
 
 def create(database: Database, name: str, scopes: Iterable[str], *, actor: str = "cli", account: str = "") -> str:
@@ -106,15 +110,15 @@ def create(database: Database, name: str, scopes: Iterable[str], *, actor: str =
     known = {**SCOPES, **ACCOUNT_SCOPES} if account else SCOPES
     if not wanted or not set(wanted) <= set(known):
         more = "" if account else f"; and one that belongs to an account, of: {', '.join(ACCOUNT_SCOPES)}"
-        raise KeyRefused(f"a key needs one or more scopes of: {', '.join(known)}{more}")
+        raise KeyRefused("scope-unknown", f"a key needs one or more scopes of: {', '.join(known)}{more}")
     if not _NAME.fullmatch(name):
-        raise KeyRefused("a key's name has 1 to 64 characters of a-z, 0-9, dot, dash and underscore")
+        raise KeyRefused("name-invalid", "a key's name has 1 to 64 characters of a-z, 0-9, dot, dash and underscore")
     prefix = secrets.token_hex(4)
     token = f"ain_{prefix}_{secrets.token_urlsafe(32)}"
     with database.write() as connection:
         used = select(api_keys.c.id).where(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
         if connection.execute(used).first() is not None:
-            raise KeyRefused(f"a key named {name} is in use: revoke it first or choose another name")
+            raise KeyRefused("name-taken", f"a key named {name} is in use: revoke it first or choose another name")
         owner = _owner(connection, account, wanted) if account else None
         row = {"name": name, "prefix": prefix, "sha256": _digest(token), "scopes": wanted, "created_at": now()}
         connection.execute(insert(api_keys).values(**row, user_id=owner.id if owner else None))
@@ -154,7 +158,7 @@ def revoke(database: Database, name: str, *, actor: str = "cli") -> None:
     with database.write() as connection:
         living = update(api_keys).where(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
         if connection.execute(living.values(revoked_at=now())).rowcount == 0:
-            raise KeyRefused("no living key has this name: `ai-node keys list` shows them")
+            raise KeyRefused("unknown", "no living key has this name: `ai-node keys list` shows them")
         audit.append(connection, actor, "key-revoked", key=name)
 
 
@@ -174,10 +178,12 @@ def rows(database: Database) -> list[KeyRow]:
 def _owner(connection: Connection, account: str, scopes: Iterable[str]) -> people.User:
     found = people.user_of_email(connection, account.strip().lower())
     if found is None or not found.is_active:
-        raise KeyRefused("no active account has this e-mail address: `ai-node users list` shows them")
+        raise KeyRefused(
+            "account-unknown", "no active account has this e-mail address: `ai-node users list` shows them"
+        )
     beyond = sorted(scope for scope in scopes if scope in MAY and not roles_may(found.roles, scope))
     if beyond:
-        raise KeyRefused(f"the roles of this account do not allow: {', '.join(beyond)}")
+        raise KeyRefused("scope-beyond-roles", f"the roles of this account do not allow: {', '.join(beyond)}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Users, sites and one-time password tokens: rows, and the audit entry of every change.
+"""Users and one-time password tokens: rows, and the audit entry of every change.
 
 Every function takes a connection; what it changes and what is audited are one transaction.  Passwords come as hashes
 and tokens as digests: what they are made of is the business of `dicom_node.people`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,21 +16,15 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from dicom_node.permissions import OF_A_SITE, Person, Role
 from dicom_node.record import audit
+from dicom_node.record import sites as sites_of_record
 from dicom_node.record.database import now
-from dicom_node.record.tables import password_tokens, sessions, sites, users
+from dicom_node.record.sites import PeopleRefused, named
+from dicom_node.record.tables import password_tokens, sessions, users
 
 ACTIVE, DISABLED = "active", "disabled"
 LANGUAGES = ("en", "es")
-CHECKS = ("", "rut", "cedula-ec")
-"""How the check digit of an identifier is verified; empty: it has none."""
 
 _EMAIL = re.compile(r"^[^@\s\x00-\x1f]{1,64}@[a-z0-9](?:[a-z0-9.-]{0,187}[a-z0-9])?$")
-_SITE = re.compile(r"^[a-z][a-z0-9-]{0,62}$")
-_TYPE_KEYS = frozenset({"key", "title", "system", "issuer", "check"})
-
-
-class PeopleRefused(ValueError):
-    """What was asked of an account or a site cannot be; the text says why and what to do, and names no person."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +65,6 @@ class User:
         )
 
 
-@dataclass(frozen=True)
-class Site:
-    """A post or hospital; `identifier_types` as in the table."""
-
-    id: int
-    key: str
-    title: str
-    identifier_types: tuple[Mapping[str, str], ...]
-    created_at: str
-    closed_at: str | None
-
-
 def normal_email(email: str) -> str:
     """An e-mail address as accounts are found by it.
 
@@ -93,7 +75,7 @@ def normal_email(email: str) -> str:
     """
     spelled = email.strip().lower()
     if not _EMAIL.fullmatch(spelled) or ".." in spelled:
-        raise PeopleRefused("expected an e-mail address such as name@hospital.example")
+        raise PeopleRefused("email-invalid", "expected an e-mail address such as name@hospital.example")
     return spelled
 
 
@@ -119,11 +101,13 @@ def add_user(
     PeopleRefused
         If the address is none or taken, the name is empty, or roles, sites and language do not fit.
     """
-    address, called = normal_email(email), _named(name)
+    address, called = normal_email(email), named(name)
     wanted, places = _fitting(connection, roles, sites)
     _check_language(language)
     if user_of_email(connection, address) is not None:
-        raise PeopleRefused("there is an account with this e-mail address already: `ai-node users list` shows it")
+        raise PeopleRefused(
+            "email-taken", "there is an account with this e-mail address already: `ai-node users list` shows it"
+        )
     moment = now()
     public_id = secrets.token_hex(16)
     connection.execute(
@@ -239,7 +223,7 @@ def set_profile(connection: Connection, actor: str, user: User, *, name: str, la
     PeopleRefused
     """
     _check_language(language)
-    connection.execute(update(users).where(users.c.id == user.id).values(name=_named(name), language=language))
+    connection.execute(update(users).where(users.c.id == user.id).values(name=named(name), language=language))
     audit.append(connection, actor, "user-profile-changed", user=user.public_id)
 
 
@@ -288,69 +272,7 @@ def revoke_password_tokens(connection: Connection, user_id: int) -> None:
     connection.execute(update(password_tokens).where(open_ones).values(used_at=now()))
 
 
-# -- sites
-
-
-def add_site(
-    connection: Connection, actor: str, *, key: str, title: str, identifier_types: Iterable[Mapping[str, str]] = ()
-) -> Site:
-    """Make a site.
-
-    Raises
-    ------
-    PeopleRefused
-        If its key is no short lower-case word or taken, or an identifier type is not described as it must be.
-    """
-    if not _SITE.fullmatch(key):
-        raise PeopleRefused("a site's key has 1 to 63 characters of a-z, 0-9 and dash, and begins with a letter")
-    if site_of(connection, key) is not None:
-        raise PeopleRefused(f"there is a site {key} already, or there was: choose another key")
-    types = [_identifier_type(given) for given in identifier_types]
-    if len({kind["key"] for kind in types}) != len(types):
-        raise PeopleRefused("two types of identifier have the same key: give each its own")
-    values = {"key": key, "title": _named(title), "identifier_types": types, "created_at": now()}
-    connection.execute(insert(sites).values(**values))
-    audit.append(connection, actor, "site-created", site=key)
-    made = site_of(connection, key)
-    assert made is not None
-    return made
-
-
-def site_of(connection: Connection, key: str) -> Site | None:
-    """The site with this key, closed or not."""
-    row = connection.execute(select(sites).where(sites.c.key == key)).first()
-    return None if row is None else _site(row)
-
-
-def all_sites(connection: Connection, *, only_open: bool = False) -> list[Site]:
-    """Sites in the order in which they were made."""
-    wanted = select(sites).order_by(sites.c.id)
-    if only_open:
-        wanted = wanted.where(sites.c.closed_at.is_(None))
-    return [_site(row) for row in connection.execute(wanted)]
-
-
-def only_site(connection: Connection) -> str | None:
-    """The key of the site when there is exactly one that is open: then everything without a name of its own is its."""
-    found = all_sites(connection, only_open=True)
-    return found[0].key if len(found) == 1 else None
-
-
-def close_site(connection: Connection, actor: str, key: str) -> None:
-    """Close a site: nobody new is added and nothing new is its; what is there stays.
-
-    Raises
-    ------
-    PeopleRefused
-        If there is no open site with this key.
-    """
-    living = update(sites).where(sites.c.key == key, sites.c.closed_at.is_(None))
-    if connection.execute(living.values(closed_at=now())).rowcount == 0:
-        raise PeopleRefused("no open site has this key: `ai-node sites list` shows them")
-    audit.append(connection, actor, "site-closed", site=key)
-
-
-# -- what both share
+# -- rules
 
 
 def _fitting(
@@ -360,14 +282,17 @@ def _fitting(
     known = {role.value for role in Role}
     asked = sorted(set(roles))
     if not asked or not set(asked) <= known:
-        raise PeopleRefused(f"an account needs one or more roles of: {', '.join(sorted(known))}")
+        raise PeopleRefused("roles-missing", f"an account needs one or more roles of: {', '.join(sorted(known))}")
     places = sorted(set(wanted))
-    open_ones = {site.key for site in all_sites(connection, only_open=True)}
+    open_ones = {site.key for site in sites_of_record.all_sites(connection, only_open=True)}
     if not set(places) <= open_ones | set(had):
-        raise PeopleRefused(f"unknown or closed site; open ones: {', '.join(sorted(open_ones)) or 'none'}")
+        raise PeopleRefused(
+            "site-unknown", f"unknown or closed site; open ones: {', '.join(sorted(open_ones)) or 'none'}"
+        )
     if not places and OF_A_SITE & {Role(role) for role in asked}:
         raise PeopleRefused(
-            "clinicians and specialists belong to one or more sites: name one; `ai-node sites create` makes it"
+            "site-needed",
+            "clinicians and specialists belong to one or more sites: name one; `ai-node sites create` makes it",
         )
     return asked, places
 
@@ -377,30 +302,12 @@ def _keep_an_administrator(connection: Connection, user: User) -> None:
         one for one in all_users(connection) if one.id != user.id and one.is_active and Role.ADMINISTRATOR in one.roles
     )
     if Role.ADMINISTRATOR in user.roles and next(others, None) is None:
-        raise PeopleRefused("this is the last active administrator: make another one first")
-
-
-def _named(name: str) -> str:
-    called = " ".join(name.split())
-    if not called or len(called) > 128 or not called.isprintable():
-        raise PeopleRefused("a name has 1 to 128 printable characters")
-    return called
+        raise PeopleRefused("last-administrator", "this is the last active administrator: make another one first")
 
 
 def _check_language(language: str) -> None:
     if language not in LANGUAGES:
-        raise PeopleRefused(f"the language is one of: {', '.join(LANGUAGES)}")
-
-
-def _identifier_type(given: Mapping[str, str]) -> dict[str, str]:
-    found = {key: str(given.get(key) or "") for key in sorted(_TYPE_KEYS)}
-    if not set(given) <= _TYPE_KEYS or not _SITE.fullmatch(found["key"]) or found["check"] not in CHECKS:
-        raise PeopleRefused(
-            "a type of identifier has key (a-z, 0-9, dash), title, system (URI), issuer and check, which is one of: "
-            f"{', '.join(check or 'none' for check in CHECKS)}"
-        )
-    found["title"] = _named(found["title"] or found["key"])
-    return found
+        raise PeopleRefused("language-unknown", f"the language is one of: {', '.join(LANGUAGES)}")
 
 
 def _one(row: Row[Any] | None) -> User | None:
@@ -412,9 +319,3 @@ def _user(row: Row[Any]) -> User:
     values["roles"] = frozenset(Role(role) for role in values["roles"])
     values["sites"] = tuple(values["sites"])
     return User(**values)
-
-
-def _site(row: Row[Any]) -> Site:
-    values = dict(row._mapping)
-    values["identifier_types"] = tuple(values["identifier_types"])
-    return Site(**values)
