@@ -71,6 +71,12 @@ class CStoreDestination(CommonDestination):
     host: str
     port: Port
     ae_title: AETitle
+    tls: bool = False
+    """DICOM over TLS (PS3.15 B.12); the node shows its certificate of section `tls` to a peer that asks for one."""
+    tls_name: str = ""
+    """The name in its certificate, where that is not `host`."""
+    ca_file: Path | None = None
+    """Certificates to trust instead of `tls.authority_file`."""
     insecure_ok_because: str = ""
     verify_url: str | None = None
     """Root of DICOMweb services of the same archive, for verification by content; else C-FIND by UID."""
@@ -78,6 +84,12 @@ class CStoreDestination(CommonDestination):
     verify_password_file: Path | None = None
     verify_ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
+
+    @model_validator(mode="after")
+    def _certificates_are_for_tls(self) -> CStoreDestination:
+        if not self.tls and (self.tls_name or self.ca_file):
+            raise ValueError("tls_name and ca_file go with tls: true")
+        return self
 
     @model_validator(mode="after")
     def _credentials_are_for_an_address(self) -> CStoreDestination:

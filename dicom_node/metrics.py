@@ -174,7 +174,7 @@ class Metrics:
             raise KeyError(f"{name} is no counter")
         (metric.labels(*values) if values else metric).inc(amount)
 
-    def gauge(self, name: str, value: float, **labels: str) -> None:
+    def gauge(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
         values, metric = self._labels(name, labels), self._metrics[name]
         if not isinstance(metric, Gauge):

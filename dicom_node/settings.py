@@ -36,6 +36,7 @@ from dicom_node.destination_settings import (
     Webhook,
 )
 from dicom_node.luna_settings import BridgeSection, LunaSection
+from dicom_node.tls import Identity
 from dicom_node.words import HOOK
 from dicom_node.zones import is_zone, offset, offset_of_study
 
@@ -106,6 +107,20 @@ class DataSection(Section):
     """SQLAlchemy URL of the records; default SQLite in `folder`."""
 
 
+class TlsSection(Section):
+    """Who the node is to peers that call it by TLS, and whom it believes; `ai-node tls init` makes the files."""
+
+    certificate_file: Path = Path("tls/node.pem")
+    private_key_file: Path = Path("tls/node.key")
+    authority_file: Path = Path("tls/authority.pem")
+    """Certificates of the authorities whose peers are believed."""
+
+    @property
+    def identity(self) -> Identity:
+        """The three files, as the ground floor takes them."""
+        return Identity(self.certificate_file, self.private_key_file, self.authority_file)
+
+
 class Sender(Section):
     """A peer that may open an association to the node."""
 
@@ -119,6 +134,9 @@ class Sender(Section):
     """An Orthanc that forwards from the archive: its count is evidence, and originals are not passed back to it."""
     quiet_s: float | None = Field(None, gt=0)
     cap_s: float | None = Field(None, gt=0)
+    certificate_name: str = ""
+    """Common name or DNS name in its certificate: it may then come by TLS only.  Empty: its AE title, where the node
+    asks for certificates."""
 
 
 class DoorSection(Section):
@@ -128,6 +146,11 @@ class DoorSection(Section):
     port: Port = 11112
     insecure_ok_because: str = ""
     """Written reason for listening on another address than loopback without TLS; logged at every start."""
+    tls_host: str = "127.0.0.1"
+    tls_port: Port | None = None
+    """Where TLS is spoken, beside `port`, which stays plain; 2762 by convention (PS3.15 B.12).  None: nowhere."""
+    tls_mutual: bool = True
+    """By TLS only senders that show a certificate of `tls.authority_file`, with the name that goes with their title."""
     senders: tuple[Sender, ...] = ()
     """Deny first: an AE title that is not listed is rejected."""
     max_associations: int = Field(100, ge=1)
@@ -157,6 +180,12 @@ class OrthancSection(Section):
     ae_title: AETitle = "ORTHANC"
     dicom_host: str = "127.0.0.1"
     dicom_port: Port = 4242
+    dicom_tls: bool = False
+    """Originals are passed on by DICOM over TLS."""
+    dicom_tls_name: str = ""
+    """The name in its certificate, where that is not `dicom_host`."""
+    ca_file: Path | None = None
+    """Certificates to trust: over HTTPS instead of the system's, over DICOM instead of `tls.authority_file`."""
     pass_originals: bool = True
     """Images that a modality sent straight to the node are passed on to this Orthanc."""
     count_as_promised: bool = False
@@ -203,6 +232,10 @@ class WebSection(Section):
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    tls: bool = False
+    """HTTPS, with the certificate of section `tls`."""
+    tls_mutual: bool = False
+    """Every caller must show a certificate of `tls.authority_file`: for programs, not for browsers."""
     insecure_ok_because: str = ""
     allowed_hosts: tuple[str, ...] = ()
     """Further names under which the node may be called (Host header), besides loopback; stops DNS rebinding."""
@@ -292,6 +325,7 @@ class Settings(BaseSettings):
 
     node: NodeSection = NodeSection()
     data: DataSection = DataSection()
+    tls: TlsSection = TlsSection()
     door: DoorSection = DoorSection()
     gather: GatherSection = GatherSection()
     orthanc: OrthancSection = OrthancSection()
@@ -328,13 +362,25 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _plain_text_stays_on_loopback(self) -> Settings:
-        for key, section in (("door", self.door), ("web", self.web)):
-            if section.host not in LOOPBACK and not section.insecure_ok_because:
+        for key, section, instead in (
+            ("door", self.door, "keep it on loopback and set door.tls_host and door.tls_port"),
+            ("web", self.web, "set web.tls"),
+        ):
+            is_plain = not (isinstance(section, WebSection) and section.tls)
+            if is_plain and section.host not in LOOPBACK and not section.insecure_ok_because.strip():
                 raise ValueError(
-                    f"{key}.host is not a loopback address: set {key}.insecure_ok_because to the written reason why "
-                    "plain text is acceptable on that network (an isolated VLAN, a TLS proxy in front)"
+                    f"{key}.host is not a loopback address: {instead}, or set {key}.insecure_ok_because to the written "
+                    "reason why plain text is acceptable on that network (an isolated VLAN, a TLS proxy in front)"
                 )
+        if self.web.tls_mutual and not self.web.tls:
+            raise ValueError("web.tls_mutual goes with web.tls")
         return self
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the files of section `tls` are needed."""
+        calls = any(isinstance(d, CStoreDestination) and d.tls for d in self.destinations.values())
+        return self.web.tls or self.door.tls_port is not None or self.orthanc.dicom_tls or calls
 
     @classmethod
     def settings_customise_sources(

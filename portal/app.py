@@ -11,7 +11,7 @@ from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
 from portal import api, docs, health, viewer
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
-from portal.pages import assets, install, navigation, troubles
+from portal.pages import account, assets, install, navigation, troubles, trust
 from portal.problems import STATUS, plain, refused
 from portal.services import PortalServices
 from portal.shell import Shell
@@ -47,6 +47,10 @@ def create_app(services: PortalServices) -> FastAPI:
         app.include_router(api.router(services, services.predictions))
     app.include_router(assets.router())
     app.include_router(install.router(app))
+    if services.people is not None:
+        app.include_router(account.router(services.people))
+    if services.trust is not None:
+        app.include_router(trust.router(services.trust))
     if services.viewer is not None:
         app.include_router(viewer.router(services.viewer, services.on_access))
     _handle_errors(app, services)

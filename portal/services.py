@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dicom_node.people import People
     from dicom_node.permissions import Person
     from dicom_node.predictions import Predictions
+    from portal.pages.trust import Trust
     from portal.viewer import ViewerSettings
 
 
@@ -75,6 +76,8 @@ class PortalServices:
         Called after patient data were handed out, for the audit trail.
     predictions
         The desk for predictions by HTTP; None: there is no /api/v1.
+    trust
+        Certificates of the node and its authority, for the page that says how to trust them; None: there is no TLS.
     people
         The desk for accounts and sessions; None: nobody signs in.
     verify_token
@@ -92,4 +95,5 @@ class PortalServices:
     predictions: Predictions | None = None
     people: People | None = None
     verify_token: Callable[[str], Person | None] | None = None
+    trust: Callable[[], Trust] | None = None
     settings: PortalSettings = PortalSettings()

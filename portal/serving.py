@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+
+from dicom_node.tls import ServerSide
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Listen:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    certificate: Path | None = None
-    private_key: Path | None = None
+    tls: ServerSide | None = None
+    """HTTPS, by files that may be renewed while it serves; None: plain HTTP."""
     insecure_ok_because: str = ""
     max_connections: int = 128
 
@@ -45,17 +46,17 @@ def configure(app: FastAPI, listen: Listen) -> uvicorn.Config:
     ------
     ListenRefused
     """
-    if not _is_loopback(listen.host) and listen.certificate is None and not listen.insecure_ok_because:
+    if not _is_loopback(listen.host) and listen.tls is None and not listen.insecure_ok_because:
         raise ListenRefused(
-            "web.host is not a loopback address: give a certificate, or write into web.insecure_ok_because why plain "
+            "web.host is not a loopback address: set web.tls, or write into web.insecure_ok_because why plain "
             "text is acceptable on that network"
         )
+    tls = listen.tls
     return uvicorn.Config(
         app,
         host=listen.host,
         port=listen.port,
-        ssl_certfile=listen.certificate,
-        ssl_keyfile=listen.private_key,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls.context,
         access_log=False,
         log_config=None,
         log_level=logging.WARNING,

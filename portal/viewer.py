@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 from dicom_node.permissions import Person
 from dicom_node.record.keys import KeyIdentity
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from dicom_node.tls import client_context
 from fhir_bridge.server import Access
 from portal.gate import OPEN, permission
 from portal.tickets import ANY_STUDY, COOKIE, VIEWER_SCOPE, TicketOffice, TicketRefused, Visitor
@@ -73,6 +74,8 @@ class ViewerSettings:
     office: TicketOffice
     username: str = ""
     password: str = ""
+    authority_file: Path | None = None
+    """Over HTTPS: whose certificates are believed instead of the system's."""
     timeout_s: float = 60.0
     archive_name: str = "Archive"
 
@@ -186,7 +189,10 @@ class _Viewer:
         page = index.read_bytes() if index.is_file() else b""
         self._headers = {"Content-Security-Policy": policy(page), "Cache-Control": "private, no-cache"}
         auth = httpx.BasicAuth(settings.username, settings.password) if settings.username else None
-        self._http = httpx.AsyncClient(timeout=settings.timeout_s, follow_redirects=False, trust_env=False, auth=auth)
+        trust = True if settings.authority_file is None else client_context(settings.authority_file)
+        self._http = httpx.AsyncClient(
+            timeout=settings.timeout_s, follow_redirects=False, trust_env=False, auth=auth, verify=trust
+        )
 
     def routes(self) -> APIRouter:
         made = APIRouter(tags=["Viewer"])

@@ -22,6 +22,7 @@ from dicom_node.settings import (
     Webhook,
     read_secret,
 )
+from dicom_node.tls import TlsRefused, client_context
 
 WAIT_S = 5.0
 """For each answer: somebody sits and waits."""
@@ -85,7 +86,7 @@ def check_destinations(chosen: Settings) -> Iterator[Verdict]:
             token = read_secret(destination.token_file) if destination.token_file else None
             yield _asked(label, f"{destination.url.rstrip('/')}/metadata", None, token)
         elif isinstance(destination, CStoreDestination):
-            yield _reached(label, destination.host, destination.port)
+            yield _reached(chosen, label, destination)
             if destination.verify_url is not None:
                 yield _looked_into(
                     f"{label}, verify_url",
@@ -134,12 +135,25 @@ def _asked(
     return Verdict(label, "bad", f"answers {status}", "Check its URL and credentials in node.yaml.")
 
 
-def _reached(label: str, host: str, port: int) -> Verdict:
+def _reached(chosen: Settings, label: str, destination: CStoreDestination) -> Verdict:
     try:
-        socket.create_connection((host, port), timeout=WAIT_S).close()
+        with socket.create_connection((destination.host, destination.port), timeout=WAIT_S) as connection:
+            if not destination.tls:
+                return Verdict(label, "ok", "port answers")
+            own = chosen.tls
+            context = client_context(destination.ca_file or own.authority_file, own.identity)
+            with context.wrap_socket(connection, server_hostname=destination.tls_name or destination.host) as secured:
+                return Verdict(label, "ok", f"answers by {secured.version()}, and its certificate is believed")
+    except TlsRefused as refused:
+        return Verdict(label, "bad", str(refused), "`ai-node tls status` looks at the node's own.")
+    except ssl.SSLError as error:
+        # the library's words about a certificate: expired, of an unknown authority, for another name
+        found = getattr(error, "verify_message", "") or error.reason or "no TLS there"
+        return Verdict(
+            label, "bad", f"no TLS with it: {found}", "Results wait. See its certificate, tls_name, ca_file."
+        )
     except OSError as error:
         return Verdict(label, "bad", f"port not reached ({error.strerror or type(error).__name__})", "Is it running?")
-    return Verdict(label, "ok", "port answers")
 
 
 def _left_alone(chosen: Settings) -> Iterator[Verdict]:

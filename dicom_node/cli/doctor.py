@@ -18,6 +18,7 @@ import typer
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
 from dicom_node.cli.destinations import Verdict, check_destinations
 from dicom_node.settings import LOOPBACK, Settings, SettingsRefused, read_secret
+from dicom_node.tls import client_context
 
 config_app = typer.Typer(no_args_is_help=True, help="The settings in force.")
 
@@ -188,10 +189,10 @@ def _orthanc(chosen: Settings) -> Iterator[Verdict]:
     orthanc = chosen.orthanc
     secret = read_secret(orthanc.password_file) if orthanc.password_file else ""
     auth = (orthanc.username, secret) if orthanc.username else None
+    trust = True if orthanc.ca_file is None else client_context(orthanc.ca_file)
     try:
-        answer = httpx.get(f"{orthanc.url}/system", auth=auth, timeout=5.0, trust_env=False)
-        plugins = httpx.get(f"{orthanc.url}/plugins", auth=auth, timeout=5.0, trust_env=False)
-        changed = httpx.get(f"{orthanc.url}/modalities?expand", auth=auth, timeout=5.0, trust_env=False)
+        with httpx.Client(base_url=orthanc.url, auth=auth, timeout=5.0, trust_env=False, verify=trust) as client:
+            answer, plugins, changed = (client.get(p) for p in ("/system", "/plugins", "/modalities?expand"))
     except httpx.HTTPError as error:
         yield Verdict("orthanc", "bad", f"no answer at orthanc.url ({type(error).__name__})", "Is Orthanc running?")
         return
@@ -229,8 +230,12 @@ def _clock(date: str | None) -> Verdict:
 
 
 def _ports(chosen: Settings) -> Iterator[Verdict]:
-    for label, host, port in (("door", chosen.door.host, chosen.door.port), ("web", chosen.web.host, chosen.web.port)):
-        if host not in LOOPBACK:
+    door, web = chosen.door, chosen.web
+    places = [("door", door.host, door.port, False), ("web", web.host, web.port, web.tls)]
+    if door.tls_port is not None:
+        places.append(("door by TLS", door.tls_host, door.tls_port, True))
+    for label, host, port, is_tls in places:
+        if host not in LOOPBACK and not is_tls:
             yield Verdict(label, "warning", f"listens on {host}, without TLS of its own", "Keep that network isolated.")
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -245,6 +250,25 @@ def _ports(chosen: Settings) -> Iterator[Verdict]:
         yield Verdict("files", "warning", f"{soft} open files allowed; full load needs {need}", "ulimit -n 4096")
     if not chosen.door.senders:
         yield Verdict("door", "warning", "no sender is listed: every association is rejected", "Add door.senders.")
+
+
+def _certificates(chosen: Settings) -> Iterator[Verdict]:
+    from dicom_node.cli.readiness import certificates_of
+    from dicom_node.tls import WARN_DAYS, TlsRefused, check
+
+    if not chosen.uses_tls:
+        return
+    try:
+        check(chosen.tls.identity)
+        for name, facts in certificates_of(chosen).items():
+            days = facts.days_left()
+            level = "bad" if days < 0 else "warning" if days < WARN_DAYS else "ok"
+            advice = (
+                "" if level == "ok" else "`ai-node tls renew`; a new authority must be trusted anew by every device."
+            )
+            yield Verdict("certificates", level, f"{name}: {facts.common_name}, ends in {days} days", advice)
+    except TlsRefused as refused:
+        yield Verdict("certificates", "bad", str(refused), "See docs/how-to/encrypt-the-network.md.")
 
 
 def _viewer(chosen: Settings) -> Iterator[Verdict]:
@@ -262,5 +286,6 @@ CHECKS: tuple[Callable[[Settings], Iterator[Verdict]], ...] = (
     _orthanc,
     check_destinations,
     _ports,
+    _certificates,
     _viewer,
 )

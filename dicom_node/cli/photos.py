@@ -212,4 +212,5 @@ def _orthanc(chosen: Settings) -> delivery.StowTarget:
         url=orthanc.url.rstrip("/") + orthanc.dicomweb_root,
         username=orthanc.username,
         secret=(lambda: read_secret(secret)) if secret else None,
+        ca_file=orthanc.ca_file,
     )

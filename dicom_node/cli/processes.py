@@ -127,7 +127,9 @@ def health() -> None:
     chosen = settings()
     host = "127.0.0.1" if chosen.web.host in ("0.0.0.0", "::") else chosen.web.host
     try:
-        answer = httpx.get(f"http://{host}:{chosen.web.port}/livez", timeout=5.0, trust_env=False)
+        # whether it lives is asked on this machine, so whose certificate it shows does not matter
+        scheme = "https" if chosen.web.tls else "http"
+        answer = httpx.get(f"{scheme}://{host}:{chosen.web.port}/livez", timeout=5.0, trust_env=False, verify=False)
     except httpx.HTTPError as error:
         stop(Exit.UNREACHABLE, f"no answer from the node ({type(error).__name__})")
     if answer.status_code != httpx.codes.OK:
@@ -152,14 +154,21 @@ def _start(name: str) -> tuple[Settings, Database]:
 
 
 def _check_before_start(chosen: Settings) -> None:
-    """What must be right before anything listens: destinations and the route file (I22)."""
+    """What must be right before anything listens: certificates, destinations and the route file (I22)."""
     from dicom_node.cli.destinations import check_files
     from dicom_node.routing import RoutesRefused
     from dicom_node.routing.book import load_routes
     from dicom_node.settings import FhirDestination, SettingsRefused
     from dicom_node.stages.destinations import OWN_ENDPOINT
+    from dicom_node.tls import TlsRefused
+    from dicom_node.tls import check as check_identity
     from fhir_bridge.transport import check_address
 
+    if chosen.uses_tls:
+        try:
+            check_identity(chosen.tls.identity)
+        except TlsRefused as unusable:
+            stop(Exit.CONFIGURATION, f"tls: {unusable}")
     try:
         check_files(chosen)
     except SettingsRefused as refused:

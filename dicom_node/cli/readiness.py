@@ -19,9 +19,21 @@ from dicom_node.refusals import Refused
 from dicom_node.routing import RoutesRefused
 from dicom_node.routing.book import load_routes
 from dicom_node.settings import Settings
+from dicom_node.tls import WARN_DAYS, CertificateFacts, read_certificate
 
 SILENT_S = 60.0
 """A worker that has said nothing for so long does not live; it says so every ten seconds."""
+
+
+def certificates_of(settings: Settings) -> dict[str, CertificateFacts]:
+    """What is told of the node's certificate and of its authority's.
+
+    Raises
+    ------
+    TlsRefused
+    """
+    own = settings.tls
+    return {"node": read_certificate(own.certificate_file), "authority": read_certificate(own.authority_file)}
 
 
 class Readiness:
@@ -41,6 +53,7 @@ class Readiness:
             "disk": self.disk,
             "models": self.models,
             "listener": self.listener,
+            **({"certificates": self.certificates} if self._settings.uses_tls else {}),
             "worker": self.worker,
             "audit": self.audit,
         }
@@ -114,13 +127,29 @@ class Readiness:
     def listener(self) -> portal.CheckResult:
         """The C-STORE port accepts connections."""
         door = self._settings.door
-        try:
-            socket.create_connection((door.host, door.port), timeout=2.0).close()
-        except OSError:
-            return portal.CheckResult(
-                False, "the DICOM port does not accept connections", "Look at the log of the process `listen`."
-            )
+        places = [(door.host, door.port)] + ([(door.tls_host, door.tls_port)] if door.tls_port is not None else [])
+        for place in places:
+            try:
+                socket.create_connection(place, timeout=2.0).close()
+            except OSError:
+                return portal.CheckResult(
+                    False, "the DICOM port does not accept connections", "Look at the log of the process `listen`."
+                )
         return portal.CheckResult(True)
+
+    def certificates(self) -> portal.CheckResult:
+        """The node's certificate and its authority's have not ended; the days that are left are told in any case."""
+        left = {name: facts.days_left() for name, facts in certificates_of(self._settings).items()}
+        told = "; ".join(f"the {name}'s certificate ends in {days} days" for name, days in left.items())
+        ended = [name for name, days in left.items() if days < 0]
+        if ended:
+            return portal.CheckResult(
+                False,
+                f"the certificate of the {' and the '.join(ended)} has ended",
+                "`ai-node tls renew` makes another.",
+            )
+        is_near = min(left.values()) < WARN_DAYS
+        return portal.CheckResult(True, told, "Renew it soon: `ai-node tls renew`." if is_near else "")
 
     def audit(self) -> portal.CheckResult:
         """The audit log can be read, and its head is there."""

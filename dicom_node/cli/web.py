@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 import portal
 from dicom_node import durable
-from dicom_node.cli.readiness import Readiness
+from dicom_node.cli.readiness import Readiness, certificates_of
 from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
 from dicom_node.people import People
@@ -34,10 +34,12 @@ from dicom_node.record import (
 from dicom_node.refusals import RefusalCode
 from dicom_node.settings import LOOPBACK, Settings, read_secret
 from dicom_node.stages.destinations import OWN_ENDPOINT
+from dicom_node.tls import ServerSide, first_certificate
 from dicom_node.words import HOOK
 from dicom_node.zones import clock
 from fhir_bridge.server import Access
 from fhir_bridge.store import Query, StoredResource, tokens_of
+from portal.pages.trust import Trust
 
 
 class RecordReports:
@@ -104,6 +106,7 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         viewer=_viewer(settings),
         predictions=Predictions(settings, database, put or _Road(settings).put),
         people=People(settings.people, database),
+        trust=(lambda: _trust(settings)) if settings.uses_tls else None,
         settings=portal.PortalSettings(
             version=version,
             allowed_hosts=LOOPBACK | frozenset(settings.web.allowed_hosts),
@@ -139,9 +142,9 @@ def run_web(settings: Settings, database: Database, stop: threading.Event) -> No
 
     from portal.serving import configure
 
-    listen = portal.Listen(
-        host=settings.web.host, port=settings.web.port, insecure_ok_because=settings.web.insecure_ok_because
-    )
+    web = settings.web
+    tls = ServerSide(settings.tls.identity, is_mutual=web.tls_mutual) if web.tls else None
+    listen = portal.Listen(web.host, web.port, tls, web.insecure_ok_because)
     server = uvicorn.Server(configure(make_app(settings, database), listen))
     thread = threading.Thread(target=server.run, name="http", daemon=True)
     thread.start()
@@ -151,6 +154,11 @@ def run_web(settings: Settings, database: Database, stop: threading.Event) -> No
     thread.join(15.0)
     if not stop.is_set():
         raise SystemExit(1)
+
+
+def _trust(settings: Settings) -> Trust:
+    facts = certificates_of(settings)
+    return Trust(facts["authority"], facts["node"], first_certificate(settings.tls.authority_file))
 
 
 def ticket_office(settings: Settings) -> portal.TicketOffice:
@@ -168,6 +176,7 @@ def _viewer(settings: Settings) -> portal.ViewerSettings | None:
         office=ticket_office(settings),
         username=orthanc.username,
         password=read_secret(orthanc.password_file) if orthanc.password_file else "",
+        authority_file=orthanc.ca_file,
     )
 
 
@@ -196,6 +205,10 @@ def _refresh(settings: Settings, database: Database) -> None:
         METRICS.gauge("destination_circuit", _CIRCUIT[away.get(name, circuits.CLOSED)], target=name)
         since = datetime.fromisoformat(oldest[name]) if name in oldest else moment
         METRICS.gauge("delivery_oldest_age_seconds", max(0.0, (moment - since).total_seconds()), target=name)
+    if settings.uses_tls:
+        METRICS.allow("name", ("node", "authority"))
+        for name, facts in certificates_of(settings).items():
+            METRICS.gauge("cert_expiry_timestamp", facts.ends_at.timestamp(), name=name)
     METRICS.gauge("disk_free_bytes", shutil.disk_usage(settings.data.folder).free, area="data")
 
 

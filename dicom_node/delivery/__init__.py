@@ -20,6 +20,7 @@ from dicom_node.delivery.sending import reach, send
 from dicom_node.delivery.types import (
     Confirmation,
     CStoreTarget,
+    DimseTls,
     FileTarget,
     FolderTarget,
     FtpTarget,
@@ -36,6 +37,7 @@ from dicom_node.delivery.webhook import OutgoingCall, WebhookTarget, call
 __all__ = [
     "CStoreTarget",
     "Confirmation",
+    "DimseTls",
     "FileTarget",
     "FolderTarget",
     "FtpTarget",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,9 @@ from dicom_node.delivery.addresses import resolve
 from dicom_node.delivery.checks import Look, Presence, check_identity, check_place
 from dicom_node.delivery.dicomweb import Listed
 from dicom_node.delivery.outcomes import Outcome, classify_dimse
-from dicom_node.delivery.types import CStoreTarget, OutgoingObject, Seen, text_of
+from dicom_node.delivery.types import CStoreTarget, DimseTls, OutgoingObject, Seen, text_of
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from dicom_node.tls import TlsRefused, client_context
 
 # a path given to send_c_store is then sent as it lies on the disk, not decoded and encoded again
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -127,7 +129,10 @@ class FindEyes:
 
 @contextmanager
 def _association(target: CStoreTarget, *context: str) -> Iterator[Association]:
-    address = resolve(target.host, target.port, plain_text_ok_because=target.insecure_ok_because, is_tls=False)
+    tls = target.tls
+    address = resolve(
+        target.host, target.port, plain_text_ok_because=target.insecure_ok_because, is_tls=tls is not None
+    )
     entity = AE(ae_title=target.calling_ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = target.timeout_s
     entity.connection_timeout = min(target.timeout_s, 20.0)
@@ -137,6 +142,7 @@ def _association(target: CStoreTarget, *context: str) -> Iterator[Association]:
         target.port,
         ae_title=target.ae_title,
         max_pdu=131072,
+        tls_args=None if tls is None else (_context(tls), tls.name or target.host),
         evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
     )
     try:
@@ -146,13 +152,21 @@ def _association(target: CStoreTarget, *context: str) -> Iterator[Association]:
                 raise Refused(
                     RefusalCode.DELIVERY_INCOMPLETE, "the SOP Class in its transfer syntax accepted", "context rejected"
                 )
-            raise PeerTrouble("no association with the destination; check `host`, `port` and both AE titles")
+            also = "" if tls is None else "; by TLS: its certificate, and whether it believes the node's"
+            raise PeerTrouble(f"no association with the destination; check `host`, `port` and both AE titles{also}")
         yield association
     finally:
         if association.is_established:
             association.release()
         else:
             association.abort()
+
+
+def _context(tls: DimseTls) -> ssl.SSLContext:
+    try:
+        return client_context(tls.authority_file, tls.identity)
+    except TlsRefused as refused:
+        raise PeerTrouble(str(refused)) from None
 
 
 def _no_delay(event: Any) -> None:

@@ -15,6 +15,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.tls import Identity
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,18 @@ class StowTarget:
 
 
 @dataclass(frozen=True)
+class DimseTls:
+    """How a DIMSE archive is called by TLS (PS3.15 B.12)."""
+
+    authority_file: Path
+    """Whom to believe."""
+    identity: Identity
+    """What is shown to a peer that asks who calls."""
+    name: str = ""
+    """The name in the peer's certificate, where that is not its host."""
+
+
+@dataclass(frozen=True)
 class CStoreTarget:
     """A DIMSE archive (PS3.4 annex B): C-STORE, then C-FIND, or QIDO-RS and WADO-RS of the same archive."""
 
@@ -147,6 +160,8 @@ class CStoreTarget:
     calling_ae_title: str = "AINODE"
     insecure_ok_because: str = ""
     timeout_s: float = 60.0
+    tls: DimseTls | None = None
+    """None: plain, to loopback or with `insecure_ok_because`."""
     verify: StowTarget | None = None
     """The DICOMweb services of the same archive: verification by content.  None: C-FIND, by UID only."""
     settle_s: tuple[float, ...] = (0.25, 1.0, 2.5)

@@ -2,12 +2,13 @@
 
 The record says what is still to be passed, so that a kill at any moment loses nothing; the archive may then get an
 object twice, which it knows by its UID.  What came from an archive is never passed on, and results never are: there is
-no loop.
+no loop.  A photograph without a confirmed identity is private to the node: it is passed on to nobody.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +23,10 @@ from sqlalchemy import RowMapping
 
 from dicom_node.door.part10 import data_set_offset
 from dicom_node.door.vault import Vault
-from dicom_node.record import Database
+from dicom_node.record import Database, analyses
 from dicom_node.record import arrivals as rows
 from dicom_node.settings import Settings
+from dicom_node.tls import client_context
 
 log = structlog.get_logger(__name__)
 
@@ -66,8 +68,7 @@ class Passer:
 
     def pass_pending(self, is_stopped: Callable[[], bool] = lambda: False) -> tuple[int, int]:
         """One association with what is pending; how many objects were passed, and how many were not."""
-        with self._database.read() as connection:
-            pending = rows.pending_originals(connection, BATCH)
+        pending = self._to_pass()
         if not pending:
             return 0, 0
         association = self._associate(pending)
@@ -94,6 +95,21 @@ class Passer:
         log.info("door.originals-passed", passed=len(passed), pending=len(pending) - len(passed))
         return len(passed), len(pending) - len(passed)
 
+    def _to_pass(self) -> list[RowMapping]:
+        """What is pending, without photographs that stay in the node: those are marked, once, and never asked about.
+
+        A study without an index entry is not pending yet, so whether it is private is known by now.
+        """
+        with self._database.read() as connection:
+            pending = rows.pending_originals(connection, BATCH)
+            studies = {str(row["study_uid"]) for row in pending}
+            here = {study_uid for study_uid in studies if analyses.stays_here(connection, study_uid)}
+        private = [int(row["id"]) for row in pending if row["study_uid"] in here]
+        if private:
+            with self._database.write() as connection:
+                rows.mark_private(connection, private)
+        return [row for row in pending if row["study_uid"] not in here]
+
     def _associate(self, pending: Sequence[RowMapping]) -> Any | None:
         archive = self._settings.orthanc
         entity = AE(ae_title=self._settings.node.ae_title)
@@ -105,12 +121,21 @@ class Passer:
             archive.dicom_host,
             archive.dicom_port,
             ae_title=archive.ae_title,
+            tls_args=self._tls(),
             evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
         )
         if not association.is_established:
             log.warning("door.archive-unreachable")
             return None
         return association
+
+    def _tls(self) -> tuple[ssl.SSLContext, str] | None:
+        """How the archive is called by TLS, if it is; files are read each time, so a renewed certificate counts."""
+        archive, own = self._settings.orthanc, self._settings.tls
+        if not archive.dicom_tls:
+            return None
+        context = client_context(archive.ca_file or own.authority_file, own.identity)
+        return context, archive.dicom_tls_name or archive.dicom_host
 
     def _send(self, association: Any, row: RowMapping) -> int | None:
         """The stored data set as it came; the status, or None when no answer came."""

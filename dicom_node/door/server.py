@@ -5,6 +5,7 @@ Deny first: the called AE title must be ours and the calling one must be listed,
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 import time
@@ -26,9 +27,12 @@ from dicom_node.door.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERS
 from dicom_node.door.quiet import silence_libraries
 from dicom_node.door.vault import Incoming
 from dicom_node.door.wire import BoundedSocket, DoorAssociation, Spool
+from dicom_node.record import analyses
 from dicom_node.record.arrivals import Kept
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.settings import Settings
+from dicom_node.settings import Sender, Settings
+from dicom_node.tls import ServerSide
+from dicom_node.words import PHOTOS_AE
 
 log = structlog.get_logger(__name__)
 
@@ -74,8 +78,8 @@ class Door:
         self.gate = Gate(limits.max_associations, limits.max_associations_per_address, limits.acse_timeout_s)
         self.refused: dict[str, int] = {}
         """Refusals and rejections since the start, by code."""
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+        self._servers: list[_Server] = []
+        self._threads: list[threading.Thread] = []
         self._arrivals: dict[int, Arrival] = {}
         self._associations: set[DoorAssociation] = set()
         self._lock = threading.Lock()
@@ -83,17 +87,22 @@ class Door:
     @property
     def port(self) -> int:
         """The port that is listened on; known after `start` even when the settings say 0."""
-        if self._server is None:
-            return self.settings.door.port
-        return int(self._server.server_address[1])
+        return int(self._servers[0].server_address[1]) if self._servers else self.settings.door.port
+
+    @property
+    def tls_port(self) -> int | None:
+        """The port on which TLS is spoken, likewise; None where it is not."""
+        return int(self._servers[1].server_address[1]) if len(self._servers) > 1 else self.settings.door.tls_port
 
     def start(self) -> None:
-        """Begin to listen.
+        """Begin to listen: on the plain port and, where there is one, on the port for TLS.
 
         Raises
         ------
         OSError
-            If the port is taken.
+            If a port is taken.
+        TlsRefused
+            If the certificate or its key cannot be used.
         """
         limits = self.settings.door
         entity = AE(ae_title=self.settings.node.ae_title)
@@ -115,30 +124,48 @@ class Door:
             (evt.EVT_C_STORE, self._on_c_store),
             (evt.EVT_C_ECHO, self._on_c_echo),
         ]
-        self._server = entity.make_server(
-            (limits.host, limits.port), evt_handlers=handlers, server_class=_Server, request_handler=_Handler
-        )
-        self._server.door = self
-        entity._servers.append(self._server)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, name="door", daemon=True
-        )
-        self._thread.start()
+        places: list[tuple[tuple[str, int], ServerSide | None]] = [((limits.host, limits.port), None)]
+        if limits.tls_port is not None:
+            side = ServerSide(self.settings.tls.identity, is_mutual=limits.tls_mutual)
+            places.append(((limits.tls_host, limits.tls_port), side))
+        try:
+            for place, side_of_place in places:
+                server = entity.make_server(
+                    place, evt_handlers=handlers, server_class=_Server, request_handler=_Handler
+                )
+                server.door, server.side = self, side_of_place
+                entity._servers.append(server)
+                self._servers.append(server)
+        except OSError:
+            for server in self._servers:
+                server.server_close()
+            self._servers = []
+            raise
+        for server in self._servers:
+            thread = threading.Thread(
+                target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="door", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
         log.info("door.listening", port=self.port, senders=len(limits.senders))
+        if self.tls_port is not None:
+            log.info("door.listening-by-tls", port=self.tls_port)
         if limits.insecure_ok_because:
             log.warning("door.plain-text", because=limits.insecure_ok_because)
 
     def stop(self, deadline_s: float = 10.0) -> None:
         """Accept nothing more, let handlers finish what they hold, end every association."""
-        if self._server is None:
+        servers, self._servers = self._servers, []
+        threads, self._threads = self._threads, []
+        if not servers:
             return
-        server, self._server = self._server, None
-        server.shutdown()
+        for server in servers:
+            server.shutdown()
         end = time.monotonic() + deadline_s
         for assoc in self._copy_of_associations():
             assoc.stop(max(0.0, end - time.monotonic()))
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
+        for thread in threads:
+            thread.join(timeout=5.0)
         log.info("door.closed")
 
     def active(self) -> int:
@@ -189,12 +216,16 @@ class Door:
 
     def _rejection(self, assoc: DoorAssociation) -> tuple[tuple[int, int, int] | None, str]:
         request = assoc.requestor.primitive
-        sender = self.settings.sender(str(request.calling_ae_title).strip())
-        address = assoc.requestor.address
+        title, address = str(request.calling_ae_title).strip(), assoc.requestor.address
+        sender = self.settings.sender(title)
+        if sender is None and title == PHOTOS_AE and _is_this_machine(assoc):
+            sender = Sender(ae_title=PHOTOS_AE)
         if str(request.called_ae_title).strip() != self.settings.node.ae_title:
             return NOT_RECOGNISED_CALLED, "called-ae"
         if sender is None or (sender.address is not None and sender.address != address):
             return NOT_RECOGNISED_CALLING, "calling-ae"
+        if not self._is_who_it_says(sender, assoc):
+            return NOT_RECOGNISED_CALLING, "certificate"
         if self.intake.vault.why_not_ready() is not None and self.intake.vault.missing:
             return CONGESTION, "not-ready"
         welcome, victim = self.gate.associate(assoc, sender.ae_title, time.monotonic())
@@ -207,6 +238,12 @@ class Door:
             self._arrivals[id(assoc)] = Arrival(sender.ae_title, address, pass_on=pass_on)
         assoc.dul.socket.max_pdu_bytes = self.settings.door.max_pdu_bytes + 64
         return None, ""
+
+    def _is_who_it_says(self, sender: Sender, assoc: DoorAssociation) -> bool:
+        """An AE title alone proves nothing: where certificates are asked for, the title is bound to one (S3)."""
+        is_asked = assoc.tls is not None and self.settings.door.tls_mutual
+        wanted = sender.certificate_name or (sender.ae_title if is_asked else "")
+        return not wanted or wanted in assoc.peer_names
 
     def _ask_to_leave(self, victim: DoorAssociation) -> None:
         self._count("gave-way")
@@ -227,6 +264,9 @@ class Door:
             spool = request.DataSet
             if not isinstance(spool, Spool) or spool.item is None:
                 raise Refused(RefusalCode.DICOM_MALFORMED, "a data set", "none")
+            if arrival.calling_ae == PHOTOS_AE and not self._is_announced(str(request.AffectedSOPInstanceUID)):
+                spool.item.discard()
+                raise Refused(RefusalCode.NOT_AUTHORISED, "a photograph of the node's own desk", "another object")
             kept = self.intake.accept(
                 spool.item,
                 str(request.AffectedSOPClassUID),
@@ -247,9 +287,21 @@ class Door:
         with self._lock:
             self.refused[code] = self.refused.get(code, 0) + 1
 
+    def _is_announced(self, sop_instance_uid: str) -> bool:
+        """Under the node's own title nothing comes but what the node itself has written down (I5)."""
+        with self.intake.database.read() as connection:
+            return analyses.is_announced(connection, sop_instance_uid)
+
     def _copy_of_associations(self) -> list[DoorAssociation]:
         with self._lock:
             return list(self._associations)
+
+
+def _is_this_machine(assoc: DoorAssociation) -> bool:
+    """Whether the peer is a process on this very machine: it calls from loopback, or from the address it calls."""
+    address = ipaddress.ip_address(assoc.requestor.address)
+    own = assoc.dul.socket.socket.getsockname()[0] if assoc.dul.socket and assoc.dul.socket.socket else ""
+    return address.is_loopback or str(address) == own
 
 
 class _Server(ThreadedAssociationServer):
@@ -259,6 +311,8 @@ class _Server(ThreadedAssociationServer):
     block_on_close = False
     request_queue_size = 128
     door: Door
+    side: ServerSide | None
+    """How TLS is spoken here; None: it is not."""
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
@@ -281,6 +335,7 @@ class _Handler(RequestHandler):
         assoc = DoorAssociation(self.ae, door.begin, door.ended)
         assoc._server = self.server
         assoc.name = "AcceptorThread@door"
+        assoc.tls = self.server.side.context if self.server.side is not None else None
         connection = BoundedSocket(assoc, client_socket=self.request)
         connection.pdu_timeout_s = door.settings.door.dimse_timeout_s
         assoc.set_socket(connection)

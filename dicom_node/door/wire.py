@@ -7,7 +7,8 @@ What is changed, and why (measured with pynetdicom 3.0.4):
 - a data set grows in memory without a limit: `SpoolingDimse` gives every message an `Incoming` of the vault, which
   counts, hashes and spills to disk;
 - requests may be sent without waiting for answers: more than a few unanswered ones end the association;
-- both threads of an association sleep a millisecond at a time between looking: `DoorAssociation` wakes on the message.
+- both threads of an association sleep a millisecond at a time between looking: `DoorAssociation` wakes on the message;
+- a TLS handshake is the association's own affair (`handshake`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import queue
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +34,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.timer import Timer
 from pynetdicom.transport import AssociationSocket
 
+from dicom_node.door.handshake import shake_hands
 from dicom_node.door.vault import Incoming
 from dicom_node.failpoints import reach
 
@@ -219,6 +222,8 @@ class WaitingDul(DULServiceProvider):
 
     def _is_transport_event(self) -> bool:
         connection = self.socket.socket if self.socket is not None else None
+        if isinstance(connection, ssl.SSLSocket) and connection.pending():
+            return bool(super()._is_transport_event())  # deciphered already: the descriptor has nothing more to say
         if self.event_queue.empty() and self.state_machine.current_state != "Sta13" and connection is not None:
             try:
                 poll = select.poll()
@@ -240,10 +245,15 @@ class WaitingDul(DULServiceProvider):
         except Exception as error:  # the thread's boundary: the text may hold values
             log.warning("door.reactor-failed", error=type(error).__name__)
         finally:
-            with self._bell_lock:
-                os.close(self._bell)
-                self._bell = -1
+            self.unhang_bell()
             self.assoc.wake.set()
+
+    def unhang_bell(self) -> None:
+        """Give the bell's descriptor back; the reactor does it at its end, and whoever never starts it."""
+        with self._bell_lock:
+            if self._bell >= 0:
+                os.close(self._bell)
+            self._bell = -1
 
 
 class DoorAssociation(Association):
@@ -262,6 +272,10 @@ class DoorAssociation(Association):
     is_established: bool
     is_aborted: bool
     is_released: bool
+    tls: ssl.SSLContext | None = None
+    """Set before the start: the peer has to begin with a TLS handshake."""
+    peer_names: frozenset[str] = frozenset()
+    """Names in the certificate that the peer showed."""
 
     def __init__(
         self,
@@ -283,7 +297,10 @@ class DoorAssociation(Association):
 
     def run_reactor(self) -> None:
         try:
-            super().run_reactor()
+            if self._may_go_on():
+                super().run_reactor()
+            else:
+                self.dul.unhang_bell()
         except Exception as error:  # the thread's boundary: the text may hold values
             log.warning("door.association-failed", error=type(error).__name__)
         finally:
@@ -292,12 +309,22 @@ class DoorAssociation(Association):
             finally:
                 self._on_end(self)
 
+    def _may_go_on(self) -> bool:
+        """The TLS handshake, where there has to be one."""
+        connection = self.dul.socket
+        if self.tls is None or connection is None or connection.socket is None:
+            return True
+        names = shake_hands(connection, self.tls, self.acse_timeout)
+        self.peer_names = names or frozenset()
+        return names is not None
+
     def cut(self) -> None:
         """Close the connection without a word; its threads find out at once."""
         connection = self.dul.socket.socket if self.dul.socket is not None else None
         if connection is not None:
             try:
-                connection.shutdown(socket.SHUT_RDWR)
+                # of TLS too: its own shutdown would let the reading thread take what is enciphered for clear text
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
             except OSError:  # the peer was faster
                 return
 

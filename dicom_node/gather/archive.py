@@ -14,6 +14,7 @@ import httpx
 import structlog
 
 from dicom_node.settings import OrthancSection, read_secret
+from dicom_node.tls import client_context
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +78,8 @@ class ArchiveCounts:
         auth = None
         if self._settings.username and self._settings.password_file is not None:
             auth = httpx.BasicAuth(self._settings.username, read_secret(self._settings.password_file))
-        return httpx.Client(base_url=self._settings.url, auth=auth, timeout=TIMEOUT_S, trust_env=False)
+        trust = True if self._settings.ca_file is None else client_context(self._settings.ca_file)
+        return httpx.Client(base_url=self._settings.url, auth=auth, timeout=TIMEOUT_S, trust_env=False, verify=trust)
 
     def _ask(self, client: httpx.Client, series_uid: str) -> int | None:
         question = {"Level": "Series", "Query": {"SeriesInstanceUID": series_uid}, "Expand": True}

@@ -40,6 +40,7 @@ def target(settings: Settings, name: str) -> delivery.Target:
             calling_ae_title=settings.node.ae_title,
             insecure_ok_because=chosen.insecure_ok_because,
             timeout_s=chosen.timeout_s,
+            tls=_tls(settings, chosen),
             verify=_verification(chosen),
         )
     if isinstance(chosen, FileDestination):
@@ -99,6 +100,13 @@ def webhook_target(settings: Settings, name: str) -> delivery.WebhookTarget:
         timeout_s=chosen.timeout_s,
         ca_file=chosen.ca_file,
     )
+
+
+def _tls(settings: Settings, chosen: CStoreDestination) -> delivery.DimseTls | None:
+    if not chosen.tls:
+        return None
+    own = settings.tls
+    return delivery.DimseTls(chosen.ca_file or own.authority_file, own.identity, chosen.tls_name)
 
 
 def _verification(chosen: CStoreDestination) -> delivery.StowTarget | None:

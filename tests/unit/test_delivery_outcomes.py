@@ -26,6 +26,7 @@ def test_the_room_exports_its_verbs_and_their_types():
     assert delivery.__all__ == [
         "CStoreTarget",
         "Confirmation",
+        "DimseTls",
         "FileTarget",
         "FolderTarget",
         "FtpTarget",
