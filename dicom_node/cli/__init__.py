@@ -32,6 +32,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "routes": ("dicom_node.cli.routes", "app", "Which series go to which model, and why."),
     "keys": ("dicom_node.cli.operate", "keys_app", "API keys of programs."),
     "audit": ("dicom_node.cli.operate", "audit_app", "The audit log."),
+    "tls": ("dicom_node.cli.tls", "app", "Certificates: make, renew, look at them."),
     "config": ("dicom_node.cli.doctor", "config_app", "The settings in force."),
     "health": ("dicom_node.cli.processes", "health", "Ask the running node whether it lives."),
     "doctor": ("dicom_node.cli.doctor", "doctor", "Check everything the node needs, and say what to do."),
