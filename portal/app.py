@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
-from portal import api, docs, health, viewer
+from portal import api, docs, health, operation, viewer
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
 from portal.pages import account, assets, install, navigation, troubles, trust
 from portal.problems import STATUS, plain, refused
@@ -47,6 +47,8 @@ def create_app(services: PortalServices) -> FastAPI:
         app.include_router(api.router(services, services.predictions))
     app.include_router(assets.router())
     app.include_router(install.router(app))
+    if services.operation is not None:
+        app.include_router(operation.router(services, services.operation))
     if services.people is not None:
         app.include_router(account.router(services.people))
     if services.trust is not None:

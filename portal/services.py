@@ -15,6 +15,7 @@ from fhir_bridge.server import Access
 from fhir_bridge.store import ReportStore
 
 if TYPE_CHECKING:
+    from dicom_node.operation import Operation
     from dicom_node.people import People
     from dicom_node.permissions import Person
     from dicom_node.predictions import Predictions
@@ -76,6 +77,8 @@ class PortalServices:
         Called after patient data were handed out, for the audit trail.
     predictions
         The desk for predictions by HTTP; None: there is no /api/v1.
+    operation
+        The desk of whoever is on duty; None: there is no /operation.
     trust
         Certificates of the node and its authority, for the page that says how to trust them; None: there is no TLS.
     people
@@ -93,6 +96,7 @@ class PortalServices:
     on_access: Callable[[Request, Access], None] | None = None
     viewer: ViewerSettings | None = None
     predictions: Predictions | None = None
+    operation: Operation | None = None
     people: People | None = None
     verify_token: Callable[[str], Person | None] | None = None
     trust: Callable[[], Trust] | None = None

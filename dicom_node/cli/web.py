@@ -17,6 +17,7 @@ from dicom_node import durable
 from dicom_node.cli.readiness import Readiness, certificates_of
 from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
+from dicom_node.operation import Operation
 from dicom_node.people import People
 from dicom_node.predictions import Predictions
 from dicom_node.record import (
@@ -97,6 +98,7 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
     import importlib.metadata
 
     version = importlib.metadata.version("dicom-ai-node")
+    put = put or _Road(settings).put
     services = portal.PortalServices(
         verify_key=lambda token: keys.verify(database, token),
         ready=Readiness(settings, database).checks(),
@@ -104,7 +106,8 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         refresh_metrics=lambda: _refresh(settings, database),
         on_access=lambda request, access: _on_access(database, request, access),
         viewer=_viewer(settings),
-        predictions=Predictions(settings, database, put or _Road(settings).put),
+        predictions=Predictions(settings, database, put),
+        operation=Operation(settings, database, put),
         people=People(settings.people, database),
         trust=(lambda: _trust(settings)) if settings.uses_tls else None,
         settings=portal.PortalSettings(
