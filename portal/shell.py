@@ -23,7 +23,7 @@ API_CSP = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-ur
 MAX_HEADERS = 100
 UPLOADS = "/api/v1/predict/"
 """Below it the body of a form goes to disk while it arrives instead of into memory."""
-PHOTOS = f"{UPLOADS}skin-lesion"
+PHOTOS = frozenset({f"{UPLOADS}skin-lesion", "/api/v1/analyses", "/api/imageProcess"})
 """Here the body of a JSON document too: a photograph in base64 is larger than any other document may be."""
 _log = structlog.get_logger("portal")
 
@@ -138,10 +138,10 @@ class Shell:
 
     def _upload_limit(self, scope: Scope, headers: Headers) -> int:
         """Most bytes of a body that the route itself takes to disk; 0 for every other body."""
-        if scope["method"] != "POST" or not scope["path"].startswith(UPLOADS):
+        path, kind = scope["path"], headers.get("content-type", "")
+        if scope["method"] != "POST" or not (path in PHOTOS or path.startswith(UPLOADS)):
             return 0
-        kind = headers.get("content-type", "")
-        if scope["path"] == PHOTOS and kind.startswith(("multipart/form-data", "application/json")):
+        if path in PHOTOS and kind.startswith(("multipart/form-data", "application/json")):
             return self._settings.max_photo_bytes
         return self._settings.max_upload_bytes if kind.startswith("multipart/form-data") else 0
 
