@@ -8,8 +8,9 @@ PACS, the EHR finds a report, and everybody can see why:
     write     findings become SEG, SR, PDF; they are checked and put into the outbox             (queue `cpu`)
     deliver   one run's objects go to one destination and are then seen there                    (queue `out-<name>`)
 
-Beside the road, `trial` lets another model version read a case that was read before (queue `model`, behind every case),
-and `predict` does on the same queues what was asked for over HTTP.
+A photograph that somebody asked about here comes onto the road by `submit` (queue `photos`), through the node's own
+door.  Beside the road, `trial` lets another model version read a case that was read before (queue `model`, behind every
+case), and `predict` does on the same queues what was asked for over HTTP.
 
 Each is a job with a derived key, short, idempotent, and returns the jobs that follow from it.  What goes wrong is one
 of three kinds: a refusal of the input is written to the revision, case or run; trouble with a peer is tried again by
@@ -30,6 +31,7 @@ from dicom_node.record import runs, studies, workers
 from dicom_node.record.timeline import note
 from dicom_node.routing.book import load_routes
 from dicom_node.settings import Settings
+from dicom_node.stages.analysis_places import QUEUE as PHOTOS
 from dicom_node.stages.assemble import assemble
 from dicom_node.stages.context import Tools
 from dicom_node.stages.deliver import deliver
@@ -37,6 +39,7 @@ from dicom_node.stages.destinations import OWN_ENDPOINT, photo_routes
 from dicom_node.stages.infer_pictures import infer_run
 from dicom_node.stages.predict import predict
 from dicom_node.stages.read import read_revision
+from dicom_node.stages.submit import submit
 from dicom_node.stages.trial import trial
 from dicom_node.stages.write import write
 from dicom_node.words import HOOK, RunState
@@ -49,7 +52,7 @@ NODE_FAULT = "node-fault"
 
 def queues(settings: Settings) -> dict[str, int]:
     """The queues and how many jobs of each run at once."""
-    return {"cpu": settings.work.cpu_jobs, "model": 1} | {
+    return {"cpu": settings.work.cpu_jobs, "model": 1, PHOTOS: 1} | {
         f"out-{name}": 1
         for name in (*settings.destinations, *(f"{HOOK}{name}" for name in settings.webhooks), OWN_ENDPOINT)
     }
@@ -100,6 +103,9 @@ def jobs(tools: Tools) -> dict[str, Job]:
     def run_predict(number: int, stage: str, destination: str = "") -> Sequence[Put]:
         return predict(tools, number, stage, destination)
 
+    def run_submit(number: int, attempt: int) -> Sequence[Put]:
+        return submit(tools, number, attempt)
+
     return {
         "read": read,
         "infer": run_infer,
@@ -107,6 +113,7 @@ def jobs(tools: Tools) -> dict[str, Job]:
         "deliver": run_deliver,
         "trial": run_trial,
         "predict": run_predict,
+        "submit": run_submit,
     }
 
 

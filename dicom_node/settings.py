@@ -134,6 +134,8 @@ class Sender(Section):
     """An Orthanc that forwards from the archive: its count is evidence, and originals are not passed back to it."""
     quiet_s: float | None = Field(None, gt=0)
     cap_s: float | None = Field(None, gt=0)
+    site: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    """Key of the site whose studies it brings; None: the only site there is, or none."""
     certificate_name: str = ""
     """Common name or DNS name in its certificate: it may then come by TLS only.  Empty: its AE title, where the node
     asks for certificates."""
@@ -314,6 +316,8 @@ class PhotosSection(Section):
 
     store_as: Literal["vl-photographic", "dermoscopic"] = "vl-photographic"
     """dermoscopic: those that the sender declares as taken through a dermatoscope become Dermoscopic Photography."""
+    patients_from: str = ""
+    """The FHIR destination that is asked who has an identifier; empty: the only one there is."""
 
 
 class Settings(BaseSettings):
@@ -352,6 +356,13 @@ class Settings(BaseSettings):
             if destination.after is not None and (destination.after not in value or destination.after == name):
                 raise ValueError(f"destination {name!r}: `after` must name another destination")
         return value
+
+    @model_validator(mode="after")
+    def _patients_are_from_a_server(self) -> Settings:
+        name = self.photos.patients_from
+        if name and not isinstance(self.destinations.get(name), FhirDestination):
+            raise ValueError(f"photos.patients_from: {name!r} is no destination of kind fhir")
+        return self
 
     @model_validator(mode="after")
     def _names_of_peers_differ(self) -> Settings:

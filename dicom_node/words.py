@@ -53,6 +53,9 @@ __all__ = [
 ]
 
 
+PHOTOS_AE = "AINODE_PHOTOS"
+"""Calling AE title under which the node brings photographs of its own desk to its own door."""
+
 HOOK = "hook-"
 """Stands before a webhook's name wherever the node's peers stand in one list: queues, circuits, what is on its way."""
 

@@ -30,6 +30,7 @@ from dicom_node.stages.deliver import is_due
 from dicom_node.stages.destinations import is_configured, waits_for
 from dicom_node.stages.prediction_care import bury_requests, hold_homeless, throw_away, unfinished_puts
 from dicom_node.stages.read import trim_cache
+from dicom_node.stages.submit import sweep_photos, unsubmitted_puts
 from dicom_node.stages.trial import trial_put
 from dicom_node.words import DeliveryState, RunState
 
@@ -68,6 +69,7 @@ def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
                     client.purge(PURGE_AFTER_S)
                     trim_cache(tools)
                     throw_away(tools)
+                    sweep_photos(tools)
             except Exception:  # the loop's boundary: a reconciler that fails once must come again
                 log.exception("work.reconcile-failed")
         client.close()
@@ -181,7 +183,7 @@ def reconcile(tools: Tools, engine: durable.Putter, *, is_start: bool) -> int:
             if not is_live(f"read/{revision['id']}") and not is_live(f"quiet/{revision['study_uid']}"):
                 put = Put("cpu", "read", f"read/{revision['id']}/{suffix}", ("revision", revision["id"]))
                 wanted.append((revision["study_uid"], put, "revision"))
-    requests = unfinished_puts(tools, is_live, suffix)
+    requests = unfinished_puts(tools, is_live, suffix) + unsubmitted_puts(tools, is_live, suffix)
     for put in requests:
         engine.put(put)
     for study_uid, put, what in wanted:

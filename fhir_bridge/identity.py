@@ -67,7 +67,7 @@ def find_patient(server: Transport, report: ReportInput) -> str:
         raise Refused(RefusalCode.PATIENT_NOT_FOUND, expected="one Patient", found="0")
     if len(found) > 1:
         raise Refused(RefusalCode.PATIENT_AMBIGUOUS, expected="one Patient", found=str(len(found)))
-    patient = _living(server, found[0])
+    patient = living(server, found[0])
     found_contradictions = contradictions(report.attributes, patient)
     if found_contradictions:
         raise Refused(
@@ -83,7 +83,7 @@ def _replacements(patient: Mapping[str, Any]) -> list[str]:
     return [str(link.get("other", {}).get("reference", "")) for link in links]
 
 
-def _living(server: Transport, patient: Mapping[str, Any]) -> Mapping[str, Any]:
+def living(server: Transport, patient: Mapping[str, Any]) -> Mapping[str, Any]:
     """The Patient itself, or the one that replaced it: followed once, never further."""
     targets = _replacements(patient)
     if not targets:

@@ -15,10 +15,12 @@ from fhir_bridge.server import Access
 from fhir_bridge.store import ReportStore
 
 if TYPE_CHECKING:
+    from dicom_node.analyses import Analyses
     from dicom_node.operation import Operation
     from dicom_node.people import People
     from dicom_node.permissions import Person
     from dicom_node.predictions import Predictions
+    from portal.luna import LunaDesk
     from portal.pages.trust import Trust
     from portal.viewer import ViewerSettings
 
@@ -77,10 +79,14 @@ class PortalServices:
         Called after patient data were handed out, for the audit trail.
     predictions
         The desk for predictions by HTTP; None: there is no /api/v1.
+    analyses
+        The desk for photographs that people ask about; None: there are no pages for them.
     operation
         The desk of whoever is on duty; None: there is no /operation.
     trust
         Certificates of the node and its authority, for the page that says how to trust them; None: there is no TLS.
+    luna
+        The same for older clients, and their tokens; None: there is no LUNA API.
     people
         The desk for accounts and sessions; None: nobody signs in.
     verify_token
@@ -97,6 +103,8 @@ class PortalServices:
     viewer: ViewerSettings | None = None
     predictions: Predictions | None = None
     operation: Operation | None = None
+    analyses: Analyses | None = None
+    luna: LunaDesk | None = None
     people: People | None = None
     verify_token: Callable[[str], Person | None] | None = None
     trust: Callable[[], Trust] | None = None

@@ -6,7 +6,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 import portal
 from dicom_node import durable
+from dicom_node.analyses import Analyses
 from dicom_node.cli.readiness import Readiness, certificates_of
 from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
@@ -40,6 +41,7 @@ from dicom_node.words import HOOK
 from dicom_node.zones import clock
 from fhir_bridge.server import Access
 from fhir_bridge.store import Query, StoredResource, tokens_of
+from portal.luna import KEY_FILE, KeyFile, LunaDesk, Tokens
 from portal.pages.trust import Trust
 
 
@@ -98,7 +100,9 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
     import importlib.metadata
 
     version = importlib.metadata.version("dicom-ai-node")
-    put = put or _Road(settings).put
+    put = put or Road(settings).put
+    people, analyses = People(settings.people, database), Analyses(settings, database, put)
+    luna = LunaDesk(people, _tokens(settings, database), analyses, database, settings.api)
     services = portal.PortalServices(
         verify_key=lambda token: keys.verify(database, token),
         ready=Readiness(settings, database).checks(),
@@ -108,7 +112,10 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         viewer=_viewer(settings),
         predictions=Predictions(settings, database, put),
         operation=Operation(settings, database, put),
-        people=People(settings.people, database),
+        analyses=analyses,
+        luna=luna,
+        people=people,
+        verify_token=luna.person_of,
         trust=(lambda: _trust(settings)) if settings.uses_tls else None,
         settings=portal.PortalSettings(
             version=version,
@@ -123,7 +130,13 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
     return portal.create_app(services)
 
 
-class _Road:
+def _tokens(settings: Settings, database: Database) -> Tokens:
+    issuer = f"urn:uuid:{settings.node.site_namespace or database.site_fact('site_namespace')}"
+    keys = KeyFile(settings.data.folder / KEY_FILE)
+    return Tokens(keys, issuer, timedelta(hours=settings.luna.token_hours))
+
+
+class Road:
     """The road as `web` reaches it."""
 
     def __init__(self, settings: Settings) -> None:

@@ -52,6 +52,8 @@ class Evidence:
         "regular", or the code for which the instances are no regular stack.
     has_gap
         Positions show that slices are missing.
+    is_own_photograph
+        The node itself has brought it: one photograph is one series, and there will be no more of it.
     """
 
     instances: int
@@ -65,6 +67,7 @@ class Evidence:
     slices: int | None = None
     geometry: str = ""
     has_gap: bool = False
+    is_own_photograph: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For the revision's row, the timeline and the report; ``expected`` holds the counts that others gave."""
@@ -92,6 +95,8 @@ def grade(evidence: Evidence, patience: Patience) -> tuple[Grade, float]:
     if evidence.refused or evidence.has_gap or (evidence.archive_count or 0) > here:
         return Grade.CONTRADICTING, patience.cap_s
     archive_agrees = evidence.archive_count == here
+    if evidence.is_own_photograph and here == 1:
+        return Grade.PROMISED, 0.0
     if is_whole and archive_agrees and evidence.is_archive_independent:
         return Grade.PROMISED, 0.0
     if is_whole and evidence.announced == evidence.slices and here in (1, evidence.slices):

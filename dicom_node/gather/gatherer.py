@@ -22,7 +22,7 @@ from dicom_node.record import Database
 from dicom_node.record import revisions as rows
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import Settings
-from dicom_node.words import Grade
+from dicom_node.words import PHOTOS_AE, Grade
 
 log = structlog.get_logger(__name__)
 
@@ -209,6 +209,7 @@ class Gatherer:
             slices=len(geometry.slices) if is_regular else None,
             geometry="regular" if is_regular else geometry.refusal.code.value,
             has_gap=not is_regular and geometry.refusal.code in _GAPS,
+            is_own_photograph=known.senders == {PHOTOS_AE},
         )
         return evidence, self._facts(known, geometry if is_regular else None)
 

@@ -49,6 +49,8 @@ class Indexer:
         Whether objects of a SOP Class may be an input of a model.
     on_indexed
         Called with the Series UID after the row of an instance is filled in.
+    site_of
+        The site of a sender, by its AE title; None where the settings name none.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class Indexer:
         content_digest: ContentDigest,
         is_input: Callable[[str], bool],
         on_indexed: Callable[[str], None],
+        site_of: Callable[[str], str | None] = lambda _ae_title: None,
     ) -> None:
         self._database, self._files = database, files
         self._read_header, self._content_digest = read_header, content_digest
         self._is_input = is_input
         self._on_indexed = on_indexed
+        self._site_of = site_of
         self._wake = threading.Event()
         self._unreachable: set[int] = set()
         self._forgiven_s = time.monotonic()
@@ -121,6 +125,7 @@ class Indexer:
                     content_sha256,
                     own_result=own,
                     is_input=self._is_input(row["sop_class_uid"]),
+                    site=self._site_of(row["calling_ae"]),
                 )
                 if not own:
                     touched.append(str(header["SeriesInstanceUID"]))

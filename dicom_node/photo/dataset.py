@@ -36,6 +36,8 @@ _KINDS = {"dermoscopic": Code("DMS", "DCM", "Dermoscopy"), "plain": Code("XC", "
 _DESCRIPTIONS = {"dermoscopic": "Dermoscopy photograph", "plain": "Plain photograph", "": "Photograph"}
 _CHANGES_COLOURS = ("16 bits", "colours of its profile", "transparent parts")
 _ST_MAX = 1024
+_PSEUDONYM = "Pseudonym of the node; who it is was never said"
+"""(0012,0063), LO: required beside (0012,0062) YES."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ def _patient_and_study(target: Dataset, patient: Patient, occasion: Occasion) ->
     target.IssuerOfPatientID = patient.issuer.strip()
     target.PatientBirthDate = patient.birth_date
     target.PatientSex = patient.sex
+    if patient.is_pseudonym:
+        target.PatientIdentityRemoved = "YES"
+        target.DeidentificationMethod = _PSEUDONYM
     moment = occasion.moment
     target.SeriesDate = target.ContentDate = target.InstanceCreationDate = f"{moment:%Y%m%d}"
     target.SeriesTime = target.ContentTime = target.InstanceCreationTime = f"{moment:%H%M%S}"

@@ -45,6 +45,8 @@ class Patient:
         (0010,0030), YYYYMMDD; empty when unknown.
     sex
         (0010,0040), M, F or O; empty when unknown.
+    is_pseudonym
+        The id stands for somebody whom nobody named: the object says so (0012,0062).
     """
 
     id: str
@@ -52,6 +54,7 @@ class Patient:
     name: str = ""
     birth_date: str = ""
     sex: str = ""
+    is_pseudonym: bool = False
 
     def __post_init__(self) -> None:
         for value, what in ((self.id, "a Patient ID"), (self.issuer, "the issuer of the Patient ID")):

@@ -113,10 +113,16 @@ def _instance_name(
     told = [
         {**dataclasses.asdict(picture), "payload": hashlib.sha256(picture.payload).hexdigest(),
          "profile": hashlib.sha256(picture.profile).hexdigest()},
-        dataclasses.asdict(patient), dataclasses.asdict(occasion), importer.version, importer.serial,
+        _told(patient), dataclasses.asdict(occasion), importer.version, importer.serial,
         photo_class.value,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def _told(patient: Patient) -> dict[str, str | bool]:
+    """Who it is of; without the mark of a pseudonym where there is none, so that UIDs are what they always were."""
+    told = dataclasses.asdict(patient)
+    return told if patient.is_pseudonym else {key: value for key, value in told.items() if key != "is_pseudonym"}
 
 
 def _uid(importer: Importer, kind: str, parts: list[str]) -> str:

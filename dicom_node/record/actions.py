@@ -87,6 +87,26 @@ def reject(connection: Connection, item: str, actor: str, reason: str) -> list[J
     return _decide(connection, study_uid, number)
 
 
+def is_study(connection: Connection, study_uid: str) -> bool:
+    """Whether something of a study has been read already."""
+    return connection.execute(select(studies.c.uid).where(studies.c.uid == study_uid)).first() is not None
+
+
+def take_back(connection: Connection, study_uid: str, actor: str, reason: str) -> list[Job]:
+    """Take a whole study back, held or not: nothing of it goes on, and what was published of it is withdrawn.
+
+    The reason is a person's own words: it stands in the audit log, and on no timeline.
+    """
+    row = connection.execute(select(studies).where(studies.c.uid == study_uid)).mappings().one()
+    if row["cancelled"]:
+        return []
+    connection.execute(update(studies).where(studies.c.uid == study_uid).values(cancelled=True, held=None))
+    _stop_all(connection, study_uid)
+    note(connection, "study.withdrawn", study_uid, actor=actor)
+    number = write_down(connection, "study.withdrawn", actor, reason, f"study-{row['public_id']}", study_uid)
+    return _decide(connection, study_uid, number)
+
+
 def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Job]:
     """Start a failed or cancelled run, delivery, request or transfer again.
 

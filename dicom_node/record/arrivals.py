@@ -85,6 +85,11 @@ def holds(connection: Connection, uid: str, bytes_sha256: str) -> str | None:
     return None if connection.execute(copy).first() is None else ""
 
 
+def stored_path(connection: Connection, uid: str) -> str | None:
+    """Where the object of this UID is kept, relative to the data folder; None: it is not."""
+    return connection.execute(select(instances.c.path).where(instances.c.uid == uid)).scalar_one_or_none()
+
+
 def claim_recovered(connection: Connection, uid: str, calling_ae: str, *, pass_on: bool) -> None:
     """The sender of an object that was adopted at start has sent it again."""
     connection.execute(
@@ -164,6 +169,7 @@ def pending_originals(connection: Connection, limit: int) -> Sequence[RowMapping
         select(
             instances.c.id,
             instances.c.uid,
+            instances.c.study_uid,
             instances.c.sop_class_uid,
             instances.c.transfer_syntax_uid,
             instances.c.path,
@@ -182,6 +188,11 @@ def pending_originals(connection: Connection, limit: int) -> Sequence[RowMapping
 def mark_passed(connection: Connection, instance_ids: Sequence[int]) -> None:
     """The archive has said that it holds them."""
     connection.execute(update(instances).where(instances.c.id.in_(instance_ids)).values(pass_state="passed"))
+
+
+def mark_private(connection: Connection, instance_ids: Sequence[int]) -> None:
+    """These stay in the node."""
+    connection.execute(update(instances).where(instances.c.id.in_(instance_ids)).values(pass_state="private"))
 
 
 def mark_not_passed(connection: Connection, instance_id: int, *, is_final: bool) -> None:

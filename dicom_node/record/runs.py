@@ -123,6 +123,13 @@ def unreplaced_run(connection: Connection, study_uid: str, result_family: str) -
     )
 
 
+def latest_run(connection: Connection, study_uid: str) -> RowMapping | None:
+    """The newest run of a study that is in force, of whatever family: one that is built before one that is not."""
+    in_force = select(runs).where(runs.c.study_uid == study_uid, runs.c.state != RunState.SUPERSEDED.value)
+    is_built = runs.c.state == RunState.BUILT.value
+    return connection.execute(in_force.order_by(is_built.desc(), runs.c.id.desc()).limit(1)).mappings().first()
+
+
 def set_superseded_by(connection: Connection, run_id: int, successor: int) -> None:
     """Name the run that took the place of another."""
     connection.execute(update(runs).where(runs.c.id == run_id).values(superseded_by=successor))

@@ -15,6 +15,11 @@ def study_row(connection: Connection, study_uid: str) -> RowMapping:
     return connection.execute(select(studies).where(studies.c.uid == study_uid)).mappings().one()
 
 
+def find(connection: Connection, study_uid: str) -> RowMapping | None:
+    """One study, where something of it has been read already."""
+    return connection.execute(select(studies).where(studies.c.uid == study_uid)).mappings().first()
+
+
 def series_rows(connection: Connection, study_uid: str) -> list[RowMapping]:
     """Its series, oldest first."""
     query = select(series).where(series.c.study_uid == study_uid).order_by(series.c.uid)
@@ -87,6 +92,17 @@ def set_assembled(connection: Connection, revision_ids: list[int]) -> None:
     """Mark revisions as having been considered for a case."""
     if revision_ids:
         connection.execute(update(revisions).where(revisions.c.id.in_(revision_ids)).values(assembled=True))
+
+
+def is_undecided(connection: Connection, study_uid: str) -> bool:
+    """Whether something of a study gathers still, or is closed and no decision has seen it."""
+    gathers = select(series.c.uid).where(series.c.study_uid == study_uid, series.c.is_open)
+    unseen = select(revisions.c.id).where(
+        revisions.c.study_uid == study_uid,
+        revisions.c.state == RevisionState.COMPLETE.value,
+        revisions.c.assembled.is_(False),
+    )
+    return any(connection.execute(query.limit(1)).first() is not None for query in (gathers, unseen))
 
 
 def unassembled_revisions(connection: Connection) -> list[RowMapping]:

@@ -81,7 +81,8 @@ instances = Table(
     Column("pass_attempts", Integer, nullable=False, default=0),
 )
 """One row per SOP Instance UID.  `content_sha256` is empty until the indexer has read the file.  `pass_state`: whether
-the original goes on to the archive: empty (it came from there), pending, passed, or failed (the archive refused it)."""
+the original goes on to the archive: empty (it came from there), pending, passed, failed (the archive refused it), or
+private (it stays in the node)."""
 
 copies = Table(
     "copies",

@@ -35,6 +35,12 @@ def note(
     )
 
 
+def last_of_run(connection: Connection, run_id: int, name: str) -> dict[str, Any]:
+    """The detail of the newest event of this name that a run has; empty where it has none."""
+    query = select(events.c.detail).where(events.c.run_id == run_id, events.c.name == name)
+    return dict(connection.execute(query.order_by(events.c.id.desc()).limit(1)).scalar() or {})
+
+
 def timeline(connection: Connection, study_uid: str) -> list[dict[str, Any]]:
     """All events of a study, oldest first."""
     rows = connection.execute(select(events).where(events.c.study_uid == study_uid).order_by(events.c.id)).mappings()

@@ -7,10 +7,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from dicom_node.durable import Put
-from dicom_node.record import queueing, studies
+from dicom_node.record import analyses, queueing, studies
 from dicom_node.record.revisions import load_revision
 from dicom_node.settings import Settings
 from dicom_node.turns import ROUTINE, STAT, place
+from dicom_node.words import PHOTOS_AE
 
 UNKNOWN = "unknown"
 
@@ -20,7 +21,8 @@ def read_put(settings: Settings, connection: Connection, revision_id: int) -> Pu
     row = studies.revision_row(connection, revision_id)
     title = studies.calling_ae(connection, row["series_uid"]) or UNKNOWN
     header = load_revision(connection, revision_id).instances[0].header
-    submitter = submitter_of(settings, title, header.get("StationName"))
+    submitter = analyses.submitter_of(connection, str(row["study_uid"])) if title == PHOTOS_AE else None
+    submitter = submitter or submitter_of(settings, title, header.get("StationName"))
     turn = queueing.take_for_study(connection, str(row["study_uid"]), submitter, besides=revision_id)
     at = place(urgency_of(settings, title), turn)
     return Put("cpu", "read", f"read/{revision_id}", ("revision", revision_id), at)

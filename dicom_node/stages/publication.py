@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dicom_node.routing.gate import PublicationHold, publication_gate
+from dicom_node.record import analyses
+from dicom_node.routing.gate import HOLDS, PublicationHold, publication_gate
 from dicom_node.stages.context import Tools
 from dicom_node.words import SeriesFacts
 
@@ -13,11 +14,15 @@ from dicom_node.words import SeriesFacts
 def holds(tools: Tools, attributes: Mapping[str, Any], study_uid: str) -> list[PublicationHold]:
     """Every reason not to publish results of the series with these attributes.
 
-    The issuer that the sender has by configuration, or the site's default, stands in for one that the images lack.
+    A photograph that was sent without a confirmed identity is private to the node, whatever its route says.  The issuer
+    that the sender has by configuration, or the site's default, stands in for one that the images lack.
     """
     has_default = "" in tools.settings.report.issuers
     issuer = default_issuer(tools, attributes) or ("the site's default" if has_default else None)
-    return publication_gate(SeriesFacts("", study_uid, attributes), default_issuer=issuer)
+    found = publication_gate(SeriesFacts("", study_uid, attributes), default_issuer=issuer)
+    with tools.database.read() as connection:
+        code = analyses.private_reason(connection, study_uid)
+    return found if code is None else [PublicationHold(code, *HOLDS[code]), *found]
 
 
 def default_issuer(tools: Tools, attributes: Mapping[str, Any]) -> str | None:
