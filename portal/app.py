@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
-from portal import api, docs, health, operation, viewer
+from portal import api, docs, health, luna, operation, viewer
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
 from portal.pages import account, assets, install, navigation, troubles, trust
 from portal.problems import STATUS, plain, refused
@@ -49,6 +49,8 @@ def create_app(services: PortalServices) -> FastAPI:
     app.include_router(install.router(app))
     if services.operation is not None:
         app.include_router(operation.router(services, services.operation))
+    if services.luna is not None:
+        app.include_router(luna.router(services, services.luna))
     if services.people is not None:
         app.include_router(account.router(services.people))
     if services.trust is not None:

@@ -1,0 +1,167 @@
+"""What the routes of the LUNA API do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from dicom_node.analysis_results import AnalysisResult
+from dicom_node.permissions import Person
+from dicom_node.refusals import RefusalCode, Refused
+from portal.api.handlers import Slower
+from portal.api.languages import negotiated
+from portal.api.limits import Buckets
+from portal.api.photo_body import check_kind, parsed, take_json
+from portal.luna import answers
+from portal.luna.asking import asked_of
+from portal.luna.bodies import Body, ImageProcess, SignIn, SignUp, judged
+from portal.luna.desk import LunaDesk
+from portal.services import PortalServices
+from portal.sessions import address_of, person_of
+
+MAX_LISTED = 500
+
+T = TypeVar("T")
+
+
+class NotThere(Exception):
+    """There is nothing, or nothing for this caller."""
+
+
+class LunaApi:
+    """The handlers, bound to what the portal was given."""
+
+    def __init__(self, services: PortalServices, desk: LunaDesk) -> None:
+        self._services = services
+        self._desk = desk
+        self._calls = Buckets(desk.limits.requests_per_minute)
+        self._images = Buckets(desk.limits.images_per_minute)
+
+    # -- accounts
+
+    async def sign_in(self, request: Request) -> Response:
+        """A token for whoever knows the password."""
+        said = await self._body(request, SignIn)
+        agent = request.headers.get("user-agent", "")
+        begun = await self._run(self._desk.sign_in, said.account, said.password, address_of(request), agent)
+        told = {"user": answers.account(begun.person), "token": begun.token}
+        return JSONResponse({**told, "expiresAt": begun.expires_at.isoformat()})
+
+    async def sign_up(self, request: Request) -> Response:
+        """An administrator makes an account."""
+        said = await self._body(request, SignUp)
+        who = person_of(request)
+
+        def create() -> Person:
+            made = self._desk.people.create(
+                who.actor,
+                email=said.email,
+                name=said.called,
+                roles=said.own_roles,
+                sites=self._desk.sites_for(said.site, said.own_roles),
+                language=said.language or who.language,
+                password=said.password,
+            )
+            return made.person(None, "")
+
+        made = await self._run(create)
+        return JSONResponse({"message": "The account was made.", "user": answers.account(made)})
+
+    async def sign_out(self, request: Request) -> Response:
+        """The token ends here and now."""
+        await self._run(self._desk.people.sign_out, person_of(request))
+        return JSONResponse({"message": "Signed out."})
+
+    async def me(self, request: Request) -> Response:
+        """The account."""
+        return JSONResponse(answers.account(person_of(request)))
+
+    # -- analyses
+
+    async def process(self, request: Request, key: str | None) -> Response:
+        """A photograph comes in: durable when this answers."""
+        who, desk = person_of(request), self._desk.analyses
+        self._pay(request, self._images)
+        await self._run(desk.check_admission, who)  # before the body is read
+        most = self._desk.limits.max_photo_mb * 1_000_000
+        said, claimed, upload = await take_json(request, desk.spool, most, partial(judged, ImageProcess))
+        await self._run(check_kind, desk.spool, upload, claimed)
+        asked = await self._run(asked_of, desk, who, said, upload, claimed, key)
+        row = await self._run(desk.accept, asked)
+        return JSONResponse(await self._run(self._told, request, who, row))
+
+    async def analyses(self, request: Request) -> Response:
+        """One's own, the newest first; pictures stay where they are until one is asked for."""
+        who, desk = person_of(request), self._desk.analyses
+
+        def told() -> list[dict[str, Any]]:
+            rows = desk.list_of(who, limit=MAX_LISTED)
+            return [
+                answers.analysis(row, result, who.public_id, language=self.language(request))
+                for row, result in zip(rows, desk.results(rows), strict=True)
+            ]
+
+        return JSONResponse(await self._run(told))
+
+    async def analysis(self, request: Request, id: str) -> Response:
+        """One of one's own, with its picture: revealing it is audited."""
+        who, desk = person_of(request), self._desk.analyses
+        row = await self._run(desk.own, who, id)
+        if row is None:
+            raise NotThere
+        return JSONResponse(await self._run(self._told, request, who, row, True))
+
+    def _told(self, request: Request, who: Person, row: Any, with_image: bool = False) -> dict[str, Any]:
+        desk = self._desk.analyses
+        result: AnalysisResult = desk.result(row)
+        image: bytes | None = None
+        if with_image:
+            photo = desk.photo(row)
+            if photo is not None:
+                desk.reveal(who, row)
+                image = photo.data
+            if result.state == "completed":
+                desk.saw_result(who, row)
+        return answers.analysis(row, result, who.public_id, image, self.language(request))
+
+    # -- helpers
+
+    def language(self, request: Request) -> str:
+        """The language of the words for this caller."""
+        person: Person | None = request.state.person
+        known = self._services.settings.language if person is None else person.language
+        return negotiated(request.headers.get("accept-language"), known)
+
+    def pay_call(self, request: Request) -> None:
+        """Count one call.
+
+        Raises
+        ------
+        Slower
+        """
+        self._pay(request, self._calls)
+
+    def _pay(self, request: Request, buckets: Buckets) -> None:
+        identity = request.state.identity
+        callers = [f"address {address_of(request)}"]
+        if identity is not None:
+            callers.append(f"caller {identity.prefix}")
+        wait = max(buckets.take(caller) for caller in callers)
+        if wait:
+            self._services.metrics.count("rate_limited_total", route="luna")
+            raise Slower(wait)
+
+    @staticmethod
+    async def _body(request: Request, kind: type[Body]) -> Body:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise Refused(RefusalCode.VALIDATION, "application/json", "another content type")
+        return judged(kind, parsed(await request.body()))
+
+    @staticmethod
+    async def _run(body: Callable[..., T], *arguments: Any) -> T:
+        return await anyio.to_thread.run_sync(body, *arguments)

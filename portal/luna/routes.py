@@ -1,0 +1,146 @@
+"""The routes of the LUNA API: who may call them, what they say they answer, and how they say no."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+
+from dicom_node.passwords import PasswordRefused
+from dicom_node.people import PeopleRefused, SignInRefused
+from dicom_node.refusals import RefusalCode, Refused
+from portal.api.answers import refusal_problem
+from portal.api.handlers import Slower
+from portal.api.limits import retry_after
+from portal.api.schemas import problems
+from portal.api.upload import drain
+from portal.gate import OPEN, permission
+from portal.luna import schemas
+from portal.luna.desk import LunaDesk
+from portal.luna.handlers import LunaApi, NotThere
+from portal.problems import MEDIA_TYPE, plain
+from portal.services import PortalServices
+
+IMAGE_PROCESS = "/api/imageProcess"
+"""Its body is as large as a photograph in base64 may be; the shell asks for it by this name."""
+_Id = Path(pattern="^[0-9a-f]{32}$")
+
+_SIGN_IN = {
+    "en": ("The e-mail address or the password is wrong.", "Try again; an administrator can set a new password."),
+    "es": (
+        "La dirección de correo o la contraseña es incorrecta.",
+        "Inténtelo de nuevo; un administrador puede poner una contraseña nueva.",
+    ),
+}
+
+Handler = Callable[..., Awaitable[Response]]
+
+
+def _problem(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(dict(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def _guarded(api: LunaApi, services: PortalServices, handler: Handler) -> Handler:
+    """A handler whose refusals are problems, and whose callers are counted."""
+
+    @functools.wraps(handler)
+    async def guarded(*args: Any, **named: Any) -> Response:
+        request: Request = named["request"]
+        correlation, language = str(request.state.correlation), api.language(request)
+
+        def refused(code: RefusalCode, expected: str = "", found: str = "") -> tuple[int, dict[str, Any]]:
+            told = {"code": code.value, "expected": expected, "found": found}
+            return refusal_problem(told, correlation, language)
+
+        headers: dict[str, str] = {}
+        try:
+            api.pay_call(request)
+            return await handler(*args, **named)
+        except Slower as slower:
+            status, body = refused(RefusalCode.TOO_BUSY)
+            headers = {"Retry-After": retry_after(slower.wait_s)}
+        except SignInRefused as no:
+            status, body = refused(RefusalCode.TOO_BUSY if no.wait_s else RefusalCode.UNAUTHENTICATED)
+            if no.wait_s:
+                headers = {"Retry-After": retry_after(no.wait_s)}
+            else:
+                title, advice = _SIGN_IN[language]
+                body |= {"title": title, "message": title, "detail": advice}
+                headers = {"WWW-Authenticate": 'Bearer realm="dicom-ai-node"'}
+        except (PeopleRefused, PasswordRefused) as no:
+            status, body = refused(RefusalCode.VALIDATION, str(no), "something else")
+        except Refused as no:
+            told = no.refusal
+            services.metrics.count("refusals_total", reason=told.code.value, channel="http")
+            status, body = refused(told.code, told.expected, told.found)
+            headers = {"Retry-After": "30"} if status in (429, 503) else {}
+        except NotThere:
+            return plain(404, correlation)
+        except ClientDisconnect:
+            return plain(400, correlation)
+        await drain(request)
+        return _problem(status, body, headers)
+
+    return guarded
+
+
+def router(services: PortalServices, desk: LunaDesk) -> APIRouter:
+    """Every path that LUNA's clients know."""
+    made = APIRouter(tags=["LUNA"])
+    api = LunaApi(services, desk)
+
+    async def sign_in(request: Request) -> Response:
+        """Sign in with e-mail address and password: the account, and a token for the other calls."""
+        return await api.sign_in(request)
+
+    async def sign_up(request: Request) -> Response:
+        """Make an account; for administrators."""
+        return await api.sign_up(request)
+
+    async def sign_out(request: Request) -> Response:
+        """End the token that this call is made with."""
+        return await api.sign_out(request)
+
+    async def me(request: Request) -> Response:
+        """The account that this call is made with."""
+        return await api.me(request)
+
+    async def process(
+        request: Request,
+        idempotency_key: str | None = Header(None, min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$"),
+    ) -> Response:
+        """Ask about one photograph of a skin lesion: decision support, never a diagnosis."""
+        return await api.process(request, idempotency_key)
+
+    async def analyses(request: Request) -> Response:
+        """One's own analyses, the newest first, without their pictures."""
+        return await api.analyses(request)
+
+    async def analysis(request: Request, id: str = _Id) -> Response:
+        """One of one's own analyses, with its picture."""
+        return await api.analysis(request, id)
+
+    def add(path: str, handler: Handler, method: str, may: str, answer: Any, *statuses: int, **extra: Any) -> None:
+        made.add_api_route(
+            path,
+            _guarded(api, services, handler),
+            methods=[method],
+            responses={200: {"model": answer}, **problems(*statuses)},
+            openapi_extra={**permission(may), **extra},
+            response_model=None,
+        )
+
+    reading = (413,)
+    add("/signin", sign_in, "POST", OPEN, schemas.SignedIn, *reading, requestBody=schemas.SIGN_IN)
+    add("/api/auth/signup", sign_up, "POST", "user:manage", schemas.SignedUp, *reading, requestBody=schemas.SIGN_UP)
+    add("/logout", sign_out, "POST", "account:self", schemas.Said)
+    add("/api/me", me, "GET", "account:self", schemas.Account)
+    add(IMAGE_PROCESS, process, "POST", "analysis:make", schemas.Analysis, 409, 413, 415, 422, 503,
+        requestBody=schemas.IMAGE)  # fmt: skip
+    add("/api/me/getAnalysisList", analyses, "GET", "analysis:own", list[schemas.Analysis])
+    add("/api/getAnalysis/{id}", analysis, "GET", "analysis:own", schemas.Analysis, 404, 422)
+    return made
