@@ -1,4 +1,4 @@
-"""The node's processes: listen, work, web, and serve, which supervises the three."""
+"""The node's processes: listen, work, web, bridge, and serve, which supervises them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def serve() -> None:
     Example: ai-node --config config/node.yaml serve
     """
     from dicom_node import logs
-    from dicom_node.serve import Supervisor, migrate
+    from dicom_node.serve import PROCESSES, Supervisor, migrate
 
     chosen = settings()
     logs.set_up("serve")
@@ -33,7 +33,8 @@ def serve() -> None:
         _check_models(chosen, database)
     finally:
         database.close()
-    raise typer.Exit(Supervisor(chosen_config()).run())
+    processes = (*PROCESSES, "bridge") if chosen.bridge.host else PROCESSES
+    raise typer.Exit(Supervisor(chosen_config(), processes).run())
 
 
 def listen() -> None:
@@ -115,6 +116,23 @@ def web() -> None:
 
     chosen, database = _start("web")
     _until_told(lambda ended: run_web(chosen, database, ended))
+
+
+def bridge() -> None:
+    """Run the bridge to an AMQP broker: photographs come as messages, and their results go as messages.
+
+    Example: ai-node bridge
+    """
+    from dicom_node.cli.bridge import run_bridge
+    from dicom_node.settings import SettingsRefused
+
+    chosen, database = _start("bridge")
+    if not chosen.bridge.host:
+        stop(Exit.CONFIGURATION, "bridge.host is empty: name the broker in node.yaml (docs/reference/luna.md)")
+    try:
+        _until_told(lambda ended: run_bridge(chosen, database, ended))
+    except SettingsRefused as refused:
+        stop(Exit.CONFIGURATION, str(refused))
 
 
 def health() -> None:
