@@ -89,6 +89,7 @@ def run_listen(
             content_digest=content_digest,
             is_input=is_input,
             on_indexed=gatherer.note,
+            site_of=lambda ae_title: sender.site if (sender := settings.sender(ae_title)) else None,
         )
         passer = Passer(settings, database, vault)
         door = Door(settings, intake, on_kept=indexer.ring, on_closed=gatherer.association_ended)

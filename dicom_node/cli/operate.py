@@ -1,4 +1,4 @@
-"""Commands for the person on duty: studies, jobs, held, keys, audit.  They work while the node runs, and while not."""
+"""Commands for the person on duty: studies, jobs, held, keys.  They work while the node runs, and while not."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
-from dicom_node.record import Database, actions, audit, keys, views
+from dicom_node.record import Database, actions, keys, views
 from dicom_node.settings import Settings
 
 study_app = typer.Typer(no_args_is_help=True, help="One study's whole story.")
 jobs_app = typer.Typer(no_args_is_help=True, help="What runs, waits or failed; retry or cancel it.")
 held_app = typer.Typer(no_args_is_help=True, help="What waits for a person's decision.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of programs.")
-audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
 
 REASON = typer.Option(..., "--reason", help="Why; goes to the audit log.")
 ITEM = typer.Argument(..., help="The id that the list prints.")
@@ -163,6 +162,7 @@ def held_reject(item: str = ITEM, reason: str = REASON, as_json: bool = JSON_OPT
 def keys_create(
     name: str = typer.Argument(..., help="Which program this key is for."),
     scope: list[str] = typer.Option(["fhir:read"], help="What it may do; may be given more than once."),
+    account: str = typer.Option("", help="E-mail address of the account in whose name it acts, if in any."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Make an API key; it is shown this once and kept as a digest only.
@@ -171,7 +171,7 @@ def keys_create(
     """
     with record() as (_, database):
         try:
-            token = keys.create(database, name, scope, actor=actor())
+            token = keys.create(database, name, scope, actor=actor(), account=account)
         except keys.KeyRefused as refused:
             stop(Exit.USAGE, str(refused))
     if as_json:
@@ -201,23 +201,6 @@ def keys_revoke(name: str = typer.Argument(..., help="Name of the key.")) -> Non
             keys.revoke(database, name, actor=actor())
         except keys.KeyRefused as refused:
             stop(Exit.REFUSED, str(refused))
-
-
-@audit_app.command("verify")
-def audit_verify(as_json: bool = JSON_OPTION) -> None:
-    """Walk the hash chain; say where it breaks. Keep the printed head elsewhere: a cut tail shows against it.
-
-    Example: ai-node audit verify
-    """
-    with record() as (_, database), database.read() as connection:
-        broken = audit.verify(connection)
-        count, head = audit.head(connection)
-    if as_json:
-        emit({"entries": count, "head_sha256": head, "broken": broken})
-    else:
-        out.print(f"{count} entries, head {head}" if broken is None else f"broken: {broken}")
-    if broken is not None:
-        raise typer.Exit(int(Exit.FAULT))
 
 
 def actor() -> str:

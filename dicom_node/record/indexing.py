@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, or_, select, update
 
+from dicom_node.record import sites
 from dicom_node.record.database import now
 from dicom_node.record.tables import artefacts, copies, instances, series, studies
 from dicom_node.record.timeline import note
@@ -39,7 +40,7 @@ IDENTITY_KEYWORDS = (
 def unindexed(connection: Connection, limit: int, without: Collection[int] = ()) -> Sequence[RowMapping]:
     """Instances whose header nobody has read yet, oldest first, `without` some."""
     query = (
-        select(instances.c.id, instances.c.uid, instances.c.sop_class_uid, instances.c.path)
+        select(instances.c.id, instances.c.uid, instances.c.sop_class_uid, instances.c.path, instances.c.calling_ae)
         .where(
             instances.c.content_sha256.is_(None), instances.c.refusal.is_(None), instances.c.id.not_in(sorted(without))
         )
@@ -84,8 +85,12 @@ def index_instance(
     *,
     own_result: bool,
     is_input: bool,
+    site: str | None = None,
 ) -> None:
-    """Fill in what the header says; make or extend its study and series; hold them where identities disagree."""
+    """Fill in what the header says; make or extend its study and series; hold them where identities disagree.
+
+    `site`: whose studies its sender brings, where the settings say so.
+    """
     study_uid, series_uid = str(header["StudyInstanceUID"]), str(header["SeriesInstanceUID"])
     connection.execute(
         update(instances)
@@ -101,7 +106,9 @@ def index_instance(
     )
     if own_result:
         return  # of our making: neither identity nor evidence (I18)
-    _join_study(connection, study_uid, {k: header[k] for k in IDENTITY_KEYWORDS if header.get(k) not in (None, "")})
+    _join_study(
+        connection, study_uid, {k: header[k] for k in IDENTITY_KEYWORDS if header.get(k) not in (None, "")}, site
+    )
     _join_series(connection, series_uid, study_uid, is_input=is_input)
 
 
@@ -153,7 +160,7 @@ def judge_copy(
         )
 
 
-def _join_study(connection: Connection, study_uid: str, identity: dict[str, Any]) -> None:
+def _join_study(connection: Connection, study_uid: str, identity: dict[str, Any], of_sender: str | None = None) -> None:
     row = connection.execute(select(studies).where(studies.c.uid == study_uid)).mappings().one_or_none()
     if row is None:
         connection.execute(
@@ -163,6 +170,7 @@ def _join_study(connection: Connection, study_uid: str, identity: dict[str, Any]
                 identity=identity,
                 first_seen_at=now(),
                 last_activity_at=now(),
+                site=sites.of_study(connection, study_uid, of_sender),
             )
         )
         note(connection, "study.seen", study_uid)

@@ -146,6 +146,20 @@ def user_of_email(connection: Connection, email: str) -> User | None:
     return _one(connection.execute(select(users).where(users.c.email == email)).first())
 
 
+def account(connection: Connection, email: str) -> User:
+    """The account of an address as somebody types it.
+
+    Raises
+    ------
+    PeopleRefused
+        If there is none.
+    """
+    found = user_of_email(connection, normal_email(email))
+    if found is None:
+        raise PeopleRefused("account-unknown", "no account has this e-mail address: `ai-node users list` shows them")
+    return found
+
+
 def all_users(connection: Connection) -> list[User]:
     """Every account, the oldest first."""
     return [_user(row) for row in connection.execute(select(users).order_by(users.c.id))]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from dicom_node.record import audit
 from dicom_node.record.database import now
-from dicom_node.record.tables import sites
+from dicom_node.record.tables import analyses, sites
 
 CHECKS = ("", "rut", "cedula-ec")
 """How the check digit of an identifier is verified; empty: it has none."""
@@ -88,6 +88,12 @@ def only_site(connection: Connection) -> str | None:
     """The key of the site when there is exactly one that is open: then everything without a name of its own is its."""
     found = all_sites(connection, only_open=True)
     return found[0].key if len(found) == 1 else None
+
+
+def of_study(connection: Connection, study_uid: str, of_sender: str | None) -> str | None:
+    """Whose a new study is: of the site that asked for its analysis, of its sender's, or of the only one there is."""
+    asked = connection.execute(select(analyses.c.site).where(analyses.c.study_uid == study_uid).limit(1)).scalar()
+    return asked or of_sender or only_site(connection)
 
 
 def close_site(connection: Connection, actor: str, key: str) -> None:
