@@ -9,9 +9,10 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
-from portal import api, docs, health, luna, operation, viewer
+from portal import administration, api, docs, health, luna, operation, viewer
+from portal.api import analyses as api_analyses
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
-from portal.pages import account, assets, install, navigation, troubles, trust
+from portal.pages import account, analyse, analyses, assets, install, navigation, troubles, trust
 from portal.problems import STATUS, plain, refused
 from portal.services import PortalServices
 from portal.shell import Shell
@@ -45,14 +46,21 @@ def create_app(services: PortalServices) -> FastAPI:
         )
     if services.predictions is not None:
         app.include_router(api.router(services, services.predictions))
+    if services.analyses is not None:
+        app.include_router(api_analyses.router(services, services.analyses))
     app.include_router(assets.router())
     app.include_router(install.router(app))
+    if services.administration is not None:
+        app.include_router(administration.router(services.administration))
     if services.operation is not None:
         app.include_router(operation.router(services, services.operation))
     if services.luna is not None:
         app.include_router(luna.router(services, services.luna))
     if services.people is not None:
         app.include_router(account.router(services.people))
+    if services.analyses is not None:
+        app.include_router(analyse.router(services.analyses, services.predictions))
+        app.include_router(analyses.router(services, services.analyses))
     if services.trust is not None:
         app.include_router(trust.router(services.trust))
     if services.viewer is not None:

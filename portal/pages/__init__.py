@@ -7,6 +7,6 @@ Content-Security-Policy without inline script or style (S11); every page is ``no
 
 from __future__ import annotations
 
-from portal.pages.render import Refuse, page, translator
+from portal.pages.render import page, translator
 
-__all__ = ["Refuse", "page", "translator"]
+__all__ = ["page", "translator"]

@@ -5,6 +5,7 @@ The worker lies at the root because its scope is the folder it comes from (Servi
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -14,7 +15,7 @@ from portal.gate import OPEN, permission
 from portal.pages.assets import asset, assets
 from portal.pages.language import LANGUAGES, Translator
 from portal.pages.navigation import home_of
-from portal.pages.render import language_of, reader_of, settings_of
+from portal.pages.render import HEADERS, language_of, page, reader_of, settings_of
 from portal.pages.troubles import SIGN_IN
 
 
@@ -51,12 +52,30 @@ def router(app: FastAPI) -> APIRouter:
         }
         return Response(json.dumps(told), media_type="application/manifest+json")
 
-    def worker() -> Response:
+    def worker(request: Request) -> Response:
         """The service worker, told which files to keep."""
-        kept = json.dumps([one.url for one in assets().values() if one.name != "worker.js"])
-        body = assets()["worker.js"].content.decode().replace('"KEPT"', kept)
-        return Response(body, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+        files = [one for one in assets().values() if one.name != "worker.js"]
+        offline = f"/offline?language={language_of(request)}"
+        version = hashlib.sha256(repr([one.url for one in files]).encode()).hexdigest()[:12]
+        body = assets()["worker.js"].content.decode()
+        for mark, told in (
+            ('"KEPT"', json.dumps([offline, *(one.url for one in files)])),
+            ('"QUEUE"', json.dumps(asset("queue.js"))),
+            ("VERSION", version),
+        ):
+            body = body.replace(mark, told)
+        headers = {**HEADERS, "Cache-Control": "no-cache"}
+        return Response(body, media_type="text/javascript", headers=headers)
 
-    for path, handler in (("/", start), ("/manifest.webmanifest", manifest), ("/worker.js", worker)):
+    def offline(request: Request, language: str = "") -> Response:
+        """What a phone shows without a line; the same for everybody."""
+        return page(request, "offline.html", as_language=language, is_kept=True)
+
+    for path, handler in (
+        ("/", start),
+        ("/manifest.webmanifest", manifest),
+        ("/worker.js", worker),
+        ("/offline", offline),
+    ):
         made.add_api_route(path, handler, methods=["GET"], openapi_extra=permission(OPEN))
     return made

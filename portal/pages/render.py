@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from dicom_node.permissions import Person
 from portal.api.languages import negotiated
 from portal.pages.assets import asset
 from portal.pages.language import LANGUAGES, Translator
@@ -45,28 +46,6 @@ HEADERS: Mapping[str, str] = {
 }
 
 
-class Reader(Protocol):
-    """Whoever a page is made for, as far as the layout asks."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def language(self) -> str: ...
-
-    def may(self, permission: str) -> bool:
-        """Whether this person may do something."""
-
-
-class Refuse(Exception):
-    """A form that cannot be taken as it is: the key of the sentence that says why."""
-
-    def __init__(self, key: str, **values: object) -> None:
-        self.key = key
-        self.values = values
-        super().__init__(key)
-
-
 @cache
 def _environment() -> Environment:
     made = Environment(
@@ -81,10 +60,10 @@ def _environment() -> Environment:
     return made
 
 
-def reader_of(request: Request) -> Reader | None:
+def reader_of(request: Request) -> Person | None:
     """The person who asks; None for nobody and for a program."""
-    identity: Any = getattr(request.state, "identity", None)
-    return identity if hasattr(identity, "may") and hasattr(identity, "language") else None
+    person: Person | None = getattr(request.state, "person", None)
+    return person
 
 
 def settings_of(request: Request) -> PortalSettings:
@@ -108,7 +87,15 @@ def translator(request: Request) -> Translator:
 
 
 def page(
-    request: Request, template: str, /, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
+    request: Request,
+    template: str,
+    /,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    as_language: str = "",
+    is_kept: bool = False,
+    **values: Any,
 ) -> HTMLResponse:
     """A page, or a part of one for htmx.
 
@@ -118,6 +105,10 @@ def page(
         File in ``templates/``.
     values
         What the template shows.
+    as_language
+        In another language than the reader's.
+    is_kept
+        The page stays on the phone: without the session's token.
 
     Raises
     ------
@@ -127,12 +118,13 @@ def page(
     reader = reader_of(request)
     known: frozenset[str] = request.app.state.places
     settings = settings_of(request)
-    words = translator(request)
+    words = Translator(as_language, settings.zone) if as_language in LANGUAGES else translator(request)
     context: dict[str, Any] = {
         "t": words,
         "language": words.language,
         "person": reader,
-        "csrf": getattr(request.state, "csrf", ""),
+        "csrf": "" if is_kept else getattr(request.state, "csrf", ""),
+        "is_kept": is_kept,
         "places": places_of(reader.may, known) if reader else [],
         "site_name": settings.organisation,
         "version": settings.version,

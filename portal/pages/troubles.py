@@ -37,4 +37,4 @@ def trouble(request: Request, status: int) -> Response:
     words = translator(request)
     correlation = str(request.state.correlation) if status >= 500 else ""
     title, text = words(f"shell.trouble_{told}"), words(f"shell.trouble_{told}_text")
-    return page(request, "trouble.html", status=status, title=title, text=text, correlation=correlation)
+    return page(request, "trouble.html", status=status, title=title, text=text, correlation=correlation, about=told)

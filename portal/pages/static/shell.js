@@ -10,6 +10,7 @@ sayLine();
 // htmx sends what a form would send; the token of the session goes as a header, so parts need no hidden field.
 document.body.addEventListener("htmx:configRequest", (event) => {
   const token = document.body.dataset.csrf;
+  if (event.detail.elt.closest("[data-unattended]")) event.detail.headers["X-Unattended"] = "yes";
   if (token && event.detail.verb !== "get") event.detail.headers["X-CSRF-Token"] = token;
 });
 
@@ -21,11 +22,11 @@ document.body.addEventListener("htmx:beforeOnLoad", (event) => {
   }
 });
 
-// A button that sends a form is pressed once.
+// A button that sends a form is pressed once; one that fetches a file leaves the page as it is.
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (event.defaultPrevented || form.dataset.sent) { if (form.dataset.sent) event.preventDefault(); return; }
-  if (form.method === "post" && !form.hasAttribute("hx-post")) form.dataset.sent = "yes";
+  if (form.method === "post" && !form.hasAttribute("hx-post") && !("download" in form.dataset)) form.dataset.sent = "yes";
 });
 window.addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
@@ -38,5 +39,31 @@ document.addEventListener("click", (event) => {
   const closer = event.target.closest("[data-closes]");
   if (closer) closer.closest("dialog").close();
 });
+
+// What waits on this phone goes when a page opens, when the line comes back, and every half minute while there is none.
+self.luna = self.luna || {};
+let again = 0;
+luna.send = async () => {
+  clearTimeout(again);
+  const outcome = await luna.queue.send();
+  if (outcome === "no-line") {
+    luna.queue.later();
+    again = setTimeout(luna.send, 30_000);
+  } else if (outcome === "busy") again = setTimeout(luna.send, 5_000);
+  document.dispatchEvent(new CustomEvent("luna:line", { detail: outcome }));
+};
+// A page that was kept on the phone has no token of the session: it is fetched when there is a line.
+const renew = async () => {
+  const answer = await fetch("/account/token", { headers: { Accept: "application/json", "X-Unattended": "yes" } });
+  if (answer.ok) document.body.dataset.csrf = (await answer.json()).csrf;
+};
+if (luna.queue && document.body.dataset.user) {
+  const online = () => {
+    if (!document.body.dataset.csrf) renew().catch(() => {});
+    luna.send().catch(() => {});
+  };
+  window.addEventListener("online", online);
+  if (navigator.onLine) online();
+}
 
 if ("serviceWorker" in navigator) navigator.serviceWorker.register("/worker.js", { scope: "/" }).catch(() => {});
