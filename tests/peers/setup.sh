@@ -1,11 +1,14 @@
 #!/bin/sh
-# Fetch what the tests need from npm: the FHIR peer (Medplum) into .tools/fhir, the OHIF viewer into .tools/ohif.
-# Idempotent: a folder that carries the right stamp is left alone.  `setup.sh fhir` or `setup.sh ohif` does one only.
+# Fetch what the tests need from npm: the FHIR peer (Medplum) into .tools/fhir, the OHIF viewer into .tools/ohif, axe-core
+# (what a page keeps from people with a handicap) into .tools/axe.
+# Idempotent: a folder that carries the right stamp is left alone.  `setup.sh fhir`, `ohif` or `axe` does one only.
 set -eu
 
 FHIR_VERSION=4.5.2
 OHIF_VERSION=3.13.2
 OHIF_SHA512=WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA==
+
+AXE_VERSION=4.14.1
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 tools=$root/.tools
@@ -44,9 +47,20 @@ ohif() {
     : >"$stamp"
 }
 
+axe() {
+    stamp=$tools/axe/.stamp-$AXE_VERSION
+    [ -e "$stamp" ] && return 0
+    rm -rf "$tools/axe"
+    mkdir -p "$tools/axe"
+    printf '{"private": true}\n' >"$tools/axe/package.json"
+    (cd "$tools/axe" && npm install --no-audit --no-fund --loglevel=error "axe-core@$AXE_VERSION")
+    : >"$stamp"
+}
+
 case ${1:-all} in
     fhir) fhir ;;
     ohif) ohif ;;
-    all) fhir; ohif ;;
-    *) echo "usage: setup.sh [fhir|ohif|all]" >&2; exit 2 ;;
+    axe) axe ;;
+    all) fhir; ohif; axe ;;
+    *) echo "usage: setup.sh [fhir|ohif|axe|all]" >&2; exit 2 ;;
 esac
