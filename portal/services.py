@@ -15,6 +15,7 @@ from fhir_bridge.server import Access
 from fhir_bridge.store import ReportStore
 
 if TYPE_CHECKING:
+    from dicom_node.administration import Administration
     from dicom_node.analyses import Analyses
     from dicom_node.operation import Operation
     from dicom_node.people import People
@@ -81,6 +82,8 @@ class PortalServices:
         The desk for predictions by HTTP; None: there is no /api/v1.
     analyses
         The desk for photographs that people ask about; None: there are no pages for them.
+    administration
+        The desk for accounts, sites, keys and the audit log; None: there is no /administration.
     operation
         The desk of whoever is on duty; None: there is no /operation.
     trust
@@ -102,6 +105,7 @@ class PortalServices:
     on_access: Callable[[Request, Access], None] | None = None
     viewer: ViewerSettings | None = None
     predictions: Predictions | None = None
+    administration: Administration | None = None
     operation: Operation | None = None
     analyses: Analyses | None = None
     luna: LunaDesk | None = None

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 import portal
 from dicom_node import durable
+from dicom_node.administration import Administration
 from dicom_node.analyses import Analyses
 from dicom_node.cli.readiness import Readiness, certificates_of
 from dicom_node.durable import Put
@@ -111,6 +112,7 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         on_access=lambda request, access: _on_access(database, request, access),
         viewer=_viewer(settings),
         predictions=Predictions(settings, database, put),
+        administration=Administration(settings, database, people),
         operation=Operation(settings, database, put),
         analyses=analyses,
         luna=luna,
