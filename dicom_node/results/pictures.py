@@ -27,8 +27,8 @@ _SAMPLES_FOR_WINDOW = 400_000
 _OUTLINE_PX = 2
 _LETTERS = (("L", "R"), ("P", "A"), ("H", "F"))
 _SECOND_LETTER_FROM = 0.35
-_BACKGROUND = (12, 12, 14)
-_INK = (235, 235, 235)
+BACKGROUND = (12, 12, 14)
+INK = (235, 235, 235)
 _AMBER = (255, 190, 60)
 
 
@@ -79,10 +79,10 @@ def _distinct(wanted: npt.NDArray[np.floating], taken: set[int], count: int, tot
 def orientation_letters(affine: Affine) -> tuple[str, str, str, str]:
     """Letters for the left, right, top and bottom edge of a stored slice."""
     _, down, right = affine.directions
-    return _letters(-right), _letters(right), _letters(-down), _letters(down)
+    return direction_letters(-right), direction_letters(right), direction_letters(-down), direction_letters(down)
 
 
-def _letters(direction: npt.NDArray[np.float64]) -> str:
+def direction_letters(direction: npt.NDArray[np.float64]) -> str:
     """The letter of the main axis of an LPS direction, and of the second where the slice is that oblique."""
     order = np.argsort(-np.abs(direction))
     letters = [_LETTERS[a][0 if direction[a] > 0 else 1] for a in order[:2] if abs(direction[a]) >= _SECOND_LETTER_FROM]
@@ -131,14 +131,14 @@ def draw_slice(
     pixels = np.repeat(np.asarray(image)[:, :, None], 3, axis=2)
     labels = np.asarray(Image.fromarray(mask[index]).resize((width, height), Image.Resampling.NEAREST))
     for label, colour in colours.items():
-        pixels[_outline(labels == label)] = colour
-    square = Image.new("RGB", (size_px, size_px), _BACKGROUND)
+        pixels[outline(labels == label)] = colour
+    square = Image.new("RGB", (size_px, size_px), BACKGROUND)
     square.paste(Image.fromarray(pixels), ((size_px - width) // 2, (size_px - height) // 2))
-    _draw_letters(square, orientation_letters(volume.affine))
+    draw_letters(square, orientation_letters(volume.affine))
     return square
 
 
-def _outline(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def outline(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """The inner border of a mask, `_OUTLINE_PX` thick."""
     core = inside
     for _ in range(_OUTLINE_PX):
@@ -154,7 +154,7 @@ def lettering(size: int) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _draw_letters(square: Picture, letters: tuple[str, str, str, str]) -> None:
+def draw_letters(square: Picture, letters: tuple[str, str, str, str]) -> None:
     size = square.width
     font = lettering(max(12, size // 22))
     draw = ImageDraw.Draw(square)
@@ -166,7 +166,7 @@ def _draw_letters(square: Picture, letters: tuple[str, str, str, str]) -> None:
         ((size // 2, size - margin), "md"),
     )
     for letter, (place, anchor) in zip(letters, places, strict=True):
-        draw.text(place, letter, fill=_INK, font=font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+        draw.text(place, letter, fill=INK, font=font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
 
 
 def colours_of(regions: tuple[Region, ...]) -> dict[int, tuple[int, int, int]]:
@@ -181,16 +181,16 @@ def montage(
     tile, columns, bar = 400, 3, 44
     keys = key_slices(mask, 6)
     rows = -(-len(keys) // columns)
-    sheet = Image.new("RGB", (tile * columns, rows * tile + 2 * bar), _BACKGROUND)
+    sheet = Image.new("RGB", (tile * columns, rows * tile + 2 * bar), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((12, bar // 2), banner, fill=_AMBER, font=lettering(18), anchor="lm")
+    banner_line(draw, banner, bar // 2)
     window, colours = grey_window(volume), colours_of(regions)
     for number, key in enumerate(keys):
         left, top = (number % columns) * tile, bar + (number // columns) * tile
         sheet.paste(draw_slice(volume, mask, colours, key.index, tile - 4, window), (left + 2, top + 2))
         caption = f"{slice_word} {key.index + 1}/{len(volume.slices)}"
-        draw.text((left + 12, top + 10), caption, fill=_INK, font=lettering(14), stroke_width=2, stroke_fill=(0, 0, 0))
-    _legend(draw, regions, rows * tile + bar + bar // 2)
+        draw.text((left + 12, top + 10), caption, fill=INK, font=lettering(14), stroke_width=2, stroke_fill=(0, 0, 0))
+    draw_legend(draw, regions, rows * tile + bar + bar // 2)
     buffer = BytesIO()
     sheet.save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()
@@ -213,28 +213,33 @@ def side_by_side(
     first = answers[0][1]
     differing = sum((np.count_nonzero(first != mask, axis=(1, 2)) for _, mask, _ in answers[1:]), np.zeros(len(first)))
     index = int(np.argmax(differing)) if differing.any() else key_slices(first, 1)[0].index
-    sheet = Image.new("RGB", (tile * len(answers), tile + 2 * bar), _BACKGROUND)
+    sheet = Image.new("RGB", (tile * len(answers), tile + 2 * bar), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     window = grey_window(volume)
     for number, (caption, mask, regions) in enumerate(answers):
         left = number * tile
         sheet.paste(draw_slice(volume, mask, colours_of(regions), index, tile - 4, window), (left + 2, bar + 2))
-        draw.text((left + 12, bar // 2), caption, fill=_INK, font=lettering(18), anchor="lm")
+        draw.text((left + 12, bar // 2), caption, fill=INK, font=lettering(18), anchor="lm")
     draw.text(
         (tile - 12, bar // 2), f"{slice_word} {index + 1}/{len(first)}", fill=_AMBER, font=lettering(16), anchor="rm"
     )
     shown = {region.key: region for _, _, said in answers for region in said if region.present}
-    _legend(draw, tuple(shown.values()), tile + bar + bar // 2)
+    draw_legend(draw, tuple(shown.values()), tile + bar + bar // 2)
     buffer = BytesIO()
     sheet.save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()
 
 
-def _legend(draw: ImageDraw.ImageDraw, regions: tuple[Region, ...], middle: int) -> None:
+def banner_line(draw: ImageDraw.ImageDraw, banner: str, middle: int) -> None:
+    """The words that stand above every picture of a result."""
+    draw.text((12, middle), banner, fill=_AMBER, font=lettering(18), anchor="lm")
+
+
+def draw_legend(draw: ImageDraw.ImageDraw, regions: tuple[Region, ...], middle: int) -> None:
     left, font = 12, lettering(16)
     for region in regions:
         if region.label is None or not region.present:
             continue
         draw.rectangle((left, middle - 8, left + 16, middle + 8), fill=region.color_rgb)
-        draw.text((left + 24, middle), region.name, fill=_INK, font=font, anchor="lm")
+        draw.text((left + 24, middle), region.name, fill=INK, font=font, anchor="lm")
         left += 48 + int(draw.textlength(region.name, font=font))

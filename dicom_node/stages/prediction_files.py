@@ -23,11 +23,13 @@ from dicom_node.record import digest
 from dicom_node.results import build, check
 from dicom_node.results.phrases import words
 from dicom_node.results.pictures import montage
+from dicom_node.results.planes import three_planes
 from dicom_node.stages.context import Mask, Tools
 from dicom_node.stages.inputs import as_input
 from dicom_node.stages.prediction_cache import is_hit
+from dicom_node.stages.prediction_words import PLANES
 from dicom_node.stages.producer import producer
-from dicom_node.volume import write_nifti
+from dicom_node.volume import nifti_bytes
 from dicom_node.words import ObjectKind, RunIdentity, Volume
 
 _OBJECTS = {ObjectKind.SEG: "seg.dcm", ObjectKind.PDF: "pdf.dcm", ObjectKind.SR: "sr.dcm"}
@@ -63,16 +65,17 @@ def write_files(
     facts = InputFacts(str(row["options"]["kind"]), tuple(row["options"]["notes"]))
     timings = {**row["seconds"]}
     result = result_json(findings, timings, inputs, facts)
-    write_nifti(mask, reference.affine, target / "mask.nii.gz")
-    files.write_durably(target / "result.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-    names = ["mask.nii.gz", "result.json", "overlay.png"]
+    files.write_sealed(target / "mask.nii.gz", nifti_bytes(mask, reference.affine))
+    files.write_sealed(target / "result.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+    names = ["mask.nii.gz", "result.json", "overlay.png", PLANES]
+    say = words(tools.settings.node.language)
+    banner = f"{say['unreviewed']} · {say['banner']}. {say['not_clinical']}"
     if facts.kind == "dicom":
         names += _write_objects(tools, row, reference, mask, findings, target)
     else:
-        say = words(tools.settings.node.language)
-        banner = f"{say['unreviewed']} · {say['banner']}. {say['not_clinical']}"
         picture = montage(reference, mask, findings.regions, banner, say["slice"])
-        files.write_durably(target / "overlay.png", picture)
+        files.write_sealed(target / "overlay.png", picture)
+    files.write_sealed(target / PLANES, three_planes(reference, mask, findings.regions, banner, say))
     shape = list(reference.array.shape)
     answer = {
         "device": findings.model.device,
@@ -105,8 +108,8 @@ def _write_objects(
     check(built, reference, mask, findings)
     written = ["report.pdf"]
     for item in built.objects:
-        files.write_durably(target / _OBJECTS[item.kind], item.data)
+        files.write_sealed(target / _OBJECTS[item.kind], item.data)
         written.append(_OBJECTS[item.kind])
-    files.write_durably(target / "report.pdf", built.pdf)
-    files.write_durably(target / "overlay.png", built.overlay_png)
+    files.write_sealed(target / "report.pdf", built.pdf)
+    files.write_sealed(target / "overlay.png", built.overlay_png)
     return written

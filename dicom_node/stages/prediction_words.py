@@ -19,11 +19,13 @@ QUEUES: Mapping[str, str] = {"read": "cpu", "infer": "model", "write": "cpu"}
 """Stage of a request -> the queue it runs on."""
 
 PHOTO, HEAT_MAP, REPORT_BUNDLE = "photo.dcm", "heat_map.png", "report.fhir.json"
+PLANES = "planes.png"
 
 FILES: Mapping[str, str] = {
     "mask.nii.gz": "application/gzip",
     "result.json": "application/json",
     "overlay.png": "image/png",
+    PLANES: "image/png",
     "seg.dcm": "application/dicom",
     "sr.dcm": "application/dicom",
     "pdf.dcm": "application/dicom",
