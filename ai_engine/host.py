@@ -105,8 +105,13 @@ class ModelHost:
         self._child: _Child | None = None
         self._ready: dict[str, Any] = {}
 
-    def start(self) -> None:
+    def start(self, is_wanted: Callable[[], bool] | None = None) -> None:
         """Load the model now rather than with the first job.
+
+        Parameters
+        ----------
+        is_wanted
+            As for `predict`.
 
         Raises
         ------
@@ -114,9 +119,11 @@ class ModelHost:
             If the package is not to be trusted.
         ChildFault, ChildDied, ChildTimeout, MemoryExceeded
             If it cannot be loaded.
+        Unwanted
+            If `is_wanted` said no.
         """
         with self._lock:
-            self._running()
+            self._running(is_wanted)
 
     def predict(
         self,
@@ -211,7 +218,7 @@ class ModelHost:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _running(self) -> _Child:
+    def _running(self, is_wanted: Callable[[], bool] | None = None) -> _Child:
         if self._child is not None and self._child.is_alive:
             return self._child
         if self._child is not None:
@@ -219,7 +226,7 @@ class ModelHost:
         self._child = child = _starter.submit(_Child, self._settings.threads).result()
         order = {"folder": str(self._folder), "digest_sha256": self._pinned, "settings": asdict(self._settings)}
         try:
-            self._ready, _ = self._ask(child, order, {}, self._limits.start_timeout_s, 0)
+            self._ready, _ = self._ask(child, order, {}, self._limits.start_timeout_s, 0, is_wanted)
         except (Refused, EngineFault):
             child.end()
             self._child = None

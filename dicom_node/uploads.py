@@ -13,7 +13,7 @@ from typing import Any
 from ai_engine.packages import AnyDescription
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.spool import Spool, Upload
-from dicom_node.stages.kinds import fitting_set, kind_of, role_of_name
+from dicom_node.stages.kinds import fitting_set, kind_of, role_alone, role_of_name
 from dicom_node.words import ROLE_ALIASES
 
 
@@ -87,13 +87,13 @@ def _with_roles(model: Model, case: Sequence[GivenFile], inputs: Sequence[dict[s
         if all(entry["role"] for entry in inputs):
             fitting_set(model.description, [entry["role"] for entry in inputs])
         if len(inputs) == 1 and inputs[0]["kind"] == "zip":  # in which there may be a lone NIfTI file
-            return [{**inputs[0], "default_role": model.default_role or _only_role(model.description)}]
+            return [{**inputs[0], "default_role": model.default_role or role_alone(model.description)}]
         return list(inputs)
     told = []
     for given, entry in zip(case, inputs, strict=True):
         role = entry["role"] or role_of_name(given.told_name)
         if not role and len(inputs) == 1:
-            role = model.default_role or _only_role(model.description)
+            role = model.default_role or role_alone(model.description)
         if not role:
             raise Refused(RefusalCode.ROLES_UNFILLED, "a role for every file", "a file without one")
         told.append({**entry, "role": role})
@@ -102,9 +102,3 @@ def _with_roles(model: Model, case: Sequence[GivenFile], inputs: Sequence[dict[s
         raise Refused(RefusalCode.VALIDATION, "one NIfTI file for each role", "several for one")
     fitting_set(model.description, roles)
     return told
-
-
-def _only_role(description: AnyDescription) -> str:
-    """The role of a lone file where the model leaves no choice."""
-    alone = [names[0] for names in description.accepted_roles if len(names) == 1]
-    return alone[0] if len(alone) == 1 else ""

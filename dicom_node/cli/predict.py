@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +50,6 @@ def predict(
     from ai_engine.packages import Classification, find_package, load_package
     from ai_engine.prediction import EngineSettings
     from dicom_node import logs
-    from dicom_node.cli.predict_photos import predict_photos
     from dicom_node.models import engine_settings
     from dicom_node.stages.inputs import cases_of, parse_argument
 
@@ -80,6 +81,8 @@ def predict(
         )
         limits = HostSettings(job_timeout_s=chosen.engine.timeout_s, memory_limit_mb=chosen.engine.memory_limit_mb)
         if is_of_photos:
+            from dicom_node.cli.predict_photos import predict_photos
+
             override = engine_settings(
                 chosen.engine, package.description.runner, package.description.name
             ).site_override
@@ -96,7 +99,8 @@ def predict(
             )
             return
         refused_any = False
-        with ModelHost(folder, engine, limits, pinned_sha256=package.digest_sha256) as host, _progress() as progress:
+        host = ModelHost(folder, engine, limits, pinned_sha256=package.digest_sha256)
+        with host, _loading(host), _progress() as progress:
             task = progress.add_task("loading the model", total=len(cases))
             for number, case in enumerate(cases, start=1):
                 target = out if len(cases) == 1 else out / str(number)
@@ -117,6 +121,26 @@ def predict(
                     _tell(result, target)
     if refused_any:
         raise typer.Exit(int(Exit.REFUSED))
+
+
+@contextmanager
+def _loading(host: Any) -> Iterator[None]:
+    """Load the model while inputs are read; what goes wrong with it is told by the first case that needs it."""
+    from ai_engine.faults import EngineFault
+
+    over = threading.Event()
+
+    def load() -> None:
+        with suppress(EngineFault, Refused):
+            host.start(is_wanted=lambda: not over.is_set())
+
+    thread = threading.Thread(target=load, name="loading", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _one(host: Any, package: Any, case: Sequence[Any], declared: Any, target: Path, chosen: Any) -> dict[str, Any]:

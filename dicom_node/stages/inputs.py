@@ -18,7 +18,7 @@ from ai_engine.prediction import InputVolume
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.routing.facts import age_in_years, facts
 from dicom_node.routing.roles import assign_roles
-from dicom_node.stages.kinds import fitting_set, is_label_name, kind_of, role_of_name
+from dicom_node.stages.kinds import fitting_set, is_label_name, kind_of, role_alone, role_of_name
 from dicom_node.volume import Limits, build_volume, read_header, read_nifti
 from dicom_node.volume.archive import unpack
 from dicom_node.words import ROLE_ALIASES, Volume
@@ -154,10 +154,13 @@ def _from_nifti(
 ) -> CaseInput:
     roles = [a.role for a in arguments]
     if roles == [""]:
-        (only,) = min(description.accepted_roles, key=len)[:1]
-        roles = [only]
-    if len(roles) > 1 and "" in roles:
-        raise Refused(RefusalCode.ROLES_UNFILLED, "a role for every file", "a file without one")
+        roles = [role_of_name(arguments[0].path.name) or role_alone(description)]
+    if "" in roles:
+        raise Refused(
+            RefusalCode.ROLES_UNFILLED,
+            "a role for every file (role=path, or a name that ends in its sequence, as in case-t1c.nii.gz)",
+            "a file without one",
+        )
     if len(set(roles)) != len(roles):
         raise Refused(RefusalCode.VALIDATION, "one NIfTI file for each role", "several for one")
     chosen = fitting_set(description, roles)

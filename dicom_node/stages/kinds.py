@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ai_engine.packages.schema import AnyDescription
+from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.nifti_header import is_nifti_head
 from dicom_node.words import ROLE_ALIASES
@@ -19,8 +20,8 @@ _LABELS = re.compile(r"[-_.]seg\.nii(\.gz)?$", re.IGNORECASE)
 
 def kind_of(path: Path) -> str:
     """What a file's own bytes say that it is: ``zip``, ``dicom``, ``nifti``, or ``""`` for none of them."""
-    with open(path, "rb") as file:
-        head = file.read(512)
+    with at_rest.Reader(path) as file:
+        head = file.pread(512, 0)
     if head[:2] == b"\x1f\x8b":
         inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         try:
@@ -42,6 +43,12 @@ def role_of_name(told: str) -> str:
         return ""
     word = found[1].lower()
     return ROLE_ALIASES.get(word, _SUFFIX_ROLES.get(word, word))
+
+
+def role_alone(description: AnyDescription) -> str:
+    """The role of a lone file of which nobody says one: that of a model that reads one sequence; else empty."""
+    inputs = description.inputs
+    return inputs[0].role if len(inputs) == 1 else ""
 
 
 def is_label_name(told: str) -> bool:
