@@ -88,7 +88,8 @@ class ClassifierEngine:
         if verdict.refusal is not None:  # before anything is made of the logits: a refused picture has no number
             return verdict.refusal
         site = picture.body_site or SKIN
-        observations = tuple(_observation(output, said.logits[output.key], site) for output in self.description.outputs)
+        values = self.description.probabilities(said.logits)
+        observations = tuple(_observation(output, values[output.key], site) for output in self.description.outputs)
         timings = {**said.timings_s, "judge": time.monotonic() - started}
         findings = Findings(
             model=self.identity,
@@ -180,9 +181,8 @@ def _gate(picture: InputPicture, description: Classification) -> Refusal | None:
     return None
 
 
-def _observation(output: Output, logit: float, site: Code) -> Observation:
+def _observation(output: Output, value: float, site: Code) -> Observation:
     """A calibrated output is a probability in per cent; one that is not is a score without unit (standards 2.7)."""
-    value = output.calibration.probability(logit)
     is_calibrated = output.calibration.method != "none"
     unit, scale = (PERCENT, 100.0) if is_calibrated else (NO_UNITS, 1.0)
     key = "probability" if is_calibrated else "score"

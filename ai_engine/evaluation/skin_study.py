@@ -162,11 +162,9 @@ def measured(
     description = description or package.classification
     groups = groups_of(cases)
     outputs: dict[str, Any] = {}
-    probability: dict[str, npt.NDArray[np.float64]] = {}
+    probability = probabilities(description, logits)
     for output in description.outputs:
-        key, truth = output.key, truth_of(cases, output.key)
-        said = np.array([output.calibration.probability(float(value)) for value in logits[key]])
-        probability[key] = said
+        key, truth, said = output.key, truth_of(cases, output.key), probability[output.key]
         whole = figures(truth, said, output.threshold, groups, times=bootstraps)
         sensitivity = whole["figures"]["sensitivity"]["value"]
         specificity = whole["figures"]["specificity"]["value"]
@@ -191,6 +189,17 @@ def measured(
     first = description.outputs[0].key
     misses = _misses(cases, probability[first], truth_of(cases, first), folder)
     return SkinStudy(cases, logits, probability, json.loads(json.dumps(told)), misses)
+
+
+def probabilities(
+    description: Classification, logits: Mapping[str, npt.NDArray[np.float64]]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """What a description makes of the logits of many pictures, by output."""
+    keys = [output.key for output in description.outputs]
+    rows = [
+        description.probabilities(dict(zip(keys, row, strict=True))) for row in zip(*map(logits.get, keys), strict=True)
+    ]
+    return {key: np.array([row[key] for row in rows], dtype=np.float64) for key in keys}
 
 
 def _labels(cases: Sequence[SkinCase]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ where it is calibrated.  Not guaranteed: that weights fit the architecture; the 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -158,6 +159,8 @@ class Output(Strict):
     """What is looked at, e.g. (52988006, SCT, Lesion)."""
     threshold: Annotated[float, Field(gt=0, lt=1)]
     calibration: Calibration = Calibration()
+    within: Annotated[str, Field(pattern=KEY)] | None = None
+    """Key of an output above it that this one implies, as melanoma implies malignant: never said to be likelier."""
     operating_point: OperatingPoint | None = None
     meaning: str = ""
     """One sentence for the page: what the number is about, in plain words."""
@@ -212,6 +215,9 @@ class Classification(PackageDescription):
             raise ValueError("heat_map: output is none of outputs")
         if self.self_test is not None and set(self.self_test.logits) != set(keys):
             raise ValueError("self_test: logits name every output")
+        for number, output in enumerate(self.outputs):
+            if output.within is not None and output.within not in keys[:number]:
+                raise ValueError(f"outputs: {output.key} is within an output that stands above it")
         if any(metric.output not in ("", *keys) for metric in self.metrics):
             raise ValueError("metrics: output is none of outputs")
         return self
@@ -220,6 +226,14 @@ class Classification(PackageDescription):
     def accepted_roles(self) -> tuple[tuple[str, ...], ...]:
         """The one role set: the picture."""
         return ((self.inputs[0].role,),)
+
+    def probabilities(self, logits: Mapping[str, float]) -> dict[str, float]:
+        """What the logits of one picture stand for, by output, 0 to 1; what implies another is never likelier."""
+        found: dict[str, float] = {}
+        for output in self.outputs:
+            value = output.calibration.probability(float(logits[output.key]))
+            found[output.key] = value if output.within is None else min(value, found[output.within])
+        return found
 
     @property
     def deciding(self) -> Output:

@@ -96,13 +96,19 @@ def choose(
     groups: npt.NDArray[np.int64],
     population: str,
     *,
-    share: float | None = None,
+    weights: Floats | None = None,
     methods: Sequence[Method] = METHODS,
     folds: int = 5,
     seed: int = 0,
 ) -> Fitted:
-    """Compare the ways on held-back groups, then fit the chosen one on everything."""
-    weights = weights_for(truth, share)
+    """Compare the ways on held-back groups, then fit the chosen one on everything.
+
+    Parameters
+    ----------
+    weights
+        Of every picture (`weights_for`); None weighs all alike.
+    """
+    weights = weights_for(truth, None) if weights is None else weights
     random = np.random.default_rng(seed)
     different = np.unique(groups)
     fold_of = dict(zip(different.tolist(), random.permutation(len(different)) % folds, strict=True))

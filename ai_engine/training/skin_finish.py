@@ -33,15 +33,16 @@ from ai_engine.packages import load_package, seal_package
 from ai_engine.runners.classifier import ClassifierRunner
 from ai_engine.training.cases import TrainingDataError
 from ai_engine.training.skin import Say, SkinTraining
-from ai_engine.training.skin_calibrate import Fitted, choose, operating_point, settled
+from ai_engine.training.skin_calibrate import Fitted, choose, operating_point, settled, weights_for
 from ai_engine.training.skin_cases import SkinCase
 from ai_engine.training.skin_folds import groups_of
-from ai_engine.training.skin_package import Decided, SkinPackage, SkinWords, write_skin_package
+from ai_engine.training.skin_package import WITHIN, Decided, SkinPackage, SkinWords, write_skin_package
 from ai_engine.training.skin_trainer import HEADS
 
 SOURCE_POSITIVES = 25
 """From so many positives on, a source must reach the wanted sensitivity on its own."""
-CALIBRATION_POPULATION = "{n} held-back pictures, {malignant} of them positive, weighed to a share of {share}"
+CALIBRATION_POPULATION = "{n} held-back pictures, {positive} of them positive{weighed}"
+WEIGHED = ", weighed so that {share:.0%} of all are malignant"
 
 
 def decide(
@@ -59,7 +60,7 @@ def decide(
     sensitivity
         What share of the positives the threshold must find, overall and in every source with enough of them.
     share
-        Share of positives that the probabilities shall be right for; None: that of the pictures.
+        Share of malignant pictures that all probabilities shall be right for; None: that of the pictures.
     data
         What the pictures are, in words.
 
@@ -68,20 +69,22 @@ def decide(
     TrainingDataError
         If an output has no positive or no negative picture.
     """
-    groups = groups_of(cases)
+    groups, weights = groups_of(cases), weights_for(truth_of(cases, HEADS[0]), share)
+    said: dict[str, npt.NDArray[np.float64]] = {}
     decided: dict[str, Decided] = {}
     ways: dict[str, Fitted] = {}
     for key in HEADS:
         truth, given = truth_of(cases, key), np.asarray(logits[key], dtype=np.float64)
         if truth.all() or not truth.any():
             raise TrainingDataError(f"output {key}: positive and negative held-back pictures were expected")
-        population = CALIBRATION_POPULATION.format(
-            n=len(truth), malignant=int(truth.sum()), share="theirs" if share is None else f"{share:.0%}"
-        )
-        fitted = choose(given, truth, groups, f"{data}: {population}", share=share)
-        said = np.array([fitted.calibration.probability(float(value)) for value in given])
-        threshold = settled(said, _threshold(cases, truth, said, sensitivity))
-        point, _ = operating_point(truth, said, threshold, groups, data)
+        weighed = "" if share is None else WEIGHED.format(share=share)
+        population = CALIBRATION_POPULATION.format(n=len(truth), positive=int(truth.sum()), weighed=weighed)
+        fitted = choose(given, truth, groups, f"{data}: {population}", weights=weights)
+        said[key] = np.array([fitted.calibration.probability(float(value)) for value in given])
+        if key in WITHIN:
+            said[key] = np.minimum(said[key], said[WITHIN[key]])
+        threshold = settled(said[key], _threshold(cases, truth, said[key], sensitivity))
+        point, _ = operating_point(truth, said[key], threshold, groups, data)
         decided[key], ways[key] = Decided(threshold, fitted.calibration, point.model_dump(mode="json")), fitted
     return decided, ways
 

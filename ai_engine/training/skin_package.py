@@ -34,6 +34,8 @@ CODES: Mapping[str, dict[str, str]] = {
         "meaning": "Model-estimated probability of melanoma",
     },
 }
+WITHIN: Mapping[str, str] = {"melanoma": "malignant"}
+"""What implies what: a melanoma is malignant, so its probability is never said to be higher."""
 MEANINGS: Mapping[str, str] = {
     "malignant": "How often pictures that the model answers so showed melanoma, basal cell carcinoma, actinic "
     "keratosis or Bowen disease in the data it was calibrated on.",
@@ -60,6 +62,8 @@ class SkinWords:
         "Pictures were squeezed to 256 x 256 pixels and compressed: finer texture was never seen.",
         "A low probability does not exclude malignancy: some malignant lesions are missed at every threshold.",
         "It sees one picture: no history, no change over time, no touch, no other lesions of the patient.",
+        "The probability of melanoma is never above that of malignancy: where its own output says more, it is lowered "
+        "to it. Their thresholds were chosen apart, so one may lie at or above its threshold and the other below.",
     )
     meanings: Mapping[str, str] = field(default_factory=lambda: dict(MEANINGS))
     """What each output's number is about."""
@@ -114,6 +118,7 @@ def skin_description(
             "threshold": decided.threshold,
             "calibration": decided.calibration.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
             "meaning": words.meanings[key],
+            **({"within": WITHIN[key]} if key in WITHIN else {}),
         }
         if decided.operating_point is not None:
             entry["operating_point"] = dict(decided.operating_point)

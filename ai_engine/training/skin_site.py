@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ai_engine.backends import NetworkOptions
 from ai_engine.evaluation.skin_scores import threshold_for
 from ai_engine.evaluation.skin_study import answer_pictures, truth_of
 from ai_engine.packages import ModelPackage
+from ai_engine.packages.classification import Calibration, Output
 from ai_engine.packages.site import SiteOutput, SiteOverride
 from ai_engine.runners.classifier import ClassifierRunner
 from ai_engine.training.cases import TrainingDataError
 from ai_engine.training.skin import Say
-from ai_engine.training.skin_calibrate import Method, choose, operating_point, settled
+from ai_engine.training.skin_calibrate import Method, choose, operating_point, settled, weights_for
 from ai_engine.training.skin_cases import SkinCase
 from ai_engine.training.skin_folds import groups_of
 
@@ -52,11 +54,13 @@ def site_override(
     """
     description = package.classification
     logits = answer_pictures(ClassifierRunner(package, NetworkOptions(device="cpu")), cases, folder, say)
-    groups = groups_of(cases)
+    groups, weights = groups_of(cases), weights_for(truth_of(cases, description.deciding.key), share)
+    said: dict[str, npt.NDArray[np.float64]] = {}
     outputs: dict[str, SiteOutput] = {}
     told: dict[str, Any] = {}
     for output in description.outputs:
         truth, given = truth_of(cases, output.key), logits[output.key]
+        said[output.key] = _said(output, output.calibration, given, said)
         fewer = min(int(truth.sum()), int((~truth).sum()))
         if fewer < LEAST:
             told[output.key] = f"unchanged: {LEAST} positive and negative pictures are needed, {fewer} found"
@@ -64,11 +68,10 @@ def site_override(
         calibration = None
         if fewer >= ENOUGH:
             methods: tuple[Method, ...] = ("temperature", "platt")
-            calibration = choose(given, truth, groups, population, share=share, methods=methods).calibration
-        used = calibration or output.calibration
-        said = np.array([used.probability(float(value)) for value in given])
-        threshold = settled(said, threshold_for(truth, said, sensitivity))
-        point, figures = operating_point(truth, said, threshold, groups, population)
+            calibration = choose(given, truth, groups, population, weights=weights, methods=methods).calibration
+            said[output.key] = _said(output, calibration, given, said)
+        threshold = settled(said[output.key], threshold_for(truth, said[output.key], sensitivity))
+        point, figures = operating_point(truth, said[output.key], threshold, groups, population)
         outputs[output.key] = SiteOutput(threshold=threshold, calibration=calibration, operating_point=point)
         told[output.key] = (
             f"threshold {threshold:.4f} (package {output.threshold:.4f}), calibration "
@@ -88,3 +91,11 @@ def site_override(
         ),
         told,
     )
+
+
+def _said(
+    output: Output, calibration: Calibration, logits: npt.NDArray[np.float64], above: Mapping[str, Any]
+) -> npt.NDArray[np.float64]:
+    """Probabilities of one output as `Classification.probabilities` gives them, under this calibration."""
+    own = np.array([calibration.probability(float(value)) for value in logits])
+    return own if output.within is None else np.minimum(own, above[output.within])

@@ -91,3 +91,26 @@ def test_train_interrupt_resume_package_evaluate_calibrate(tmp_path: Path, monke
     override, _ = read_override(site)
     assert override.digest_sha256 == load_package(folder).digest_sha256
     assert override.outputs["malignant"].operating_point.sensitivity >= 0.9
+
+    before = load_package(folder)
+    words = ["--words", "drawn lesions, again", "--part", "all", "--views", "8"]
+    again = cli.invoke(app, ["train", "decide", "--package", str(folder), "--data", str(table), *words])
+    assert again.exit_code == 0, again.output
+    after = load_package(folder)
+    assert after.digest_sha256 != before.digest_sha256 and after.digest_sha256 in again.stderr
+    assert len(after.classification.network.views) == 8
+    assert after.files["weights.safetensors"] == before.files["weights.safetensors"]
+    malignant, melanoma = after.classification.outputs
+    assert melanoma.within == "malignant"
+    assert malignant.operating_point is not None and malignant.operating_point.data == "drawn lesions, again"
+    card = (folder / "CARD.md").read_text()
+    assert card.count("evaluation: begin") == 1 and "drawn lesions, again: 48 pictures" in card
+    assert "## What it was trained on" in card
+    verified = cli.invoke(
+        app, ["models", "verify", "--run", "mini"], env={"AI_NODE__ENGINE__MODELS": str(work / "package")}
+    )
+    assert verified.exit_code == 0, verified.output
+    lost = cli.invoke(
+        app, ["train", "decide", "--package", str(folder), "--data", str(table), *words, "--source", "none"]
+    )
+    assert lost.exit_code == 2 and load_package(folder).digest_sha256 == after.digest_sha256

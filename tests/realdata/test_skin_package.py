@@ -87,3 +87,23 @@ def test_another_jpeg_encoding_hardly_moves_it(runner: ClassifierRunner, picture
         Image.fromarray(picture).save(stream, "JPEG", quality=90)
         again.append(pixels_of(stream.getvalue(), "a picture"))
     assert np.abs(probabilities(runner, again) - probabilities(runner, pictures)).max() < REENCODED_BOUND
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_melanoma_is_never_said_to_be_likelier_than_malignancy(name: str, pictures: list[np.ndarray]) -> None:
+    """A melanoma is malignant: a reader who sees it the other way round believes neither number."""
+    runner = ClassifierRunner(load_package(find_package(MODELS, name)), NetworkOptions(device="cpu", threads=1))
+    said = [runner.description.probabilities(scores.logits) for scores in runner.run(pictures)]
+    assert all(one["melanoma"] <= one["malignant"] for one in said)
+    assert any(one["melanoma"] < one["malignant"] for one in said)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_states_nothing_of_one_class_that_needs_two(name: str) -> None:
+    """Of pictures that are all malignant, or all benign, there is no precision and no calibration error."""
+    rows = [line.strip("|").split("|") for line in (find_package(MODELS, name) / "CARD.md").read_text().splitlines()]
+    groups = [[cell.strip() for cell in row] for row in rows if len(row) == 8 and row[1].strip().isdigit()]
+    assert len(groups) > 20
+    for _, count, positive, *_, precision, error in groups:
+        if positive in ("0", count):
+            assert (precision, error) == ("-", "-")

@@ -49,6 +49,8 @@ def test_a_description_that_contradicts_itself_is_refused() -> None:
         {"self_test": {"file": "self_test.safetensors", "logits": {"malignant": 1.0}}},
         {"outputs": [{**outputs[0], "calibration": {"method": "platt", "scale": 1.0}}]},
         {"outputs": [{**outputs[0], "calibration": {"method": "temperature", "temperature": 2.0}}]},
+        {"outputs": [{**outputs[0], "within": "melanoma"}, outputs[1]]},
+        {"outputs": [outputs[0], {**outputs[1], "within": "melanoma"}]},
     ):
         with pytest.raises(DescriptionError):
             _parsed(**changes)
@@ -69,3 +71,14 @@ def test_calibrations() -> None:
     )
     assert warm.probability(-5000.0) == 0.0
     assert warm.probability(5000.0) == 1.0
+
+
+def test_what_implies_another_is_never_likelier() -> None:
+    outputs = tiny_classifier_description()["outputs"]
+    free = _parsed()
+    bound = _parsed(outputs=[outputs[0], {**outputs[1], "within": "malignant"}])
+    for logits in ({"malignant": -1.0, "melanoma": 2.0}, {"malignant": 2.0, "melanoma": -1.0}):
+        said, own = bound.probabilities(logits), free.probabilities(logits)
+        assert said["malignant"] == own["malignant"], "what decides stays as it was calibrated"
+        assert said["melanoma"] == min(own.values())
+
