@@ -20,8 +20,9 @@ from ai_engine.faults import ChildTimeout, MemoryExceeded
 from ai_engine.faults import Unwanted as EngineUnwanted
 from ai_engine.findings import Findings
 from ai_engine.host import MAX_PICTURES, HostSettings, ModelHost
-from ai_engine.packages import Classification, find_package, load_package
+from ai_engine.packages import Classification, DescriptionError, find_package, load_package
 from ai_engine.packages.schema import AnyDescription
+from ai_engine.packages.site import read_override, with_override
 from ai_engine.pictures import InputPicture, PictureAnswer
 from ai_engine.prediction import EngineSettings, InputVolume
 from dicom_node.record import Database, digest
@@ -66,8 +67,8 @@ def check_models(settings: Settings, routes: RouteBook, database: Database) -> N
     Raises
     ------
     Refused
-        With the name of the model that is missing or not as its manifest or its alias says, or of the route whose role
-        sets it does not read.
+        With the name of the model that is missing or not as its manifest or its alias says, of the route whose role
+        sets it does not read, or of the model whose site override was made for another package.
     """
     with database.read() as connection:
         wanted = [(route, in_force(connection, route.model)) for route in routes.routes if route.enabled]
@@ -79,6 +80,25 @@ def check_models(settings: Settings, routes: RouteBook, database: Database) -> N
                 package = load_package(folder, pinned_sha256=digest_sha256, weights=False)
                 reads[reference, digest_sha256] = roles_of(package.description)
             _check_roles(route, reference, reads[reference, digest_sha256], settings.routes.name)
+    for name, path in settings.engine.site_overrides.items():
+        _check_override(settings, database, name, path)
+
+
+def _check_override(settings: Settings, database: Database, name: str, path: Path) -> None:
+    """Refuse a site's thresholds that were not made for the very package that answers under this name."""
+    with database.read() as connection:
+        versions = in_force(connection, name)
+    for reference, digest_sha256 in versions.items():
+        folder = find_package(settings.engine.models, reference)
+        package = load_package(folder, pinned_sha256=digest_sha256, weights=False)
+        try:
+            with_override(package.classification, package.digest_sha256, read_override(path)[0])
+        except DescriptionError as error:
+            raise Refused(
+                RefusalCode.MODEL_UNTRUSTED,
+                expected=f"engine.site_overrides: a file for {name} that was made with {package.reference}",
+                found=str(error)[:1000],
+            ) from None
 
 
 def _check_roles(route: Route, reference: str, reads: Sequence[frozenset[str]], file: str) -> None:
