@@ -9,8 +9,9 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
-from portal import administration, api, docs, health, luna, operation, viewer
+from portal import administration, api, cases, docs, health, luna, operation, viewer
 from portal.api import analyses as api_analyses
+from portal.api import outcomes
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
 from portal.pages import account, analyse, analyses, assets, install, navigation, troubles, trust
 from portal.problems import STATUS, plain, refused
@@ -57,10 +58,13 @@ def create_app(services: PortalServices) -> FastAPI:
     if services.luna is not None:
         app.include_router(luna.router(services, services.luna))
     if services.people is not None:
-        app.include_router(account.router(services.people))
+        app.include_router(account.router(services, services.people))
     if services.analyses is not None:
         app.include_router(analyse.router(services.analyses, services.predictions))
         app.include_router(analyses.router(services, services.analyses))
+    if services.reviews is not None:
+        app.include_router(outcomes.router(services.reviews))
+        app.include_router(cases.router(services, services.reviews))
     if services.trust is not None:
         app.include_router(trust.router(services.trust))
     if services.viewer is not None:

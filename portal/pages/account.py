@@ -19,6 +19,7 @@ from portal.gate import OPEN, permission
 from portal.pages.forms import fields_of
 from portal.pages.language import LANGUAGES
 from portal.pages.render import LANGUAGE_COOKIE, page, translator
+from portal.services import PortalServices
 from portal.sessions import person_of
 
 SELF = permission("account:self")
@@ -28,13 +29,14 @@ _A_YEAR_S = 365 * 86_400
 _SAID = {"saved": "account.saved", "ended": "account.ended", "password": "account.password_changed"}
 
 
-def router(people: People) -> APIRouter:
+def router(services: PortalServices, people: People) -> APIRouter:
     """``/sign-in``, ``/sign-out``, ``/new-password``, ``/account``."""
-    return _Account(people).routes()
+    return _Account(services, people).routes()
 
 
 class _Account:
-    def __init__(self, people: People) -> None:
+    def __init__(self, services: PortalServices, people: People) -> None:
+        self._services = services
         self._people = people
 
     def routes(self) -> APIRouter:
@@ -182,8 +184,12 @@ class _Account:
         roles = sorted(role.value for role in person.roles)
         return page(
             request, "account.html", status=status, said=said, error=error, sessions=told, roles=roles,
-            sites=sorted(person.sites),
+            sites=await run_in_threadpool(self._sites_of, person),
         )  # fmt: skip
+
+    def _sites_of(self, person: Person) -> list[str]:
+        desk = self._services.analyses
+        return sorted(person.sites) if desk is None else [str(site["title"]) for site in desk.sites_of(person)]
 
 
 def device_name(agent: str) -> str:

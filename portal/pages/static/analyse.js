@@ -27,6 +27,7 @@
   const showTypes = () => {
     const site = byId("site").value;
     types.replaceChildren(...everyType.filter((one) => one.dataset.site === site));
+    types.selectedIndex = 0;
     types.closest(".field").hidden = types.options.length < 2;
   };
   const forget = () => { who.replaceChildren(); complain("patient_id-error", ""); };
@@ -133,6 +134,8 @@
       try {
         await photograph.take(file, Number(form.dataset.maxBytes));
         show("preview", true);
+        byId("pickers").classList.add("again");
+        for (const label of byId("pickers").children) label.classList.remove("primary", "large");
         byId("photo-go").disabled = false;
       } catch (error) {
         complain("photo-error", `photo-${["heic", "large"].includes(error.message) ? error.message : "unreadable"}`);
@@ -190,6 +193,7 @@
 
   let kept = "";
   const state = (name) => {
+    byId("sending-title").textContent = { going: told.sending, refused: told.sendingRefused }[name] || told.sendingKept;
     show("progress", name === "going");
     show("kept-said", name === "kept");
     show("sign-in-said", name === "sign-in");

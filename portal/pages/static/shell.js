@@ -2,7 +2,7 @@
 "use strict";
 
 const line = document.getElementById("line");
-const sayLine = () => { line.hidden = navigator.onLine; };
+const sayLine = () => { if (line) line.hidden = navigator.onLine; };
 window.addEventListener("online", sayLine);
 window.addEventListener("offline", sayLine);
 sayLine();
@@ -65,5 +65,14 @@ if (luna.queue && document.body.dataset.user) {
   window.addEventListener("online", online);
   if (navigator.onLine) online();
 }
+
+// The page for times without a line, in the reader's language.
+const keepOffline = async () => {
+  const cache = await caches.open("pages"), wanted = `/offline?language=${document.documentElement.lang}`;
+  if (await cache.match(wanted)) return;
+  await cache.delete("/offline", { ignoreSearch: true });
+  await cache.add(new Request(wanted, { credentials: "omit" }));
+};
+if ("caches" in window && document.body.dataset.user) keepOffline().catch(() => {});
 
 if ("serviceWorker" in navigator) navigator.serviceWorker.register("/worker.js", { scope: "/" }).catch(() => {});

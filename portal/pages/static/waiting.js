@@ -32,7 +32,7 @@
       });
       return row;
     }));
-    said.textContent = others ? box.dataset.ofOthers.replace("%", others) : "";
+    said.textContent = others ? (owner() ? box.dataset.ofOthers : box.dataset.onPhone).replace("%", others) : "";
     document.getElementById("send-now").hidden = !mine.some((one) => one.state === "waiting");
   };
   document.addEventListener("luna:uploads", ({ detail }) => {

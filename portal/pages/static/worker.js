@@ -43,7 +43,12 @@ async function page(request, path) {
     return await (path === "/analyse" ? Promise.race([fetch(request), tooLate()]) : fetch(request));
   } catch {
     const kept = path === "/analyse" ? await (await caches.open(PAGES)).match("/analyse") : undefined;
-    return kept || (await (await caches.open(SHELL)).match("/offline", { ignoreSearch: true })) || Response.error();
+    if (kept) return kept;
+    for (const name of [PAGES, SHELL]) {
+      const found = await (await caches.open(name)).match("/offline", { ignoreSearch: true });
+      if (found) return found;
+    }
+    return Response.error();
   }
 }
 
