@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ai_engine.evaluation.skin_outcomes import Answered, audited
+from ai_engine.evaluation.skin_outcomes import Answered, Compared, audited, disagreement
 from ai_engine.findings import Findings, Observation, findings_from_json
 from dicom_node import files
 from dicom_node.record import Database, outcomes, runs
 from dicom_node.record.outcomes import Followed, Outcome
+
+ABOVE = "AI-OP-ABOVE"
+"""Code of an output at or above its threshold, as the engine writes it."""
 
 Version = tuple[str, str, str, tuple[tuple[str, float], ...]]
 """name@version, digest of the package, digest of the site's override or nothing, thresholds by output."""
@@ -67,7 +70,15 @@ def _told(version: Version, answers: Sequence[tuple[Followed, Findings]]) -> dic
         "site_override_sha256": override or None,
         "answered": len(answers),
         "outputs": {key: audited(given) for key, given in outputs.items()},
+        "disagreement": disagreement([_compared(row, findings) for row, findings in answers]),
     }
+
+
+def _compared(row: Followed, findings: Findings) -> Compared:
+    """As the page compared them before the doctor: any output at or above its threshold speaks for malignant."""
+    is_above = any(one.category is not None and one.category.value == ABOVE for one in findings.observations)
+    is_malignant = None if row.outcome is None else row.outcome.malignant
+    return Compared(str(row.analysis["impression"]), is_above, is_malignant, _patient(row.analysis))
 
 
 def _malignant(outcome: Outcome) -> bool:
@@ -89,7 +100,6 @@ def _answered(row: Followed, observation: Observation) -> Answered:
         probability=first.value / scale,
         threshold=(observation.threshold or 0.0) / scale,
         truth=None if row.outcome is None else TRUTHS[observation.key](row.outcome),
-        impression=str(row.analysis["impression"]),
         patient=_patient(row.analysis),
     )
 

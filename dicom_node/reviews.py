@@ -8,28 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
 from dicom_node import outcome_table
-from dicom_node.record import Database, analyses, outcomes, reviews
+from dicom_node.analyses import Analyses
+from dicom_node.analysis_results import COMPLETED, AnalysisResult
+from dicom_node.permissions import Person
+from dicom_node.record import Database, analyses, audit, outcomes, reviews
 from dicom_node.record.outcomes import Outcome, OutcomeRefused, Source
-
-if TYPE_CHECKING:
-    from dicom_node.analyses import AnalysisResult
 
 MOST_SHOWN = 500
 """Cases of one state on one page; the longest waiting ones."""
 
 Row = Mapping[str, Any]
-
-
-class Answers(Protocol):
-    """Whoever knows what came of analyses: `dicom_node.analyses.Analyses`."""
-
-    def results(self, rows: Sequence[Any]) -> list[AnalysisResult]:
-        """What came of each, in their order."""
 
 
 class Reviewer(Protocol):
@@ -71,7 +64,7 @@ class Case:
 
     @property
     def is_above(self) -> bool:
-        return self.result.malignant is not None and bool(self.result.malignant.is_above)
+        return any(one.is_above for one in self.result.outputs)
 
 
 @dataclass(frozen=True)
@@ -86,12 +79,14 @@ class Taken:
 class Reviews:
     """Cases of this installation."""
 
-    def __init__(self, database: Database, answers: Answers) -> None:
+    def __init__(self, database: Database, answers: Analyses) -> None:
         self._database = database
         self._answers = answers
 
     def cases(self, who: Reviewer, state: str) -> list[Case]:
-        """Cases of her sites that stand so: above the threshold first, then the longest waiting."""
+        """Cases of her sites that stand so: above the threshold first, then the longest waiting.  Audited."""
+        with self._database.write() as connection:
+            audit.append(connection, who.actor, "cases-listed", None, state=state)
         with self._database.read() as connection:
             rows = [dict(row) for row in reviews.cases(connection, who.sites, state, MOST_SHOWN)]
             known = outcomes.latest(connection, [row["id"] for row in rows])
@@ -117,6 +112,16 @@ class Reviews:
             known = outcomes.latest(connection, [row["id"]])
         (result,) = self._answers.results([row])
         return Case(row, result, replies, known.get(row["id"]))
+
+    def saw(self, who: Person, case: Case) -> None:
+        """Write down that somebody has looked at the result of a case, where it has one."""
+        if case.result.state == COMPLETED:
+            self._answers.saw_result(who, case.row)
+
+    def replies_of(self, analysis_id: int) -> list[Row]:
+        """What was replied about an analysis, oldest first: for whoever may see that analysis."""
+        with self._database.read() as connection:
+            return list(reviews.history(connection, analysis_id))
 
     def write(self, who: Reviewer, row: Row, state: str, *, seen: int, reply: str = "", action: str = "") -> None:
         """Reply, close, or open again.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dicom_node.people import People
     from dicom_node.permissions import Person
     from dicom_node.predictions import Predictions
+    from dicom_node.reviews import Reviews
     from portal.luna import LunaDesk
     from portal.pages.trust import Trust
     from portal.viewer import ViewerSettings
@@ -86,6 +87,8 @@ class PortalServices:
         The desk for accounts, sites, keys and the audit log; None: there is no /administration.
     operation
         The desk of whoever is on duty; None: there is no /operation.
+    reviews
+        The specialist's desk; None: there are no /cases.
     trust
         Certificates of the node and its authority, for the page that says how to trust them; None: there is no TLS.
     luna
@@ -108,6 +111,7 @@ class PortalServices:
     administration: Administration | None = None
     operation: Operation | None = None
     analyses: Analyses | None = None
+    reviews: Reviews | None = None
     luna: LunaDesk | None = None
     people: People | None = None
     verify_token: Callable[[str], Person | None] | None = None

@@ -48,8 +48,6 @@ class Answered:
         The operating threshold of that answer.
     truth
         Whether the lesion was what the output speaks of; None while nobody knows.
-    impression
-        What the doctor thought before she saw the answer: benign, unsure, suspicious, or nothing.
     patient
         Anything that is the same for lesions of one patient.
     """
@@ -57,12 +55,31 @@ class Answered:
     probability: float
     threshold: float
     truth: bool | None
-    impression: str = ""
     patient: str = ""
 
     @property
     def is_above(self) -> bool:
         return self.probability >= self.threshold
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a doctor thought before she saw the answer, and what she saw.
+
+    Attributes
+    ----------
+    impression
+        benign, unsure, suspicious, or nothing.
+    is_above
+        Whether any output was at or above its threshold.
+    is_malignant
+        None while nobody knows.
+    """
+
+    impression: str
+    is_above: bool
+    is_malignant: bool | None
+    patient: str = ""
 
 
 def disagrees(impression: str, is_above: bool) -> bool:
@@ -101,8 +118,24 @@ def audited(answers: Sequence[Answered]) -> dict[str, Any]:
         "sensitivity": share_of(flagged[truth], groups[truth], "malignant lesions"),
         "specificity": share_of(~flagged[~truth], groups[~truth], "benign lesions"),
         "calibration": _calibration(truth, said, groups),
-        "disagreement": _disagreement(known, groups),
     }
+
+
+def disagreement(compared: Sequence[Compared]) -> dict[str, Any]:
+    """How often the lesion was malignant where doctor and model said opposite things."""
+    known = [one for one in compared if one.is_malignant is not None]
+    groups = _groups(known)
+    ill = np.array([bool(one.is_malignant) for one in known], dtype=bool)
+    found: dict[str, Any] = {"with_impression": sum(bool(one.impression) for one in compared)}
+    for name, impression in (("flagged_against_benign", "benign"), ("unflagged_against_suspicious", "suspicious")):
+        here = np.array([one.impression == impression and disagrees(impression, one.is_above) for one in known], bool)
+        found[name] = {
+            "answered": sum(one.impression == impression and disagrees(impression, one.is_above) for one in compared),
+            "followed": int(here.sum()),
+            "malignant": int(ill[here].sum()),
+            "yield": share_of(ill[here], groups[here], "lesions on which they disagreed"),
+        }
+    return found
 
 
 def share_of(hits: Truth, groups: npt.NDArray[np.int64], of_what: str) -> dict[str, Any]:
@@ -149,22 +182,7 @@ def _calibration(truth: Truth, said: Floats, groups: npt.NDArray[np.int64]) -> d
     }
 
 
-def _disagreement(known: Sequence[Answered], groups: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """How often the lesion was malignant where doctor and model said opposite things."""
-    asked = [answer for answer in known if answer.impression]
-    found: dict[str, Any] = {"with_impression": len(asked)}
-    for name, impression in (("flagged_against_benign", "benign"), ("unflagged_against_suspicious", "suspicious")):
-        here = np.array([a.impression == impression and disagrees(impression, a.is_above) for a in known], dtype=bool)
-        ill = np.array([bool(answer.truth) for answer in known], dtype=bool)[here]
-        found[name] = {
-            "followed": len(ill),
-            "malignant": int(ill.sum()),
-            "yield": share_of(ill, groups[here], "lesions on which they disagreed"),
-        }
-    return found
-
-
-def _groups(known: Sequence[Answered]) -> npt.NDArray[np.int64]:
+def _groups(known: Sequence[Answered | Compared]) -> npt.NDArray[np.int64]:
     """A number for each patient; a lesion of nobody known stands for itself."""
     numbers: dict[str, int] = {}
     names = [answer.patient or f"\0{place}" for place, answer in enumerate(known)]

@@ -12,8 +12,8 @@ from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, out, setti
 from dicom_node.cli.operate import record
 
 _DISAGREEMENTS = {
-    "flagged_against_benign": "doctor benign, model at or above its threshold",
-    "unflagged_against_suspicious": "doctor suspicious, model below its threshold",
+    "flagged_against_benign": "doctor benign, model at or above a threshold",
+    "unflagged_against_suspicious": "doctor suspicious, model below every threshold",
 }
 
 
@@ -70,9 +70,9 @@ def _version_lines(version: Mapping[str, Any]) -> list[str]:
             f"    specificity: {_share(told['specificity'])}",
             f"    calibration: {_calibration(told['calibration'])}",
         ]
-        for name, words in _DISAGREEMENTS.items():
-            one = told["disagreement"][name]
-            lines.append(f"    {words}: {one['malignant']} of {one['followed']} {key}; yield {_share(one['yield'])}")
+    for name, words in _DISAGREEMENTS.items():
+        one = version["disagreement"][name]
+        lines.append(f"  {words}: {one['malignant']} of {one['followed']} malignant; yield {_share(one['yield'])}")
     return lines
 
 

@@ -35,6 +35,7 @@ from dicom_node.record import (
     views,
 )
 from dicom_node.refusals import RefusalCode
+from dicom_node.reviews import Reviews
 from dicom_node.settings import LOOPBACK, Settings, read_secret
 from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.tls import ServerSide, first_certificate
@@ -115,6 +116,7 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         administration=Administration(settings, database, people),
         operation=Operation(settings, database, put),
         analyses=analyses,
+        reviews=Reviews(database, analyses),
         luna=luna,
         people=people,
         verify_token=luna.person_of,

@@ -95,12 +95,12 @@ class _Pages:
             entries = []
             for row, result in zip(rows, self._desk.results(rows), strict=True):
                 patient = patient_of(row["patient"])
-                nobody = f"{words('analyse.without_identity')} · {row['pseudonym']}"
                 entries.append(
                     {
                         "id": row["public_id"],
                         "created_at": row["created_at"],
-                        "who": patient["shown"] or patient["id"] or nobody,
+                        "who": patient["shown"] or patient["id"] or words("analyse.without_identity"),
+                        "pseudonym": row["pseudonym"] or "",
                         "place": place_of(row, words),
                         "description": row["description"][:120],
                         "state": result.state,
@@ -151,7 +151,13 @@ class _Pages:
             said=said,
             error=error,
             may_withdraw=is_own and result.state != WITHDRAWN and person.may("analysis:make"),
+            replies=await self._replies(row),
         )
+
+    async def _replies(self, row: RowMapping) -> Sequence[Mapping[str, Any]]:
+        """What specialists said of it."""
+        desk = self._services.reviews
+        return [] if desk is None else await run_in_threadpool(desk.replies_of, row["id"])
 
     async def _note(self, request: Request, row: RowMapping, state: str) -> None:
         if state == COMPLETED:

@@ -110,8 +110,8 @@ def test_a_model_is_audited_on_what_became_of_the_lesions(clinic: Clinic) -> Non
     assert malignant["sensitivity"]["value"] == pytest.approx(31 / 34)
     assert malignant["specificity"]["value"] == pytest.approx(30 / 40)
     assert "too_few" in malignant["calibration"]
-    assert malignant["disagreement"]["flagged_against_benign"]["yield"]["value"] == 1.0
-    assert malignant["disagreement"]["unflagged_against_suspicious"]["malignant"] == 3
+    assert first["disagreement"]["flagged_against_benign"]["yield"]["value"] == 1.0
+    assert first["disagreement"]["unflagged_against_suspicious"]["malignant"] == 3
     assert first["outputs"]["melanoma"]["positive"] == 3, "a carcinoma is no melanoma"
     assert "too_few" in second["outputs"]["malignant"]["sensitivity"]
 
@@ -149,7 +149,7 @@ def test_the_command_says_the_same_in_words_and_refuses_a_name_that_nothing_has(
     assert code == 0, text
     assert "sensitivity: 0.912" in text
     assert "calibration: too few: 34 lesions of each kind" in text
-    assert "doctor benign, model at or above its threshold: 31 of 31" in text
+    assert "doctor benign, model at or above a threshold: 31 of 31" in text
     code, text = call("skin-lesion", "--since", "2026-01-01", "--json")
     assert json.loads(text)["with_outcome"] == 76
     assert call("skin-leson", "--since", "2026-01-01")[0] == 3

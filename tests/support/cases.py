@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from ai_engine.classification import ABOVE, BELOW
 from ai_engine.findings import Code, Findings, Measurement, ModelIdentity, Observation
 from dicom_node import files
 from dicom_node.record import Database, tables
@@ -80,6 +81,6 @@ def said(malignant: float, melanoma: float = 0.01, *, version: str = "1.0.0", th
 
 def _observed(key: str, value: float, threshold: float) -> Observation:
     name = Code(key.upper(), "99AINODE", f"Model-estimated probability of {key}")
-    side = Code("ABOVE", "99AINODE", "At or above") if value >= threshold else Code("BELOW", "99AINODE", "Below")
+    side = ABOVE if value >= threshold else BELOW
     measured = (Measurement("probability", name, 100 * value, PERCENT),)
     return Observation(key, name, SKIN, SKIN, measured, side, 100 * threshold)

@@ -12,7 +12,9 @@ from ai_engine.evaluation.skin_outcomes import (
     LEAST_FOR_CALIBRATION,
     LEAST_FOR_SHARE,
     Answered,
+    Compared,
     audited,
+    disagreement,
     disagrees,
     share_of,
     wilson,
@@ -21,8 +23,12 @@ from ai_engine.evaluation.skin_outcomes import (
 pytestmark = pytest.mark.unit
 
 
-def answers(count: int, *, ill: bool | None, above: bool, impression: str = "", patient: str = "") -> list[Answered]:
-    return [Answered(0.8 if above else 0.1, 0.5, ill, impression, patient) for _ in range(count)]
+def answers(count: int, *, ill: bool | None, above: bool, patient: str = "") -> list[Answered]:
+    return [Answered(0.8 if above else 0.1, 0.5, ill, patient) for _ in range(count)]
+
+
+def compared(count: int, impression: str, *, above: bool, ill: bool | None) -> list[Compared]:
+    return [Compared(impression, above, ill) for _ in range(count)]
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (10, 10), (30, 30), (27, 30), (1, 200), (100, 200)])
@@ -100,19 +106,21 @@ def test_calibration_tells_said_against_seen() -> None:
 
 
 def test_the_yield_of_disagreement_is_what_was_malignant_where_they_disagreed() -> None:
-    told = audited(
+    told = disagreement(
         [
-            *answers(32, ill=False, above=True, impression="benign"),
-            *answers(8, ill=True, above=True, impression="benign"),
-            *answers(3, ill=True, above=False, impression="suspicious"),
-            *answers(20, ill=True, above=True, impression="suspicious"),
-            *answers(50, ill=False, above=True, impression="unsure"),
-            *answers(50, ill=False, above=True),
+            *compared(32, "benign", above=True, ill=False),
+            *compared(8, "benign", above=True, ill=True),
+            *compared(5, "benign", above=True, ill=None),
+            *compared(3, "suspicious", above=False, ill=True),
+            *compared(20, "suspicious", above=True, ill=True),
+            *compared(50, "unsure", above=True, ill=False),
+            *compared(50, "", above=True, ill=False),
         ]
-    )["disagreement"]
-    assert told["with_impression"] == 113
+    )
+    assert told["with_impression"] == 118
     against = told["flagged_against_benign"]
-    assert (against["followed"], against["malignant"], against["yield"]["value"]) == (40, 8, pytest.approx(0.2))
+    assert (against["answered"], against["followed"], against["malignant"]) == (45, 40, 8)
+    assert against["yield"]["value"] == pytest.approx(0.2)
     assert told["unflagged_against_suspicious"]["malignant"] == 3
     assert "too_few" in told["unflagged_against_suspicious"]["yield"]
 
