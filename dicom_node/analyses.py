@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, RowMapping
 
-from dicom_node import files
+from dicom_node import at_rest, files
 from dicom_node.analysis_asked import Asked, asked_before, check, check_words
 from dicom_node.analysis_patients import Patients, PatientSaid
 from dicom_node.analysis_results import FILES, AnalysisResult, result_of
@@ -61,6 +61,7 @@ class Analyses:
     def __init__(self, settings: Settings, database: Database, put: Callable[[Put], None]) -> None:
         self._settings, self._database, self._put = settings, database, put
         self.settings = settings.api
+        self.language = settings.node.language
         self._patients = Patients(settings, database)
         self.spool = photo_spool(settings)
 
@@ -184,12 +185,12 @@ class Analyses:
         """Whom she sent photographs of last, the newest first, each once: as `analyses.patient`, and the `site`."""
         with self._database.read() as connection:
             rows = analyses.of_user(connection, who.user_id)
-        found = {
-            (row["site"], row["patient"]["type"], row["patient"]["id"]): {**row["patient"], "site": row["site"]}
-            for row in reversed(rows)
-            if row["patient"] is not None and row["state"] != analyses.WITHDRAWN
-        }
-        return list(reversed(found.values()))[:limit]
+        found: dict[tuple[str, str, str], dict[str, str]] = {}
+        for row in rows:
+            if row["patient"] is not None and row["state"] != analyses.WITHDRAWN:
+                key = (row["site"], row["patient"]["type"], row["patient"]["id"])
+                found.setdefault(key, {**row["patient"], "site": row["site"]})
+        return list(found.values())[:limit]
 
     def sites_of(self, who: Person) -> list[dict[str, Any]]:
         """Her open sites: key, title, and how patients can be named there."""
@@ -215,6 +216,13 @@ class Analyses:
         """An analysis that she has asked for herself; None for others as for none."""
         row = self.of(who, public_id)
         return row if row is not None and row["user_id"] == who.user_id else None
+
+    def replaced_by(self, row: Row) -> str | None:
+        """The public id of the one that an analysis took the place of."""
+        if row["replaces_id"] is None:
+            return None
+        with self._database.read() as connection:
+            return str(analyses.by_id(connection, int(row["replaces_id"]))["public_id"])
 
     def list_of(
         self,
@@ -290,7 +298,7 @@ class Analyses:
             path = arrivals.stored_path(connection, row["sop_instance_uid"] or "")
         if path is None:
             return None
-        return Photo(*unwrap((self._settings.data.folder / path).read_bytes(), is_exact=is_exact))
+        return Photo(*unwrap(at_rest.read(self._settings.data.folder / path), is_exact=is_exact))
 
     def file(self, row: Row, name: str) -> tuple[str, bytes] | None:
         """Media type and bytes of a file of a completed analysis; names are looked up, never joined (I9)."""
@@ -365,7 +373,7 @@ class Analyses:
         path = self.spool.path(row["photo_sha256"])
         if row["photo_path"] is None or not path.is_file():
             raise Refused(RefusalCode.INPUT_EMPTY, "a photograph that is still kept", "none: it has to be taken again")
-        return Upload(row["photo_sha256"], path.stat().st_size), str(row["declared"]["claimed"])
+        return Upload(row["photo_sha256"], at_rest.size(path)), str(row["declared"]["claimed"])
 
 
 def _withdraw(connection: Connection, who: Person, row: RowMapping, reason: str) -> list[Put]:

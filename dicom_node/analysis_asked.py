@@ -27,7 +27,7 @@ class Asked:
     Attributes
     ----------
     upload
-        The photograph, kept in the desk's spool.
+        The photograph, kept in the desk's spool; left out where the desk knows which one is meant.
     claimed
         Media type that the sender names; empty where it names none.
     site
@@ -47,7 +47,7 @@ class Asked:
     """
 
     who: Person
-    upload: Upload
+    upload: Upload = Upload("", 0)
     claimed: str = ""
     site: str = ""
     patient: PatientSaid | None = None

@@ -14,6 +14,7 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from sqlalchemy import RowMapping
 
+from dicom_node import at_rest
 from dicom_node.predictions import MAX_BATCH, Asked, Predictions, UnknownModel
 from dicom_node.record import predictions as record
 from dicom_node.refusals import RefusalCode, Refused
@@ -22,9 +23,8 @@ from dicom_node.uploads import GivenFile
 from fhir_bridge.server import Access
 from portal.api import schemas
 from portal.api.answers import answer, refusal_problem
+from portal.api.callers import Callers
 from portal.api.fields import options_of, waits, warnings_of
-from portal.api.languages import negotiated
-from portal.api.limits import Buckets
 from portal.api.upload import Form, UploadLimits, take_form
 from portal.health import report
 from portal.problems import MEDIA_TYPE
@@ -46,14 +46,12 @@ class _Held:
     count: int = 0
 
 
-class Api:
+class Api(Callers):
     """The handlers, bound to what the portal was given."""
 
     def __init__(self, services: PortalServices, desk: Predictions) -> None:
-        self._services = services
+        super().__init__(services, desk.settings, desk.language)
         self._desk = desk
-        self._calls = (Buckets(desk.settings.requests_per_minute), Buckets(desk.settings.requests_per_minute))
-        self._images = (Buckets(desk.settings.images_per_minute), Buckets(desk.settings.images_per_minute))
         self._held = _Held()
         self._limiter = anyio.CapacityLimiter(16)
 
@@ -159,6 +157,9 @@ class Api:
             told = Access("read", "prediction-file", (str(row["public_id"]),), row["study_uid"] or "")
             await self._run(self._services.on_access, request, told)
         kept_name = f"segmentation-{row['public_id']}.nii.gz" if name == "mask.nii.gz" else name
+        if await self._run(at_rest.is_sealed, path):
+            told_name = {"Content-Disposition": f'attachment; filename="{kept_name}"'}
+            return Response(await self._run(at_rest.read, path), media_type=FILES[name], headers=told_name)
         return FileResponse(path, media_type=FILES[name], filename=kept_name)
 
     async def events(self, request: Request, id: str, after: str | None) -> Response:
@@ -259,50 +260,8 @@ class Api:
             "results": results,
         }
 
-    def language(self, request: Request) -> str:
-        """The language in which this caller is answered where the words exist in it."""
-        return negotiated(request.headers.get("accept-language"), self._desk.language)
-
     def _origin(self, request: Request) -> str:
         return self._services.settings.base_url.rstrip("/") or str(request.base_url).rstrip("/")
-
-    def pay_call(self, request: Request) -> None:
-        """Count one call.
-
-        Raises
-        ------
-        Slower
-        """
-        self._pay(request, self._calls, 1, "api")
-
-    def pay_image(self, request: Request) -> None:
-        """Count one image.
-
-        Raises
-        ------
-        Slower
-        """
-        self._pay(request, self._images, 1, "predict")
-
-    def _pay(self, request: Request, buckets: tuple[Buckets, Buckets], tokens: float, route: str) -> None:
-        if not tokens:
-            return
-        identity = request.state.identity
-        address = request.client.host if request.client else ""
-        waits = [buckets[1].take(address, tokens)]
-        if identity is not None:
-            waits.append(buckets[0].take(identity.prefix, tokens))
-        if max(waits):
-            self._services.metrics.count("rate_limited_total", route=route)
-            raise Slower(max(waits))
-
-
-class Slower(Exception):
-    """Too many calls: come back in so many seconds."""
-
-    def __init__(self, wait_s: float) -> None:
-        self.wait_s = wait_s
-        super().__init__("too many calls")
 
 
 def owner_of(request: Request) -> str:

@@ -12,16 +12,17 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal, TypeVar
+from functools import cache, partial
+from typing import Any, Literal, TypeVar, get_args
 
 import anyio
 import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
+from dicom_node import at_rest
 from dicom_node.photo import kind_of
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.spool import Part, Spool, Upload
@@ -35,6 +36,7 @@ _DATA_URI = re.compile(r"data:(image/[a-z0-9.+-]{1,32});base64,", re.IGNORECASE)
 _HEAD_BYTES = 4096
 
 Said = TypeVar("Said", bound="ImageBody")
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class PatientBody(BaseModel):
@@ -121,24 +123,38 @@ def check_kind(spool: Spool, upload: Upload, claimed: str) -> None:
     """
     if upload.size_bytes == 0:
         raise Refused(RefusalCode.INPUT_EMPTY, "a photograph", "an empty file")
-    with open(spool.path(upload.sha256), "rb") as file:
-        kind_of(file.read(_HEAD_BYTES), claimed)
+    with at_rest.Reader(spool.path(upload.sha256)) as file:
+        kind_of(file.pread(_HEAD_BYTES, 0), claimed)
 
 
 async def _take_multipart(request: Request, spool: Spool, max_bytes: int) -> PhotoForm:
-    form = await take_form(request, spool, UploadLimits(max_bytes, 1), fields=TEXT_FIELDS, files=FILE_FIELDS)
+    told, upload = await take_form_fields(request, spool, max_bytes, TEXT_FIELDS)
+    if "wait" in told:
+        told["wait"] = _truth(told["wait"])
+    return PhotoForm(upload, "", judged(PhotoBody, {**told, "image": "-"}))
+
+
+async def take_form_fields(
+    request: Request, spool: Spool, max_bytes: int, fields: frozenset[str]
+) -> tuple[dict[str, Any], Upload]:
+    """Take in a form with one photograph in its field `image` or `file`; `patient` is JSON.
+
+    Returns
+    -------
+    fields, upload
+        What the form says, and the file, which is durable in the spool.
+    """
+    form = await take_form(request, spool, UploadLimits(max_bytes, 1), fields=fields, files=FILE_FIELDS)
     if not form.files:
         raise Refused(RefusalCode.INPUT_EMPTY, "one photograph in the field `image` or `file`", "none")
     told: dict[str, Any] = dict(form.fields)
     if "patient" in told:
         told["patient"] = parsed(told["patient"].encode()) if told["patient"] else None
-    if "wait" in told:
-        told["wait"] = _truth(told["wait"])
-    return PhotoForm(form.files[0].upload, "", _judged({**told, "image": "-"}))
+    return told, form.files[0].upload
 
 
 async def _take_json(request: Request, spool: Spool, max_bytes: int) -> PhotoForm:
-    said, claimed, upload = await take_json(request, spool, max_bytes, _judged)
+    said, claimed, upload = await take_json(request, spool, max_bytes, partial(judged, PhotoBody))
     return PhotoForm(upload, claimed, said)
 
 
@@ -179,7 +195,7 @@ def _limiter() -> anyio.CapacityLimiter:
 def _from_json(arrived: Part, spool: Spool, judge: Callable[[dict[str, Any]], Said]) -> tuple[Said, str, Upload]:
     path, _ = arrived.close()
     try:
-        told = parsed(path.read_bytes())
+        told = parsed(at_rest.read(path))
     finally:
         path.unlink(missing_ok=True)
     if not isinstance(told, dict):
@@ -227,21 +243,29 @@ def decoded(text: str) -> tuple[str, bytes]:
     return claimed, data
 
 
-def _judged(told: Mapping[str, Any]) -> PhotoBody:
+def judged(model: type[Body], told: Mapping[str, Any]) -> Body:
+    """A body as its model describes it.
+
+    Raises
+    ------
+    Refused
+        ``validation``: with the name of a field that is one of ours; what a caller made up is never repeated.
+    """
     try:
-        return PhotoBody.model_validate(told)
+        return model.model_validate(told)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        known = ", ".join(sorted(PhotoBody.model_fields))
-        where = _named(first["loc"])
-        raise Refused(RefusalCode.VALIDATION, f"{where}: {first['msg']}" if where else f"fields among: {known}",
-                      "something else") from None  # fmt: skip
+        place = [str(part) for part in first["loc"]]
+        where = ".".join(place) if place and set(place) <= _names(model) else ""
+        expected = f"{where}: {first['msg']}" if where else f"fields among: {', '.join(sorted(model.model_fields))}"
+        raise Refused(RefusalCode.VALIDATION, expected, "something else") from None
 
 
-def _named(place: Sequence[int | str]) -> str:
-    """The field of an error, where it is one of ours: what a caller made up is never repeated."""
-    known = {*PhotoBody.model_fields, *PatientBody.model_fields}
-    return ".".join(str(part) for part in place) if place and all(part in known for part in place) else ""
+def _names(model: type[BaseModel]) -> set[str]:
+    """The names of a body's fields, and of those of the bodies in it."""
+    inner = [one for field in model.model_fields.values() for one in get_args(field.annotation)]
+    bodies = [one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)]
+    return {*model.model_fields, *(name for body in bodies for name in _names(body))}
 
 
 def parsed(raw: bytes) -> Any:

@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
 
-from dicom_node.predictions import Predictions, UnknownModel
-from dicom_node.refusals import Refused
+from dicom_node.predictions import Predictions
 from dicom_node.stages.prediction_words import FILES
 from portal.api import schemas
-from portal.api.answers import refusal_problem
-from portal.api.handlers import Api, Slower
-from portal.api.limits import retry_after
+from portal.api.guard import Handler, guarded
 from portal.api.photo_schemas import PHOTO_BODY, PhotoAnswer
 from portal.api.photos import MODEL, PhotoApi
-from portal.api.upload import drain
 from portal.gate import permission
-from portal.problems import MEDIA_TYPE, plain
 from portal.services import PortalServices
 
 SCOPE = "predict:run"
 _Id = Path(pattern="^[0-9a-f]{32}$")
-
-Handler = Callable[..., Awaitable[Response]]
-
-
-def _guarded(api: Api, services: PortalServices, handler: Handler) -> Handler:
-    """A handler whose refusals are problems with what was expected and found, and whose callers are counted."""
-
-    @functools.wraps(handler)
-    async def guarded(*args: Any, **named: Any) -> Response:
-        request: Request = named["request"]
-        correlation = str(request.state.correlation)
-        try:
-            api.pay_call(request)
-            return await handler(*args, **named)
-        except Slower as slower:
-            status, body = refusal_problem({"code": "too-busy"}, correlation, api.language(request))
-            headers = {"Retry-After": retry_after(slower.wait_s)}
-        except Refused as refused:
-            told = refused.refusal
-            services.metrics.count("refusals_total", reason=told.code.value, channel="http")
-            status, body = refusal_problem(told.to_json(), correlation, api.language(request))
-            headers = {"Retry-After": "30"} if status in (429, 503) else {}
-        except UnknownModel:
-            await drain(request)
-            return plain(404, correlation)
-        except ClientDisconnect:
-            return plain(400, correlation)
-        await drain(request)
-        return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
-
-    return guarded
 
 
 def router(services: PortalServices, desk: Predictions) -> APIRouter:
@@ -124,7 +84,7 @@ def router(services: PortalServices, desk: Predictions) -> APIRouter:
         scope = extra.pop("scope", SCOPE)
         made.add_api_route(
             path,
-            _guarded(api, services, handler),
+            guarded(api, services, handler),
             methods=[method],
             responses=responses,
             openapi_extra={**permission(scope), **extra},

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from dicom_node.analysis_results import AnalysisResult
 from dicom_node.permissions import Person
 from dicom_node.refusals import RefusalCode, Refused
-from portal.api.handlers import Slower
+from portal.api.callers import Slower
 from portal.api.languages import negotiated
 from portal.api.limits import Buckets
 from portal.api.photo_body import check_kind, parsed, take_json

@@ -14,7 +14,7 @@ from dicom_node.passwords import PasswordRefused
 from dicom_node.people import PeopleRefused, SignInRefused
 from dicom_node.refusals import RefusalCode, Refused
 from portal.api.answers import refusal_problem
-from portal.api.handlers import Slower
+from portal.api.callers import Slower
 from portal.api.limits import retry_after
 from portal.api.schemas import problems
 from portal.api.upload import drain

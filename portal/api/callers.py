@@ -1,0 +1,69 @@
+"""What all handlers below ``/api/v1`` know about who calls: how often, and in which language."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from dicom_node.settings import ApiSection
+from portal.api.languages import negotiated
+from portal.api.limits import Buckets
+from portal.services import PortalServices
+
+
+class Slower(Exception):
+    """Too many calls: come back in so many seconds."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+        super().__init__("too many calls")
+
+
+class Callers:
+    """Counts the calls of each caller and of each address.
+
+    Parameters
+    ----------
+    language
+        In which those are answered who say nothing.
+    """
+
+    def __init__(self, services: PortalServices, settings: ApiSection, language: str) -> None:
+        self._services = services
+        self._language = language
+        self._calls = (Buckets(settings.requests_per_minute), Buckets(settings.requests_per_minute))
+        self._images = (Buckets(settings.images_per_minute), Buckets(settings.images_per_minute))
+
+    def language(self, request: Request) -> str:
+        """The language in which this caller is answered where the words exist in it: as she says, else her own."""
+        person = request.state.person
+        return negotiated(request.headers.get("accept-language"), person.language if person else self._language)
+
+    def pay_call(self, request: Request) -> None:
+        """Count one call.
+
+        Raises
+        ------
+        Slower
+        """
+        self._pay(request, self._calls, 1, "api")
+
+    def pay_image(self, request: Request) -> None:
+        """Count one image.
+
+        Raises
+        ------
+        Slower
+        """
+        self._pay(request, self._images, 1, "predict")
+
+    def _pay(self, request: Request, buckets: tuple[Buckets, Buckets], tokens: float, route: str) -> None:
+        if not tokens:
+            return
+        identity = request.state.identity
+        address = request.client.host if request.client else ""
+        waits = [buckets[1].take(address, tokens)]
+        if identity is not None:
+            waits.append(buckets[0].take(identity.prefix, tokens))
+        if max(waits):
+            self._services.metrics.count("rate_limited_total", route=route)
+            raise Slower(max(waits))
