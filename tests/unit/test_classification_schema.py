@@ -81,4 +81,3 @@ def test_what_implies_another_is_never_likelier() -> None:
         said, own = bound.probabilities(logits), free.probabilities(logits)
         assert said["malignant"] == own["malignant"], "what decides stays as it was calibrated"
         assert said["melanoma"] == min(own.values())
-
