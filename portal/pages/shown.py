@@ -111,6 +111,7 @@ def _output(one: Output, words: Translator) -> dict[str, Any]:
         "mark": position(one.value) if is_drawn else None,
         "cut": position(one.threshold) if is_drawn and one.threshold is not None else None,
         "of_hundred": _of_hundred(one.value, words),
+        "sentence": f"analysis.of_hundred_{one.key if words.has(f'analysis.of_hundred_{one.key}') else 'other'}",
     }
 
 
@@ -124,4 +125,4 @@ def _of_hundred(share: float, words: Translator) -> str:
         return words("analysis.of_hundred_few")
     if share > 0.995:
         return words("analysis.of_hundred_most")
-    return str(round(share * 100))
+    return words("analysis.of_hundred_about", count=round(share * 100))
