@@ -23,6 +23,8 @@ from dicom_node.words import CaseState, DeliveryState, RoleGuess, RunState, Seri
 
 _OPEN = (DeliveryState.PENDING.value, DeliveryState.SENDING.value)
 _LIVE = (RunState.QUEUED.value, RunState.RUNNING.value)
+_ENOUGH = ("study_held", "gathering", "unread", "case_refused", "case_held")
+"""Where one of these stands, nobody asks yet what the rules say."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _because(
             found.append(Because("case_held", "warning", {"family": case["result_family"]}, case["refusal"], item))
     for run in live:
         found += _of_run(run, story)
-    if not live and not any(b.code in ("case_refused", "case_held") for b in found):
+    if not live and not any(b.code in _ENOUGH for b in found):
         found += _undecided(story, decisions)
     return found
 

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
-from portal import administration, api, cases, docs, health, luna, operation, viewer
+from portal import administration, api, cases, docs, health, luna, operation, study, viewer
 from portal.api import analyses as api_analyses
 from portal.api import outcomes
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
@@ -55,6 +55,8 @@ def create_app(services: PortalServices) -> FastAPI:
         app.include_router(administration.router(services.administration))
     if services.operation is not None:
         app.include_router(operation.router(services, services.operation))
+    if services.studies is not None and services.predictions is not None:
+        app.include_router(study.router(services, services.studies, services.predictions.settings))
     if services.luna is not None:
         app.include_router(luna.router(services, services.luna))
     if services.people is not None:

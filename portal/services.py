@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dicom_node.permissions import Person
     from dicom_node.predictions import Predictions
     from dicom_node.reviews import Reviews
+    from dicom_node.study_desk import StudyDesk
     from portal.luna import LunaDesk
     from portal.pages.trust import Trust
     from portal.viewer import ViewerSettings
@@ -87,6 +88,8 @@ class PortalServices:
         The desk for accounts, sites, keys and the audit log; None: there is no /administration.
     operation
         The desk of whoever is on duty; None: there is no /operation.
+    studies
+        The desk of who brings a study of her own; None: there is no /study.
     reviews
         The specialist's desk; None: there are no /cases.
     trust
@@ -110,6 +113,7 @@ class PortalServices:
     predictions: Predictions | None = None
     administration: Administration | None = None
     operation: Operation | None = None
+    studies: StudyDesk | None = None
     analyses: Analyses | None = None
     reviews: Reviews | None = None
     luna: LunaDesk | None = None

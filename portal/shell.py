@@ -22,7 +22,8 @@ from portal.services import PortalSettings
 API_CSP = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 MAX_HEADERS = 100
 UPLOADS = "/api/v1/predict/"
-"""Below it the body of a form goes to disk while it arrives instead of into memory."""
+STUDY_FILES = "/study/files"
+"""Below the first, and here, the body of a form goes to disk while it arrives instead of into memory."""
 PHOTOS = frozenset({f"{UPLOADS}skin-lesion", "/api/v1/analyses", "/api/imageProcess"})
 """Here the body of a JSON document too: a photograph in base64 is larger than any other document may be."""
 _log = structlog.get_logger("portal")
@@ -139,7 +140,7 @@ class Shell:
     def _upload_limit(self, scope: Scope, headers: Headers) -> int:
         """Most bytes of a body that the route itself takes to disk; 0 for every other body."""
         path, kind = scope["path"], headers.get("content-type", "")
-        if scope["method"] != "POST" or not (path in PHOTOS or path.startswith(UPLOADS)):
+        if scope["method"] != "POST" or not (path in PHOTOS or path == STUDY_FILES or path.startswith(UPLOADS)):
             return 0
         if path in PHOTOS and kind.startswith(("multipart/form-data", "application/json")):
             return self._settings.max_photo_bytes

@@ -38,6 +38,7 @@ from dicom_node.refusals import RefusalCode
 from dicom_node.reviews import Reviews
 from dicom_node.settings import LOOPBACK, Settings, read_secret
 from dicom_node.stages.destinations import OWN_ENDPOINT
+from dicom_node.study_desk import StudyDesk
 from dicom_node.tls import ServerSide, first_certificate
 from dicom_node.words import HOOK
 from dicom_node.zones import clock
@@ -103,8 +104,9 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
 
     version = importlib.metadata.version("dicom-ai-node")
     put = put or Road(settings).put
+    predictions_desk = Predictions(settings, database, put)
     people, analyses = People(settings.people, database), Analyses(settings, database, put)
-    luna = LunaDesk(people, _tokens(settings, database), analyses, database, settings.api)
+    luna = LunaDesk(people, _tokens(settings, database), analyses, database)
     services = portal.PortalServices(
         verify_key=lambda token: keys.verify(database, token),
         ready=Readiness(settings, database).checks(),
@@ -112,7 +114,8 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         refresh_metrics=lambda: _refresh(settings, database),
         on_access=lambda request, access: _on_access(database, request, access),
         viewer=_viewer(settings),
-        predictions=Predictions(settings, database, put),
+        predictions=predictions_desk,
+        studies=StudyDesk(settings, database, predictions_desk),
         administration=Administration(settings, database, people),
         operation=Operation(settings, database, put),
         analyses=analyses,

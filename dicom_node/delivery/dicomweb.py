@@ -94,30 +94,42 @@ class DicomWeb(Web):
         )
         return read_stow_answer(answer.status, answer.json(), outgoing.sop_instance_uid), answer.retry_after_s
 
-    def _query(self, path: str, params: Mapping[str, str]) -> list[Listed]:
+    def matches(self, path: str, params: Mapping[str, str]) -> list[dict[str, Any]]:
+        """What the archive lists for a query (QIDO-RS), as it says it.
+
+        Raises
+        ------
+        PeerTrouble
+            If the answer is no list of matches.
+        """
         answer = self.request("GET", path, params=params, headers={"Accept": _JSON})
         if answer.status in (204, 404):
             return []
         body = answer.json()
         if answer.status != 200 or not isinstance(body, list) or not all(isinstance(match, dict) for match in body):
             raise trouble(f"answered a query with HTTP {answer.status} and no list of matches", answer)
+        return body
+
+    def _query(self, path: str, params: Mapping[str, str]) -> list[Listed]:
         uid = params.get("SOPInstanceUID")
-        listed = [(_text(match, "00080018"), _listed(match)) for match in body]
+        listed = [(match_text(match, "00080018"), _listed(match)) for match in self.matches(path, params)]
         # an archive that does not know the key answers with everything: keep what was asked for
         return [item for found, item in listed if uid is None or found == uid]
 
 
 def _listed(match: dict[str, Any]) -> Listed:
     return Listed(
-        study_uid=_text(match, "0020000D"),
-        series_uid=_text(match, "0020000E"),
-        sop_class_uid=_text(match, "00080016"),
-        patient_id=_text(match, "00100020"),
-        issuer_of_patient_id=_text(match, "00100021"),
+        study_uid=match_text(match, "0020000D"),
+        series_uid=match_text(match, "0020000E"),
+        sop_class_uid=match_text(match, "00080016"),
+        patient_id=match_text(match, "00100020"),
+        issuer_of_patient_id=match_text(match, "00100021"),
     )
 
 
-def _text(match: dict[str, Any], tag: str) -> str:
+def match_text(match: Mapping[str, Any], tag: str) -> str:
+    """The values of an attribute of a match as one text, of a name its alphabetic form; empty where there is none."""
     element = match.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
-    return text_of(values[0]) if isinstance(values, list) and values else ""
+    told = [one.get("Alphabetic") if isinstance(one, dict) else one for one in values or ()]
+    return ", ".join(filter(None, map(text_of, told)))

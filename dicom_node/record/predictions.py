@@ -105,6 +105,12 @@ def owned(connection: Connection, owner: str, public_id: str) -> RowMapping | No
     return connection.execute(query).mappings().first()
 
 
+def newest_of(connection: Connection, owner: str, limit: int) -> list[RowMapping]:
+    """What somebody asked for about volumes, newest first."""
+    query = select(predictions).where(predictions.c.owner == owner, predictions.c.options["photo"].as_string().is_(None))
+    return list(connection.execute(query.order_by(predictions.c.id.desc()).limit(limit)).mappings())
+
+
 def owned_batch(connection: Connection, owner: str, batch: str) -> list[RowMapping]:
     """The requests of one batch in input order; empty for a stranger's as for none."""
     query = select(predictions).where(predictions.c.batch == batch, predictions.c.owner == owner)

@@ -46,6 +46,12 @@ _SPANISH: Mapping[str, tuple[str, str, str]] = {
 
 BASE = "/api/v1/results"
 
+
+def region_name(key: str, name: str, language: str) -> str:
+    """What a region is called in a language; its package's own word where there is no other."""
+    return _SPANISH[key][0] if language == "es" and key in _SPANISH else name
+
+
 Row = RowMapping | Mapping[str, Any]
 
 
