@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cold, engine, ingest, keras, levers, road, shipped, thesis, tumour
+from bench import cold, doctors, engine, ingest, keras, levers, road, shipped, skin, thesis, tumour
 
 BENCHES = {
     "road": road.run,
@@ -13,6 +13,8 @@ BENCHES = {
     "keras": keras.run,
     "shipped": lambda _: shipped.main([]),
     "tumour": tumour.run,
+    "skin": skin.run,
+    "doctors": doctors.run,
     "cold": cold.run,
     "levers": lambda _: levers.main([]),
     "thesis": lambda _: thesis.main([]),

@@ -26,6 +26,7 @@ from dicom_node.analysis_asked import Asked, asked_before, check, check_words
 from dicom_node.analysis_patients import Patients, PatientSaid
 from dicom_node.analysis_results import FILES, AnalysisResult, result_of
 from dicom_node.durable import Put
+from dicom_node.failpoints import reach
 from dicom_node.identity import LookedUp
 from dicom_node.permissions import Person
 from dicom_node.record import Database, actions, analyses, arrivals, audit, now, runs, sites
@@ -84,6 +85,7 @@ class Analyses:
             return known
         self.check_admission(asked.who)
         puts: list[Put] = []
+        reach("A1")
         try:
             with self._database.write() as connection:
                 turn = analyses.waiting(connection, new.user_id)
@@ -97,6 +99,7 @@ class Analyses:
             if known is None:
                 raise
             return known
+        reach("A2")
         self._hand_over([submit_put(row, turn=turn), *puts])
         return row
 
@@ -338,6 +341,7 @@ class Analyses:
         with self._database.write() as connection:
             puts = _withdraw(connection, who, row, reason.strip())
             row = analyses.by_id(connection, int(row["id"]))
+        reach("A3")
         self._hand_over(puts)
         return row
 

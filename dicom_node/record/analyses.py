@@ -231,6 +231,13 @@ def stays_here(connection: Connection, study_uid: str) -> bool:
     return row is not None and (row["state"] == WITHDRAWN or private_reason(connection, study_uid) is not None)
 
 
+def issuer_system(connection: Connection, study_uid: str) -> dict[str, str]:
+    """Issuer of Patient ID -> FHIR identifier system, as the site's type of identifier has them; may be empty."""
+    row = of_study(connection, study_uid)
+    told = {} if row is None or row["patient"] is None else row["patient"]
+    return {told["issuer"]: told["system"]} if told.get("system") else {}
+
+
 def is_announced(connection: Connection, sop_instance_uid: str) -> bool:
     """Whether an object is one that an analysis has been written down for."""
     query = select(analyses.c.id).where(analyses.c.sop_instance_uid == sop_instance_uid)

@@ -11,7 +11,7 @@ from typing import Any
 import fhir_bridge
 from ai_engine.findings import Findings, findings_from_json
 from dicom_node.failpoints import reach
-from dicom_node.record import reports, runs
+from dicom_node.record import analyses, reports, runs
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.refusals import RefusalCode, Refused
@@ -43,6 +43,7 @@ def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool
         pdf = tools.load(connection, run_id, PDF_PAGE)
         kept = runs.artefacts_of(connection, run_id)
         because = reason(tools, connection, run_id) if withdrawn else ""
+        systems = {**analyses.issuer_system(connection, run["study_uid"]), **tools.settings.report.issuers}
     if said is None or pdf is None:
         raise LookupError(f"run {run_id} has no findings or no page, and yet its report is to be sent")
     attributes: dict[str, Any] = dict(run["identity"]["attributes"])
@@ -71,7 +72,7 @@ def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool
         ),
         result_family=case["result_family"],
         series=tuple(fhir_bridge.UsedSeries(**series) for series in run["identity"]["series"]),
-        issuer_systems=settings.report.issuers,
+        issuer_systems=systems,
         accession_systems={"": settings.report.accession_system} if settings.report.accession_system else {},
         options=report_options(tools, findings),
         tracking_uids={
