@@ -23,7 +23,9 @@ from dicom_node import durable
 from dicom_node.demo.site import free_ports
 from dicom_node.record import keys
 from dicom_node.record.tables import predictions
+from tests.fixtures_classifier import make_tiny_classifier
 from tests.fixtures_packages import make_tiny_package
+from tests.fixtures_photo import drawn_lesion, jpeg
 from tests.support.api import head, nifti
 from tests.support.node import ROUTES, Node
 
@@ -39,7 +41,10 @@ class Site:
     def __init__(self, folder: Path) -> None:
         make_tiny_package(folder / "models", role="t1c")
         (port,) = free_ports(1)
-        alias = {"nnUNet": {"model": "tiny-bright", "default_role": "t1c"}}
+        make_tiny_classifier(folder / "models")
+        alias = {
+            "nnUNet": {"model": "tiny-bright", "default_role": "t1c"}, "skin-lesion": {"model": "tiny-classifier"}
+        }  # fmt: skip
         self.node = Node(
             folder / "node", folder / "models", ROUTES.replace("[flair]", "[t1c]"),
             web={"port": port}, api={"aliases": alias}, work={"reconcile_s": 3},
@@ -132,3 +137,25 @@ def test_a_request_outlives_the_worker_and_the_web_process(site: Site, tmp_path:
     first = site.http.post(f"{site.url}/predict/nnUNet", files={"image": ("s.nii.gz", image)}, headers=headers).json()
     again = site.http.post(f"{site.url}/predict/nnUNet", files={"image": ("s.nii.gz", image)}, headers=headers).json()
     assert first["id"] == again["id"] and first["from_cache"] and first["success"]
+
+
+@pytest.mark.timeout(600)
+def test_a_request_about_a_photograph_outlives_the_worker(site: Site) -> None:
+    """The upload, wrapped again after each death, is the same object: one identity, one answer."""
+    site.web()
+    patient = {"patient": '{"id": "P-17", "system": "https://clinic.example/patients"}', "kind": "dermoscopic"}
+    image = {"image": ("lesion.jpg", jpeg(drawn_lesion()))}
+    accepted = site.http.post(f"{site.url}/predict/skin-lesion?wait=false", files=image, data=patient)
+    assert accepted.status_code == 202, accepted.text
+    public_id = accepted.json()["id"]
+    for point in POINTS:
+        worker = site.start("work", point)
+        assert worker.wait(DEADLINE_S) == -signal.SIGKILL, site.log.read_text()[-3000:]
+    site.start("work")
+    _wait_for(lambda: site.told(public_id)["status"] in ("completed", "failed", "refused"), site.log)
+    told = site.told(public_id)
+    assert told["status"] == "completed" and told["probability"] is not None, told
+    for name in ("photo.dcm", "sr.dcm", "sc.dcm", "report.pdf", "report.fhir.json"):
+        assert site.http.get(f"{site.url}/results/{public_id}/files/{name}").status_code == 200, name
+    (row,) = site.node.rows(predictions)
+    assert row["worker_deaths"] == 3 and row["child_deaths"] == 0

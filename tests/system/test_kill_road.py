@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,17 @@ def as_study(flair: list[Path], folder: Path, number: int) -> list[Path]:
 class Site:
     """Orthanc, a FHIR server, records and vault; the worker runs and dies as the test says."""
 
-    def __init__(self, folder: Path, models: Path, orthanc: OrthancChild, fhir: FhirPeer) -> None:
-        routes = ROUTES.replace("[archive]", "[pacs, ehr]")
+    def __init__(
+        self,
+        folder: Path,
+        models: Path,
+        orthanc: OrthancChild,
+        fhir: FhirPeer,
+        routes: str = ROUTES,
+        results: tuple[str, ...] = ("DOC", "SEG", "SR"),
+    ) -> None:
+        self.results = list(results)
+        routes = routes.replace("[archive]", "[pacs, ehr]")
         destinations: dict[str, Any] = {
             "pacs": {
                 "kind": "stow",
@@ -152,7 +161,7 @@ class Site:
             for study in studies:
                 found = http.get("/dicom-web/instances", params={"StudyInstanceUID": study}).json()
                 modalities = sorted(item["00080060"]["Value"][0] for item in found)
-                assert modalities == ["DOC", "SEG", "SR"], modalities
+                assert modalities == self.results, modalities
         reports = self.fhir.all("DiagnosticReport")
         assert len(reports) == len(studies)
         assert len({r["subject"]["reference"] for r in reports}) == len(studies)
@@ -238,7 +247,7 @@ def one_life_s(site: Site) -> float:
     return life_s
 
 
-def random_kills(site: Site, flair: list[Path], folder: Path, kills: int, studies: int, seed: int) -> None:
+def random_kills(site: Site, study: Callable[[int], list[Path]], kills: int, studies: int, seed: int) -> None:
     """Studies arrive one by one between the kills, so that there is always some work for a worker to die in.
 
     One study goes through undisturbed first, and says how long a life on this machine takes to do one: instants are
@@ -246,12 +255,11 @@ def random_kills(site: Site, flair: list[Path], folder: Path, kills: int, studie
     twenty workers died of is given up, as it should be.
     """
     rng = random.Random(seed)
-    brought = [site.bring(as_study(flair, folder / "study-0", 0))]
+    brought = [site.bring(study(0))]
     life_s = one_life_s(site)
     for kill in range(kills):
         while len(brought) * kills < studies * (kill + 1):
-            number = len(brought)
-            brought.append(site.bring(as_study(flair, folder / f"study-{number}", number)))
+            brought.append(site.bring(study(len(brought))))
         worker = site.start()
         site.wait_begun(worker)  # an instant in a life: however long the machine takes to start one
         time.sleep(rng.uniform(0.0, 1.3 * life_s))
@@ -263,10 +271,10 @@ def random_kills(site: Site, flair: list[Path], folder: Path, kills: int, studie
 
 @pytest.mark.timeout(900)
 def test_killed_at_20_random_instants(site: Site, flair: list[Path], tmp_path: Path) -> None:
-    random_kills(site, flair, tmp_path, kills=20, studies=4, seed=20)
+    random_kills(site, lambda number: as_study(flair, tmp_path / f"study-{number}", number), 20, studies=4, seed=20)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_killed_at_200_random_instants(site: Site, flair: list[Path], tmp_path: Path) -> None:
-    random_kills(site, flair, tmp_path, kills=200, studies=30, seed=200)
+    random_kills(site, lambda number: as_study(flair, tmp_path / f"study-{number}", number), 200, studies=30, seed=200)
