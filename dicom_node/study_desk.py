@@ -194,6 +194,12 @@ class StudyDesk:
         row = self._desk.result(person.prefix, public_id)
         return None if row is None or "photo" in row["options"] else row
 
+    def of_archive(self, person: Person, public_id: str) -> str | None:
+        """UID of the archive's study that a request of hers was about; None for any other request."""
+        row = self.of(person, public_id)
+        is_picked = row is not None and row["options"].get("source") == ARCHIVE
+        return str(row["study_uid"]) if row is not None and is_picked and row["study_uid"] else None
+
     def cancel(self, person: Person, public_id: str) -> RowMapping | None:
         """End a request; None for a stranger's as for none."""
         return self._desk.cancel(person.prefix, public_id, person.actor)

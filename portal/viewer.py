@@ -2,7 +2,8 @@
 
 The viewer reads the archive through this origin, so the archive needs no open door and no CORS.  Only GET, only paths
 of PS3.18 (QIDO-RS 10.6, WADO-RS 10.4), only towards the configured base: nothing in a request names a host.  A visitor
-who came by a ticket reads the one study of the ticket.
+who came by a ticket reads the one study of the ticket; a person the studies that she may see, asked anew while she
+reads, and no search over the archive.  What somebody may not see looks like what does not exist (S12).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlencode
 
 import httpx
@@ -31,10 +33,11 @@ from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from dicom_node.tls import client_context
 from fhir_bridge.server import Access
 from portal.gate import OPEN, permission
-from portal.tickets import ANY_STUDY, COOKIE, VIEWER_SCOPE, TicketOffice, TicketRefused, Visitor
+from portal.tickets import ANY_STUDY, COOKIE, UID, VIEWER_SCOPE, TicketOffice, TicketRefused, Visitor
 
 PREFIX = "/ohif"
 NOTE_AGAIN_S = 600.0
+SEEN_S = 20.0
 VIEWER_CSP = (
     "default-src 'self'; script-src 'self' 'unsafe-eval' 'wasm-unsafe-eval' blob:{inline}; "
     "worker-src 'self' blob:; "
@@ -63,6 +66,19 @@ for _type, _ending in (("application/wasm", ".wasm"), ("text/javascript", ".js")
     mimetypes.add_type(_type, _ending)
 
 
+class Sight(Protocol):
+    """Which studies a person may see."""
+
+    def may_see(self, person: Person, study_uid: str) -> bool:
+        """Whether there is such a study for this person."""
+
+    def study(self, person: Person, public_id: str) -> str | None:
+        """UID of the study with this opaque id, if she may see it."""
+
+    def of_request(self, person: Person, public_id: str) -> str | None:
+        """UID of the archive's study that a request of hers was about."""
+
+
 @dataclass(frozen=True)
 class ViewerSettings:
     """Where the viewer's files are and which archive it reads."""
@@ -78,6 +94,8 @@ class ViewerSettings:
     """Over HTTPS: whose certificates are believed instead of the system's."""
     timeout_s: float = 60.0
     archive_name: str = "Archive"
+    sight: Sight | None = None
+    """What people may see; None: people see nothing, keys and visitors what they always saw."""
 
 
 def app_config(archive_name: str) -> str:
@@ -185,6 +203,7 @@ class _Viewer:
         self._settings = settings
         self._on_access = on_access
         self._noted: dict[tuple[str, str], float] = {}
+        self._seen: dict[tuple[int, str], float] = {}
         index = settings.folder / "index.html"
         page = index.read_bytes() if index.is_file() else b""
         self._headers = {"Content-Security-Policy": policy(page), "Cache-Control": "private, no-cache"}
@@ -198,6 +217,8 @@ class _Viewer:
         made = APIRouter(tags=["Viewer"])
         viewing = permission(VIEWER_SCOPE)
         made.add_api_route("/open", self.open, methods=["GET"], openapi_extra=permission(OPEN))
+        made.add_api_route("/view/{public_id}", self.view, methods=["GET"], openapi_extra=viewing)
+        made.add_api_route("/view/request/{public_id}", self.view_request, methods=["GET"], openapi_extra=viewing)
         made.add_api_route(PREFIX, self.home, methods=["GET"], openapi_extra=viewing)
         made.add_api_route(PREFIX + "/{path:path}", self.page, methods=["GET"], openapi_extra=viewing)
         made.add_api_route("/dicom-web/{path:path}", self.dicomweb, methods=["GET"], openapi_extra=viewing)
@@ -226,6 +247,22 @@ class _Viewer:
         )
         return answer
 
+    def view(self, request: Request, public_id: str) -> Response:
+        """Go to a study by its opaque id: for who may see it; for others there is nothing."""
+        return self._go(request, public_id, None if self._settings.sight is None else self._settings.sight.study)
+
+    def view_request(self, request: Request, public_id: str) -> Response:
+        """Go to the study of the archive that a request of one's own was about."""
+        return self._go(request, public_id, None if self._settings.sight is None else self._settings.sight.of_request)
+
+    @staticmethod
+    def _go(request: Request, public_id: str, look: Callable[[Person, str], str | None] | None) -> Response:
+        person: Person | None = request.state.person
+        found = None if look is None or person is None else look(person, public_id)
+        if found is None:
+            raise HTTPException(404)
+        return RedirectResponse(f"{PREFIX}/viewer?StudyInstanceUIDs={found}", status_code=303)
+
     def home(self) -> Response:
         """The viewer's first page."""
         return RedirectResponse(f"{PREFIX}/", status_code=308)
@@ -249,8 +286,7 @@ class _Viewer:
 
     async def dicomweb(self, request: Request, path: str) -> Response:
         """Read the archive by DICOMweb: metadata, frames, bulk data, searches."""
-        identity: KeyIdentity | Person = request.state.identity
-        is_allowed, study = allowed_study(path, identity)
+        is_allowed, study = await self._allowed(request, path)
         if not is_allowed:
             # Another person's study looks like one that does not exist.
             raise HTTPException(404)
@@ -273,6 +309,36 @@ class _Viewer:
         await self._note(request, path)
         kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
         return StreamingResponse(_pieces(answer), answer.status_code, kept, background=BackgroundTask(answer.aclose))
+
+    async def _allowed(self, request: Request, path: str) -> tuple[bool, str]:
+        """As `allowed_study`; a person's studies are asked of the record."""
+        person: Person | None = request.state.person
+        if person is None:
+            return allowed_study(path, request.state.identity)
+        match = _DICOMWEB.fullmatch(path)
+        if match is None:
+            return False, ""
+        named = match["study"] or match["in_study"] or match["in_series"]
+        if named:
+            return await self._sees(person, named), ""
+        asked = {value for name, value in request.query_params.multi_items() if name.lower() in _STUDY_NAMES}
+        if len(asked) != 1:
+            return False, ""  # a search over the archive: nobody leafs through it here
+        (wanted,) = asked
+        return await self._sees(person, wanted), wanted
+
+    async def _sees(self, person: Person, study: str) -> bool:
+        """Whether a person may see a study; a yes is believed for a while, because a series has hundreds of frames."""
+        sight, now = self._settings.sight, time.monotonic()
+        if sight is None or len(study) > 64 or not UID.fullmatch(study):
+            return False
+        if now < self._seen.get((person.user_id, study), 0.0):
+            return True
+        if not await run_in_threadpool(sight.may_see, person, study):
+            return False
+        self._seen = {key: until for key, until in self._seen.items() if now < until}
+        self._seen[person.user_id, study] = now + SEEN_S
+        return True
 
     async def _note(self, request: Request, path: str) -> None:
         """Tell the audit trail who looks at which study: once in a while, not once for every frame."""

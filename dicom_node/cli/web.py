@@ -21,9 +21,11 @@ from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
 from dicom_node.operation import Operation
 from dicom_node.people import People
+from dicom_node.permissions import Person
 from dicom_node.predictions import Predictions
 from dicom_node.record import (
     Database,
+    access,
     audit,
     circuits,
     deliveries,
@@ -105,6 +107,7 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
     version = importlib.metadata.version("dicom-ai-node")
     put = put or Road(settings).put
     predictions_desk = Predictions(settings, database, put)
+    studies_desk = StudyDesk(settings, database, predictions_desk)
     people, analyses = People(settings.people, database), Analyses(settings, database, put)
     luna = LunaDesk(people, _tokens(settings, database), analyses, database)
     services = portal.PortalServices(
@@ -113,9 +116,9 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         reports=RecordReports(database),
         refresh_metrics=lambda: _refresh(settings, database),
         on_access=lambda request, access: _on_access(database, request, access),
-        viewer=_viewer(settings),
+        viewer=_viewer(settings, Sight(database, studies_desk)),
         predictions=predictions_desk,
-        studies=StudyDesk(settings, database, predictions_desk),
+        studies=studies_desk,
         administration=Administration(settings, database, people),
         operation=Operation(settings, database, put),
         analyses=analyses,
@@ -189,7 +192,29 @@ def ticket_office(settings: Settings) -> portal.TicketOffice:
     return portal.TicketOffice(Path(settings.data.folder) / "tickets")
 
 
-def _viewer(settings: Settings) -> portal.ViewerSettings | None:
+class Sight:
+    """Which studies of the archive a person may look at, by the record."""
+
+    def __init__(self, database: Database, studies: StudyDesk) -> None:
+        self._database = database
+        self._studies = studies
+
+    def may_see(self, person: Person, study_uid: str) -> bool:
+        """Whether there is such a study for this person."""
+        with self._database.read() as connection:
+            return access.sees_study(connection, person, study_uid)
+
+    def study(self, person: Person, public_id: str) -> str | None:
+        """UID of the study with this opaque id, if she may see it."""
+        with self._database.read() as connection:
+            return access.study_seen(connection, person, public_id)
+
+    def of_request(self, person: Person, public_id: str) -> str | None:
+        """UID of the archive's study that a request of hers was about."""
+        return self._studies.of_archive(person, public_id)
+
+
+def _viewer(settings: Settings, sight: Sight) -> portal.ViewerSettings | None:
     if settings.web.viewer_folder is None:
         return None
     orthanc = settings.orthanc
@@ -197,6 +222,7 @@ def _viewer(settings: Settings) -> portal.ViewerSettings | None:
         folder=settings.web.viewer_folder,
         dicomweb_url=orthanc.url.rstrip("/") + orthanc.dicomweb_root,
         office=ticket_office(settings),
+        sight=sight,
         username=orthanc.username,
         password=read_secret(orthanc.password_file) if orthanc.password_file else "",
         authority_file=orthanc.ca_file,

@@ -107,7 +107,8 @@ def owned(connection: Connection, owner: str, public_id: str) -> RowMapping | No
 
 def newest_of(connection: Connection, owner: str, limit: int) -> list[RowMapping]:
     """What somebody asked for about volumes, newest first."""
-    query = select(predictions).where(predictions.c.owner == owner, predictions.c.options["photo"].as_string().is_(None))
+    is_volume = predictions.c.options["photo"].as_string().is_(None)
+    query = select(predictions).where(predictions.c.owner == owner, is_volume)
     return list(connection.execute(query.order_by(predictions.c.id.desc()).limit(limit)).mappings())
 
 
