@@ -17,9 +17,9 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from zxcvbn import zxcvbn
 
 MIN_LENGTH, MAX_LENGTH = 12, 256
-MIN_GUESSES = 1e8
-"""Fewer guesses than this and the password is found: 190 years of what the back-off lets through from strange
-places, and months of one machine with a stolen table."""
+MIN_GUESSES = 1e10
+"""Fewer guesses than this and the password may be found: 19 000 years of what the back-off lets through from strange
+places, and centuries of one machine with a stolen table."""
 _JUDGED = 72
 """So many characters are looked at: more would only take time."""
 _AT_ONCE = threading.BoundedSemaphore(4)
@@ -72,7 +72,7 @@ def check(password: str, *own: str) -> None:
         raise PasswordRefused("too-short")
     if len(text) > MAX_LENGTH:
         raise PasswordRefused("too-long")
-    near = [word for text_of in own for word in re.split(r"[\W_]+", text_of.lower()) if len(word) > 2]
+    near = [word for said in own for word in (said.lower(), *re.split(r"[\W_]+", said.lower())) if len(word) > 2]
     if zxcvbn(text[:_JUDGED], user_inputs=[*near, *_HERE])["guesses"] < MIN_GUESSES:
         raise PasswordRefused("too-common")
 

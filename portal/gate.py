@@ -150,9 +150,10 @@ async def authorise(request: Request) -> None:
     route = request.scope.get("route")
     extra = (route.openapi_extra or {}) if isinstance(route, APIRoute) else {}
     declared = str(extra.get("x-permission", ""))
-    await sessions.hold_to_token(request)
     if declared == OPEN:
+        sessions.hold_to_origin(request)
         return
+    await sessions.hold_to_token(request)
     if declared.startswith(LOOPBACK) and is_from_this_machine(request):
         return
     identity: KeyIdentity | Person | None = request.state.identity

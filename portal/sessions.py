@@ -111,6 +111,21 @@ def is_ours(connection: HTTPConnection) -> bool:
     return origin is None or urlsplit(origin).netloc == connection.headers.get("host", "")
 
 
+def hold_to_origin(request: Request) -> None:
+    """Refuse an open form, such as the one to sign in, that another site's page sends.
+
+    JSON no other site can send without asking first, and an app that is no web page may name any origin.
+
+    Raises
+    ------
+    Refused
+        `not-authorised`.
+    """
+    is_form = not request.headers.get("content-type", "").startswith("application/json")
+    if request.method not in SAFE and is_form and not is_ours(request):
+        raise Refused(RefusalCode.NOT_AUTHORISED)
+
+
 async def hold_to_token(request: Request) -> None:
     """Refuse an unsafe request of a cookie session that does not show the session's token.
 
@@ -119,14 +134,7 @@ async def hold_to_token(request: Request) -> None:
     Refused
         `not-authorised`.
     """
-    if request.method in SAFE:
-        return
-    if not request.state.csrf:
-        # Nobody's form, such as the one to sign in: another site may not send it for her either.  JSON no other site
-        # can send without asking first, and an app that is no web page may name any origin.
-        is_form = not request.headers.get("content-type", "").startswith("application/json")
-        if request.state.identity is None and is_form and not is_ours(request):
-            raise Refused(RefusalCode.NOT_AUTHORISED)
+    if request.method in SAFE or not request.state.csrf:
         return
     shown = request.headers.get(CSRF_HEADER, "")
     if not shown and request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
