@@ -22,4 +22,4 @@ def run_bridge(settings: Settings, database: Database, stop: threading.Event) ->
         return found.person(None, "bridge") if found is not None and found.is_active else None
 
     desk = Analyses(settings, database, Road(settings).put)
-    Bridge(Broker(settings.bridge), desk, person_of, settings.api.max_photo_mb * 1_000_000).run(stop)
+    Bridge(Broker(settings.bridge), desk, person_of).run(stop)

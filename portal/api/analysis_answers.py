@@ -45,7 +45,7 @@ def analysis_answer(row: Row, result: AnalysisResult, language: str, replaces: s
     """
     here, say = f"{BASE}/{row['public_id']}", PHOTO_WORDS[language]
     is_above = any(one.is_above for one in result.outputs)
-    refusal = _refusal(result.refusal, language)
+    refusal = refusal_answer(result.refusal, language)
     return {
         "id": row["public_id"],
         "state": result.state,
@@ -94,7 +94,8 @@ def _withdrawn(row: Row) -> dict[str, str] | None:
     return {"at": row["withdrawn_at"], "reason": row["withdrawn_reason"]} if row["withdrawn_at"] else None
 
 
-def _refusal(told: Mapping[str, Any] | None, language: str) -> dict[str, Any] | None:
+def refusal_answer(told: Mapping[str, Any] | None, language: str) -> dict[str, Any] | None:
+    """Why there is no result, or not yet, and what to do; in the language where the words exist in it."""
     if told is None:
         return None
     code = next((one for one in RefusalCode if one.value == told.get("code")), None)

@@ -6,7 +6,7 @@ Accounts are those of the portal and analyses those of `/api/v1/analyses`: this 
 from portal.luna.desk import LunaDesk
 from portal.luna.keys import NAME as KEY_FILE
 from portal.luna.keys import KeyFile
-from portal.luna.routes import IMAGE_PROCESS, router
+from portal.luna.routes import router
 from portal.luna.tokens import Tokens
 
-__all__ = ["KEY_FILE", "IMAGE_PROCESS", "KeyFile", "LunaDesk", "Tokens", "router"]
+__all__ = ["KEY_FILE", "KeyFile", "LunaDesk", "Tokens", "router"]

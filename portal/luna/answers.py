@@ -12,8 +12,7 @@ from typing import Any
 
 from dicom_node.analysis_results import AnalysisResult
 from dicom_node.permissions import Person, Role
-from dicom_node.refusals import RefusalCode
-from dicom_node.refusals_es import told as words_of
+from portal.api.analysis_answers import refusal_answer
 
 Row = Mapping[Any, Any]
 
@@ -84,7 +83,7 @@ def analysis(
         **_fields(malignant, "malignancy", "isMalignancyAboveThreshold", "malignancyThreshold"),
         "state": result.state,
         "message": _MESSAGES[result.state][language],
-        "refusal": refusal(result.refusal, language) if result.refusal else None,
+        "refusal": refusal_answer(result.refusal, language),
         "model": result.model or None,
         "patient": _patient(row["patient"]),
         "isPrivate": result.is_private,
@@ -104,12 +103,6 @@ def _patient(told: Mapping[str, str] | None) -> dict[str, Any] | None:
         "sex": told["sex"],
         "isConfirmed": bool(told["confirmed"]),
     }
-
-
-def refusal(told: Mapping[str, str], language: str) -> dict[str, str]:
-    """Why there is no result and what to do, in words that exist."""
-    message, advice = words_of(RefusalCode(told["code"]), language)
-    return {**told, "message": message, "advice": advice}
 
 
 def _fields(output: Any, value: str, is_above: str, threshold: str) -> dict[str, Any]:

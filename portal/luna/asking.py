@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from dicom_node.analyses import Analyses, Asked, PatientSaid
 from dicom_node.permissions import Person
 from dicom_node.refusals import RefusalCode, Refused
@@ -12,14 +10,9 @@ from portal.luna.bodies import ImageProcess
 
 
 def asked_of(
-    desk: Analyses, who: Person, said: ImageProcess, upload: Upload, claimed: str, once: str | None = None
+    desk: Analyses, who: Person, said: ImageProcess, upload: Upload, claimed: str, client_id: str | None
 ) -> Asked:
     """What somebody asks of the desk.
-
-    Parameters
-    ----------
-    once
-        Names this question, whatever it looks like: asked again under it, it is the same analysis.
 
     Raises
     ------
@@ -35,7 +28,7 @@ def asked_of(
         order=said.orderId or "",
         body_site=said.bodySite or "",
         description=said.description or "",
-        client_id=None if once is None else hashlib.sha256(once.encode()).hexdigest()[:32],
+        client_id=client_id,
     )
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from dicom_node.permissions import Role
-from dicom_node.refusals import RefusalCode, Refused
 from portal.api.photo_body import ImageBody
 
 MAX_PASSWORD = 1024
@@ -74,29 +72,3 @@ class Message(ImageProcess):
     """The same as a message of the broker: it says whose analysis it is."""
 
     userId: str = Field(pattern=r"^[0-9a-f]{32}$")
-
-
-Body = TypeVar("Body", bound=BaseModel)
-
-
-def judged(kind: type[Body], told: object) -> Body:
-    """A body as it must be.
-
-    Raises
-    ------
-    Refused
-        ``validation``, with the name of the field when it is one of ours, and never with what stood in it.
-    """
-    try:
-        return kind.model_validate(told)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = _named(kind, first["loc"])
-        expected = f"{where}: {first['msg']}" if where else f"fields among: {', '.join(sorted(kind.model_fields))}"
-        if first["type"] == "value_error":
-            expected = str(first["msg"]).removeprefix("Value error, ")
-        raise Refused(RefusalCode.VALIDATION, expected, "something else") from None
-
-
-def _named(kind: type[BaseModel], place: Sequence[int | str]) -> str:
-    return str(place[0]) if place and place[0] in kind.model_fields else ""

@@ -23,10 +23,11 @@ import structlog
 from dicom_node.analyses import Analyses
 from dicom_node.permissions import Person
 from dicom_node.refusals import Refusal, RefusalCode, Refused
-from portal.api.photo_body import check_kind, decoded, kept, parsed
+from portal.api.analysis_answers import refusal_answer
+from portal.api.photo_body import check_kind, decoded, judged, kept, parsed
 from portal.luna import answers
 from portal.luna.asking import asked_of
-from portal.luna.bodies import Message, judged
+from portal.luna.bodies import Message
 from portal.luna.broker import Broker, BrokerAway, Incoming
 
 log = structlog.get_logger("bridge")
@@ -59,17 +60,12 @@ class Bridge:
     ----------
     person_of
         The active account of a public id, or None.
-    max_bytes
-        Of a message.
     """
 
-    def __init__(
-        self, broker: Broker, desk: Analyses, person_of: Callable[[str], Person | None], max_bytes: int
-    ) -> None:
+    def __init__(self, broker: Broker, desk: Analyses, person_of: Callable[[str], Person | None]) -> None:
         self._broker = broker
         self._desk = desk
         self._person_of = person_of
-        self._max_bytes = max_bytes
         self._open: dict[int, _Open] = {}
 
     def run(self, stop: threading.Event) -> None:
@@ -116,8 +112,9 @@ class Bridge:
 
     def _accept(self, one: _Open) -> None:
         body, desk = one.incoming.body, self._desk
-        if len(body) > self._max_bytes:
-            raise Refused(RefusalCode.TOO_LARGE, f"at most {self._max_bytes} bytes", "more")
+        most = desk.settings.max_photo_mb * 1_000_000
+        if len(body) > most:
+            raise Refused(RefusalCode.TOO_LARGE, f"at most {most} bytes", "more")
         said = judged(Message, parsed(body))
         one.image, one.who = said.image, self._person_of(said.userId)
         if one.who is None or not one.who.may("analysis:make"):
@@ -128,8 +125,8 @@ class Bridge:
         upload = kept(desk.spool, data)
         check_kind(desk.spool, upload, claimed)
         # a message without a name of its own is known by its content: sent twice by the broker, it is one analysis
-        name = one.incoming.message_id or hashlib.sha256(body).hexdigest()
-        row = desk.accept(asked_of(desk, one.who, said, upload, claimed, f"amqp {name}"))
+        name = hashlib.sha256(one.incoming.message_id.encode() or body).hexdigest()
+        row = desk.accept(asked_of(desk, one.who, said, upload, claimed, f"amqp-{name}"))
         one.analysis = str(row["public_id"])
 
     def _look(self, one: _Open) -> None:
@@ -153,7 +150,7 @@ class Bridge:
             "state": "refused",
             "result": None,
             "isMelanoma": None,
-            "refusal": answers.refusal(refusal.to_json(), language),
+            "refusal": refusal_answer(refusal.to_json(), language),
         }
         log.warning("bridge.refused", reason=refusal.code.value)
         self._answer(one, told, "")

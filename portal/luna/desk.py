@@ -9,7 +9,6 @@ from dicom_node.analyses import Analyses
 from dicom_node.people import LUNA, Asked, People
 from dicom_node.permissions import OF_A_SITE, Person
 from dicom_node.record import Database, sites
-from dicom_node.settings import ApiSection
 from portal.luna.tokens import Tokens
 
 
@@ -23,20 +22,11 @@ class SignedIn:
 
 
 class LunaDesk:
-    """What the routes need of the rest of the node.
+    """What the routes need of the rest of the node."""
 
-    Parameters
-    ----------
-    limits
-        Of calls, photographs and their bytes.
-    """
-
-    def __init__(
-        self, people: People, tokens: Tokens, analyses: Analyses, database: Database, limits: ApiSection
-    ) -> None:
+    def __init__(self, people: People, tokens: Tokens, analyses: Analyses, database: Database) -> None:
         self.people = people
         self.analyses = analyses
-        self.limits = limits
         self._tokens = tokens
         self._database = database
 

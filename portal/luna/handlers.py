@@ -12,14 +12,13 @@ from fastapi.responses import JSONResponse
 
 from dicom_node.analysis_results import AnalysisResult
 from dicom_node.permissions import Person
+from dicom_node.predictions import UnknownModel
 from dicom_node.refusals import RefusalCode, Refused
-from portal.api.callers import Slower
-from portal.api.languages import negotiated
-from portal.api.limits import Buckets
-from portal.api.photo_body import check_kind, parsed, take_json
+from portal.api.callers import Callers
+from portal.api.photo_body import Body, check_kind, judged, parsed, take_json
 from portal.luna import answers
 from portal.luna.asking import asked_of
-from portal.luna.bodies import Body, ImageProcess, SignIn, SignUp, judged
+from portal.luna.bodies import ImageProcess, SignIn, SignUp
 from portal.luna.desk import LunaDesk
 from portal.services import PortalServices
 from portal.sessions import address_of, person_of
@@ -29,18 +28,12 @@ MAX_LISTED = 500
 T = TypeVar("T")
 
 
-class NotThere(Exception):
-    """There is nothing, or nothing for this caller."""
-
-
-class LunaApi:
+class LunaApi(Callers):
     """The handlers, bound to what the portal was given."""
 
     def __init__(self, services: PortalServices, desk: LunaDesk) -> None:
-        self._services = services
+        super().__init__(services, desk.analyses.settings, desk.analyses.language)
         self._desk = desk
-        self._calls = Buckets(desk.limits.requests_per_minute)
-        self._images = Buckets(desk.limits.images_per_minute)
 
     # -- accounts
 
@@ -86,9 +79,9 @@ class LunaApi:
     async def process(self, request: Request, key: str | None) -> Response:
         """A photograph comes in: durable when this answers."""
         who, desk = person_of(request), self._desk.analyses
-        self._pay(request, self._images)
+        self.pay_image(request)
         await self._run(desk.check_admission, who)  # before the body is read
-        most = self._desk.limits.max_photo_mb * 1_000_000
+        most = desk.settings.max_photo_mb * 1_000_000
         said, claimed, upload = await take_json(request, desk.spool, most, partial(judged, ImageProcess))
         await self._run(check_kind, desk.spool, upload, claimed)
         asked = await self._run(asked_of, desk, who, said, upload, claimed, key)
@@ -113,7 +106,7 @@ class LunaApi:
         who, desk = person_of(request), self._desk.analyses
         row = await self._run(desk.own, who, id)
         if row is None:
-            raise NotThere
+            raise UnknownModel
         return JSONResponse(await self._run(self._told, request, who, row, True))
 
     def _told(self, request: Request, who: Person, row: Any, with_image: bool = False) -> dict[str, Any]:
@@ -130,31 +123,6 @@ class LunaApi:
         return answers.analysis(row, result, who.public_id, image, self.language(request))
 
     # -- helpers
-
-    def language(self, request: Request) -> str:
-        """The language of the words for this caller."""
-        person: Person | None = request.state.person
-        known = self._services.settings.language if person is None else person.language
-        return negotiated(request.headers.get("accept-language"), known)
-
-    def pay_call(self, request: Request) -> None:
-        """Count one call.
-
-        Raises
-        ------
-        Slower
-        """
-        self._pay(request, self._calls)
-
-    def _pay(self, request: Request, buckets: Buckets) -> None:
-        identity = request.state.identity
-        callers = [f"address {address_of(request)}"]
-        if identity is not None:
-            callers.append(f"caller {identity.prefix}")
-        wait = max(buckets.take(caller) for caller in callers)
-        if wait:
-            self._services.metrics.count("rate_limited_total", route="luna")
-            raise Slower(wait)
 
     @staticmethod
     async def _body(request: Request, kind: type[Body]) -> Body:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
 
 from dicom_node.passwords import PasswordRefused
 from dicom_node.people import PeopleRefused, SignInRefused
 from dicom_node.refusals import RefusalCode, Refused
 from portal.api.answers import refusal_problem
 from portal.api.callers import Slower
-from portal.api.limits import retry_after
+from portal.api.guard import Handler, guarded
 from portal.api.schemas import problems
-from portal.api.upload import drain
 from portal.gate import OPEN, permission
 from portal.luna import schemas
 from portal.luna.desk import LunaDesk
-from portal.luna.handlers import LunaApi, NotThere
-from portal.problems import MEDIA_TYPE, plain
+from portal.luna.handlers import LunaApi
+from portal.problems import MEDIA_TYPE
 from portal.services import PortalServices
 
-IMAGE_PROCESS = "/api/imageProcess"
-"""Its body is as large as a photograph in base64 may be; the shell asks for it by this name."""
 _Id = Path(pattern="^[0-9a-f]{32}$")
 
 _SIGN_IN = {
@@ -37,55 +32,27 @@ _SIGN_IN = {
     ),
 }
 
-Handler = Callable[..., Awaitable[Response]]
 
-
-def _problem(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(dict(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
-
-
-def _guarded(api: LunaApi, services: PortalServices, handler: Handler) -> Handler:
-    """A handler whose refusals are problems, and whose callers are counted."""
+def _for_people(api: LunaApi, handler: Handler) -> Handler:
+    """What accounts and passwords say no with, as everything below ``/api`` says it."""
 
     @functools.wraps(handler)
-    async def guarded(*args: Any, **named: Any) -> Response:
+    async def answered(*args: Any, **named: Any) -> Response:
         request: Request = named["request"]
-        correlation, language = str(request.state.correlation), api.language(request)
-
-        def refused(code: RefusalCode, expected: str = "", found: str = "") -> tuple[int, dict[str, Any]]:
-            told = {"code": code.value, "expected": expected, "found": found}
-            return refusal_problem(told, correlation, language)
-
-        headers: dict[str, str] = {}
         try:
-            api.pay_call(request)
             return await handler(*args, **named)
-        except Slower as slower:
-            status, body = refused(RefusalCode.TOO_BUSY)
-            headers = {"Retry-After": retry_after(slower.wait_s)}
         except SignInRefused as no:
-            status, body = refused(RefusalCode.TOO_BUSY if no.wait_s else RefusalCode.UNAUTHENTICATED)
             if no.wait_s:
-                headers = {"Retry-After": retry_after(no.wait_s)}
-            else:
-                title, advice = _SIGN_IN[language]
-                body |= {"title": title, "message": title, "detail": advice}
-                headers = {"WWW-Authenticate": 'Bearer realm="dicom-ai-node"'}
+                raise Slower(no.wait_s) from None
+            title, advice = _SIGN_IN[api.language(request)]
+            status, body = refusal_problem({"code": RefusalCode.UNAUTHENTICATED.value}, request.state.correlation)
+            body |= {"title": title, "message": title, "detail": advice}
+            headers = {"WWW-Authenticate": 'Bearer realm="dicom-ai-node"'}
+            return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
         except (PeopleRefused, PasswordRefused) as no:
-            status, body = refused(RefusalCode.VALIDATION, str(no), "something else")
-        except Refused as no:
-            told = no.refusal
-            services.metrics.count("refusals_total", reason=told.code.value, channel="http")
-            status, body = refused(told.code, told.expected, told.found)
-            headers = {"Retry-After": "30"} if status in (429, 503) else {}
-        except NotThere:
-            return plain(404, correlation)
-        except ClientDisconnect:
-            return plain(400, correlation)
-        await drain(request)
-        return _problem(status, body, headers)
+            raise Refused(RefusalCode.VALIDATION, str(no), "something else") from None
 
-    return guarded
+    return answered
 
 
 def router(services: PortalServices, desk: LunaDesk) -> APIRouter:
@@ -127,7 +94,7 @@ def router(services: PortalServices, desk: LunaDesk) -> APIRouter:
     def add(path: str, handler: Handler, method: str, may: str, answer: Any, *statuses: int, **extra: Any) -> None:
         made.add_api_route(
             path,
-            _guarded(api, services, handler),
+            guarded(api, services, _for_people(api, handler)),
             methods=[method],
             responses={200: {"model": answer}, **problems(*statuses)},
             openapi_extra={**permission(may), **extra},
@@ -139,7 +106,7 @@ def router(services: PortalServices, desk: LunaDesk) -> APIRouter:
     add("/api/auth/signup", sign_up, "POST", "user:manage", schemas.SignedUp, *reading, requestBody=schemas.SIGN_UP)
     add("/logout", sign_out, "POST", "account:self", schemas.Said)
     add("/api/me", me, "GET", "account:self", schemas.Account)
-    add(IMAGE_PROCESS, process, "POST", "analysis:make", schemas.Analysis, 409, 413, 415, 422, 503,
+    add("/api/imageProcess", process, "POST", "analysis:make", schemas.Analysis, 409, 413, 415, 422, 503,
         requestBody=schemas.IMAGE)  # fmt: skip
     add("/api/me/getAnalysisList", analyses, "GET", "analysis:own", list[schemas.Analysis])
     add("/api/getAnalysis/{id}", analysis, "GET", "analysis:own", schemas.Analysis, 404, 422)
