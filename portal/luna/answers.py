@@ -82,13 +82,18 @@ def analysis(
         **_fields(melanoma, "result", "isMelanoma", "melanomaThreshold"),
         **_fields(malignant, "malignancy", "isMalignancyAboveThreshold", "malignancyThreshold"),
         "state": result.state,
-        "message": _MESSAGES[result.state][language],
+        "message": message(result.state, language),
         "refusal": refusal_answer(result.refusal, language),
         "model": result.model or None,
         "patient": _patient(row["patient"]),
         "isPrivate": result.is_private,
         "disclaimer": _DISCLAIMER[language],
     }
+
+
+def message(state: str, language: str) -> str:
+    """What a state means."""
+    return _MESSAGES[state][language]
 
 
 def _patient(told: Mapping[str, str] | None) -> dict[str, Any] | None:

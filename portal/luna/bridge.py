@@ -36,6 +36,8 @@ LOOK_S = 0.2
 """How often messages and results are looked for."""
 AGAIN_S = 5.0
 """After so long a message is tried again that the node could not take."""
+MAX_FAULTS = 3
+"""So many faults of ours on one message are answered as a failure."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 _FOR_NOW = frozenset({RefusalCode.TOO_BUSY, RefusalCode.STORAGE_FULL, RefusalCode.NOT_READY})
 _OPEN = frozenset({"waiting"})
@@ -51,6 +53,7 @@ class _Open:
     analysis: str = ""
     """Public id, once the analysis is written down."""
     due: float = 0.0
+    faults: int = 0
 
 
 class Bridge:
@@ -96,19 +99,27 @@ class Bridge:
         for incoming in self._broker.receive(LOOK_S):
             self._open[incoming.tag] = _Open(incoming)
         for one in list(self._open.values()):
-            if not one.analysis and time.monotonic() >= one.due:
-                self._ask(one)
-            if one.analysis:
-                self._look(one)
+            if time.monotonic() >= one.due:
+                self._go_on(one)
 
-    def _ask(self, one: _Open) -> None:
+    def _go_on(self, one: _Open) -> None:
         try:
-            self._accept(one)
+            if not one.analysis:
+                self._accept(one)
+            self._look(one)
+        except BrokerAway:
+            raise
         except Refused as refused:
             if refused.refusal.code in _FOR_NOW:
                 one.due = time.monotonic() + AGAIN_S
                 return
-            self._refuse(one, refused.refusal)
+            log.warning("bridge.refused", reason=refused.refusal.code.value)
+            self._answer_without(one, "refused", refused.refusal)
+        except Exception:  # the message's boundary: one that we cannot do must not stop those behind it
+            log.exception("bridge.fault")
+            one.faults, one.due = one.faults + 1, time.monotonic() + AGAIN_S
+            if one.faults >= MAX_FAULTS:
+                self._answer_without(one, "failed")
 
     def _accept(self, one: _Open) -> None:
         body, desk = one.incoming.body, self._desk
@@ -141,19 +152,19 @@ class Bridge:
         if result.state == "completed":
             self._desk.saw_result(one.who, row)
 
-    def _refuse(self, one: _Open, refusal: Refusal) -> None:
+    def _answer_without(self, one: _Open, state: str, refusal: Refusal | None = None) -> None:
         language = one.who.language if one.who else "en"
         told = {
-            "id": None,
+            "id": one.analysis or None,
             "userId": one.who.public_id if one.who else None,
             "image": one.image or None,
-            "state": "refused",
+            "state": state,
+            "message": answers.message(state, language),
             "result": None,
             "isMelanoma": None,
-            "refusal": refusal_answer(refusal.to_json(), language),
+            "refusal": refusal_answer(refusal.to_json(), language) if refusal else None,
         }
-        log.warning("bridge.refused", reason=refusal.code.value)
-        self._answer(one, told, "")
+        self._answer(one, told, one.analysis)
 
     def _answer(self, one: _Open, told: dict[str, Any], message_id: str) -> None:
         body = json.dumps(told, ensure_ascii=False).encode()
