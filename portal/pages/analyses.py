@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -32,7 +32,7 @@ OWN, MAKE, REVEAL = permission("analysis:own"), permission("analysis:make"), per
 LISTED = 60
 _Id = Path(pattern="^[0-9a-f]{32}$")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-_Short = Query("", max_length=64)
+_Short = Annotated[str, Query(max_length=64)]
 _PATIENT = (
     "site", "patient_type", "patient_id", "patient_normal", "patient_name", "patient_family", "patient_given",
     "patient_birth_date", "patient_sex", "patient_confirmed",
@@ -70,12 +70,12 @@ class _Pages:
 
     # -- the list
 
-    async def all(self, request: Request, since: str = _Short, until: str = _Short, state: str = _Short) -> Response:
+    async def all(self, request: Request, since: _Short = "", until: _Short = "", state: _Short = "") -> Response:
         """One's own analyses, the newest first."""
         return page(request, "analyses.html", **await self._listed(request, since, until, state))
 
     async def list(
-        self, request: Request, since: str = _Short, until: str = _Short, state: str = _Short, seen: str = _Short
+        self, request: Request, since: _Short = "", until: _Short = "", state: _Short = "", seen: _Short = ""
     ) -> Response:
         """The list alone, or that nothing in it is new."""
         told = await self._listed(request, since, until, state)
@@ -129,7 +129,7 @@ class _Pages:
         told = translator(request)("analysis.withdrawn_said") if said == "withdrawn" else ""
         return await self._page(request, row, said=told)
 
-    async def state(self, request: Request, id: str = _Id, seen: str = _Short) -> Response:
+    async def state(self, request: Request, id: str = _Id, seen: _Short = "") -> Response:
         """How it stands, or that nothing is new."""
         row = await self._row(request, id)
         result = await run_in_threadpool(self._desk.result, row)

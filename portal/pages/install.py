@@ -69,7 +69,7 @@ def router(app: FastAPI) -> APIRouter:
 
     def offline(request: Request, language: str = "") -> Response:
         """What a phone shows without a line; the same for everybody."""
-        return page(request, "offline.html", as_language=language, is_kept=True)
+        return page(request, "offline.html", as_language=language, is_kept=True, person=None, places=[])
 
     for path, handler in (
         ("/", start),
