@@ -146,7 +146,9 @@ class _Pages:
             request,
             "cases/case.html",
             status=status,
-            **shown(request, case.row, case.result, viewer=self._services.viewer is not None),
+            # what is said of agreement there is said to the doctor who asked
+            **shown(request, case.row, case.result, viewer=self._services.viewer is not None) | {"contradiction": ""},
+            disagrees=case.row["impression"] if case.result.is_contradicted(case.row["impression"]) else "",
             case=case,
             steps=frozenset() if case.row["withdrawn_at"] else MAY_BECOME[case.state],
             actions=ACTIONS,
