@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 from starlette.testclient import TestClient
 
 from dicom_node.people import People
@@ -24,9 +25,10 @@ ORIGIN = "http://localhost"
 class Visit:
     """One browser with one session."""
 
-    client: TestClient
+    client: httpx.Client
     person: Person
     secret: str
+    origin: str = ORIGIN
 
     @property
     def csrf(self) -> str:
@@ -37,7 +39,7 @@ class Visit:
 
     def post(self, path: str, *, guarded: bool = True, **fields: str) -> Any:
         data = {**fields, **({"csrf": self.csrf} if guarded else {})}
-        headers = {"Accept": "text/html", "Origin": ORIGIN}
+        headers = {"Accept": "text/html", "Origin": self.origin}
         return self.client.post(path, data=data, headers=headers, follow_redirects=False)
 
     def follow(self, answer: Any) -> Any:
@@ -54,8 +56,15 @@ def visit(
     sites: Iterable[str] = (),
     language: str = "en",
     name: str = "Ana Soto",
+    address: str = "",
 ) -> Visit:
-    """Somebody new with these roles (sites are made where they are missing), signed in."""
+    """Somebody new with these roles (sites are made where they are missing), signed in.
+
+    Parameters
+    ----------
+    address
+        Where the application is served; empty: in this process.
+    """
     desk = People(settings.people, database)
     with database.write() as connection:
         for key in sites:
@@ -73,9 +82,9 @@ def visit(
             language=language,
         )
     person, secret = desk.open_session(user, PORTAL)
-    client = TestClient(app, base_url=ORIGIN)
+    client = httpx.Client(base_url=address, timeout=60.0) if address else TestClient(app, base_url=ORIGIN)
     client.cookies.set(sessions.SESSION, secret)
-    return Visit(client, person, secret)
+    return Visit(client, person, secret, address or ORIGIN)
 
 
 def words(html: str) -> str:

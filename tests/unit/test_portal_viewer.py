@@ -148,7 +148,7 @@ def test_pages_and_files(client: TestClient, build: Path) -> None:
     config = client.get("/app-config.js").text
     assert config.startswith("window.config = {")
     assert "http" not in config
-    for missing in ("/ohif/missing.js", "/missing.js", "/missing", "/", "/index.html", "/assets"):
+    for missing in ("/ohif/missing.js", "/missing.js", "/missing", "/index.html", "/assets"):
         assert client.get(missing).status_code == 404, missing
     assert client.get("/ohif").headers["location"] == "/ohif/"
     del client.headers["X-API-Key"]
