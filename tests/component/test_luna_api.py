@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from dicom_node import backoff
+from dicom_node.people import LUNA, PORTAL, People
 from dicom_node.permissions import Role
 from dicom_node.record import keys, people, sites
 from dicom_node.record.tables import analyses, sessions
-from portal.luna.keys import KeyFile
+from portal.luna import KeyFile, Tokens
 from tests.support.luna import ACCESS_TOKEN, AUTHORIZATION, IMAGE, PASSWORD, PHOTO, Luna, address, luna_node
 
 pytestmark = pytest.mark.component
@@ -112,6 +113,24 @@ def test_a_stranger_is_turned_away(luna: Luna, shown: str) -> None:
                              ("GET", f"/api/getAnalysis/{'0' * 32}")):  # fmt: skip
             answer = luna.client().request(method, path, headers=[(header.encode(), value)])
             assert answer.status_code == 401, (method, path)
+
+
+def test_a_token_that_is_made_elsewhere_opens_nothing(luna: Luna, tmp_path: Path) -> None:
+    """Not with the secret of a living session, not in somebody else's name."""
+    settings, accounts = luna.node.settings, People(luna.node.settings.people, luna.node.database)
+    with luna.node.database.read() as connection:
+        user = people.user_of_public_id(connection, luna.ids["ana"])
+    assert user is not None
+    _, secret = accounts.open_session(user, LUNA)
+    issuer = f"urn:uuid:{settings.node.site_namespace}"
+    ours = Tokens(KeyFile(settings.data.folder / "luna-keys.json"), issuer, timedelta(hours=8))
+    theirs = Tokens(KeyFile(tmp_path / "keys.json"), issuer, timedelta(hours=8))
+    assert luna.client(ours.issue(luna.ids["ana"], secret).token).get("/api/me").status_code == 200
+    assert luna.client(theirs.issue(luna.ids["ana"], secret).token).get("/api/me").status_code == 401
+    assert luna.client(ours.issue(luna.ids["root"], secret).token).get("/api/me").status_code == 401
+    _, of_the_portal = accounts.open_session(user, PORTAL)
+    assert luna.client(ours.issue(luna.ids["ana"], of_the_portal).token).get("/api/me").status_code == 401
+    assert luna.client(secret).get("/api/me").status_code == 401, "the secret alone is no token"
 
 
 def test_only_an_administrator_makes_accounts(luna: Luna) -> None:
@@ -278,6 +297,19 @@ def test_words_come_in_the_language_asked_for(luna: Luna) -> None:
     assert "correo" in luna.client().post(
         "/signin", json={"email": "x@y.example", "password": "z"}, headers={"Accept-Language": "es"}
     ).json()["message"]  # fmt: skip
+
+
+def test_who_calls_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
+    few = luna_node(tmp_path, requests_per_minute=4, images_per_minute=1)
+    try:
+        ana = few.as_("ana")
+        answers = [ana.post("/api/imageProcess", json={"image": IMAGE}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert int(answers[1].headers["Retry-After"]) >= 1
+        # by address too, with or without an account
+        assert [few.sign_in("nobody").status_code for _ in range(2)] == [401, 429]
+    finally:
+        few.node.close()
 
 
 def test_the_key_file_is_where_the_data_are(luna: Luna) -> None:
