@@ -62,6 +62,8 @@ class SiteOptions:
     publish: str = "all"
     only: tuple[str, ...] = ()
     """Names of the routes that are switched on; all of them where none is named."""
+    destinations: tuple[str, ...] = ("pacs",)
+    """Where every route publishes; those besides ``pacs`` stand in `changes`."""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stable_age_s: int = 2
     process: str = "serve"
@@ -284,7 +286,7 @@ def _published(options: SiteOptions) -> str:
         raise SettingsRefused(f"no routes in {options.routes}: run this in the repository, or give --routes.") from None
     for route in book["routes"]:
         route["publish"] = options.publish
-        route["destinations"] = ["pacs"]
+        route["destinations"] = list(options.destinations)
         if options.only:
             route["enabled"] = route["name"] in options.only
     return "# config/routes.yaml, switched on for this demonstration.\n" + str(yaml.safe_dump(book, sort_keys=False))

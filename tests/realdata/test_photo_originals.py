@@ -16,16 +16,9 @@ from pydicom.encaps import generate_frames
 
 from dicom_node.photo import PhotoClass, WrappedPhoto, wrap
 from dicom_node.volume import read_picture
-from tests.support.photos import IMPORTER, PATIENT, occasion
+from tests.support.photos import IMPORTER, KNOWN_OF_DERMOSCOPIC, PATIENT, occasion
 
 pytestmark = pytest.mark.realdata
-
-KNOWN_OF_DERMOSCOPIC = (
-    "Unrecognized defined term <DMS>",
-    "</FrameOfReferenceUID(0020,0052)> - Missing attribute",
-    "</PositionReferenceIndicator(0020,1040)> - Missing attribute",
-)
-"""Noise of the validator's table of 2022: the module table has had no Frame of Reference since."""
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 FLAGS = [
@@ -42,6 +47,8 @@ _SETS = """() => window.services.displaySetService.getActiveDisplaySets().map(
 _INDEX = """() => Math.max(...window.cornerstone.getRenderingEngines().flatMap(engine => engine.getViewports().map(
   view => view.getCurrentImageIdIndex ? view.getCurrentImageIdIndex() : -1)))"""
 
+_CANVAS = "() => document.querySelector('canvas.cornerstone-canvas').toDataURL('image/png')"
+
 
 @dataclass
 class Viewer:
@@ -55,6 +62,12 @@ class Viewer:
         """Go to a study and wait until an image is drawn."""
         self.page.goto(url)
         self.page.wait_for_function(_IS_DRAWN, timeout=PATIENCE_MS)
+
+    def open_list(self, url: str, count: int) -> None:
+        """Go to a study of which nothing may be drawn, and wait until so many series are listed."""
+        self.page.goto(url)
+        listed = f"() => window.services && ({_SETS})().length >= {count}"
+        self.page.wait_for_function(listed, timeout=PATIENCE_MS)
 
     def display_sets(self) -> list[list[str]]:
         """(modality, series description, id) of everything the viewer lists, in its order."""
@@ -74,6 +87,27 @@ class Viewer:
         self.page.wait_for_function(
             "window.services.segmentationService.getSegmentations().length > 0", timeout=PATIENCE_MS
         )
+
+    def show(self, description: str, instance_uid: str) -> None:
+        """Load the series with this description, as a double click does, and wait until the instance is shown."""
+        self.page.get_by_text(description).first.dblclick()
+        self.page.wait_for_function(
+            f"() => ({_SHOWN})().some(id => id.includes('{instance_uid}'))", timeout=PATIENCE_MS
+        )
+
+    def drawn(self, is_there: Callable[[npt.NDArray[np.uint8]], bool]) -> npt.NDArray[np.uint8]:
+        """(rows, columns, 3) uint8: the first pane's pixels without its annotations, once `is_there` says so of them.
+
+        The last ones, when it never does: the caller's assertion then shows what there was.
+        """
+        for _ in range(40):
+            encoded = str(self.page.evaluate(_CANVAS)).partition(",")[2]
+            with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+                pixels: npt.NDArray[np.uint8] = np.asarray(image.convert("RGB"))
+            if is_there(pixels):
+                break
+            self.page.wait_for_timeout(500)
+        return pixels
 
     def label_counts(self) -> dict[int, int]:
         """Segment number -> voxels, in the viewer's own label map."""
@@ -111,7 +145,7 @@ def viewer(width: int = 1280, height: int = 800) -> Iterator[Viewer]:
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
         try:
             context = browser.new_context(viewport={"width": width, "height": height})
-            context.add_init_script("localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
+            context.add_init_script("localStorage?.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
             page = context.new_page()
             seen = Viewer(page)
             _listen(page, seen.troubles)
