@@ -39,7 +39,7 @@ class BridgeSection(Section):
             return self
         if not self.username or self.password_file is None:
             raise ValueError("bridge.host: name the account too, by bridge.username and bridge.password_file")
-        if self.host not in LOOPBACK and not self.tls and not self.insecure_ok_because:
+        if self.host not in LOOPBACK and not self.tls and not self.insecure_ok_because.strip():
             raise ValueError(
                 "bridge.host is another machine: set bridge.tls, or write into bridge.insecure_ok_because why plain "
                 "text is acceptable on that network"

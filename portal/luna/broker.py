@@ -64,6 +64,15 @@ class Broker:
         """
         self._guard(self._connect)
 
+    def reach(self) -> None:
+        """Connect and go again: whether the broker is there and takes the account; nothing is made or taken.
+
+        Raises
+        ------
+        BrokerAway
+        """
+        self._guard(lambda: pika.BlockingConnection(self._parameters()).close())
+
     def receive(self, wait_s: float) -> list[Incoming]:
         """Messages that have come, after at most `wait_s`; keeps the connection alive too.
 

@@ -1,5 +1,7 @@
 """Debian's RabbitMQ as a child of the tests: free ports on loopback, folders of its own, ended by its process id.
 
+It speaks plain AMQP on one port and TLS on another, with a certificate of an authority made for it.
+
 Its port mapper (epmd) is a child too: left to itself, the broker starts one that outlives it.
 """
 
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pika
 import pytest
+import trustme
 from pika import exceptions
 
 from dicom_node.demo.site import free_ports
@@ -32,7 +35,8 @@ class Rabbit:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.password_file = folder / "password"
-        self.port, self._distribution_port, self._epmd_port = free_ports(3)
+        self.authority_file = folder / "authority.pem"
+        self.port, self.tls_port, self._distribution_port, self._epmd_port = free_ports(4)
         self._children: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Rabbit:
@@ -42,8 +46,16 @@ class Rabbit:
         password = secrets.token_hex(16)
         self.password_file.write_text(password)
         self.password_file.chmod(0o600)
+        self._make_certificate()
         (self.folder / "rabbitmq.conf").write_text(
-            f"default_user = {self.username}\ndefault_pass = {password}\nloopback_users.{self.username} = true\n"
+            f"default_user = {self.username}\n"
+            f"default_pass = {password}\n"
+            f"loopback_users.{self.username} = true\n"
+            f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
+            f"ssl_options.cacertfile = {self.authority_file}\n"
+            f"ssl_options.certfile = {self.folder}/broker.pem\n"
+            f"ssl_options.keyfile = {self.folder}/broker.key\n"
+            "ssl_options.verify = verify_none\n"
         )
         (self.folder / "enabled_plugins").write_text("[].\n")
         try:
@@ -64,6 +76,13 @@ class Rabbit:
         return BridgeSection(
             host="127.0.0.1", port=self.port, username=self.username, password_file=self.password_file, prefetch=2
         )
+
+    def _make_certificate(self) -> None:
+        authority = trustme.CA()
+        made = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(self.authority_file)
+        made.cert_chain_pems[0].write_to_path(self.folder / "broker.pem")
+        made.private_key_pem.write_to_path(self.folder / "broker.key")
 
     def start(self) -> None:
         """Start the broker, and wait until somebody can connect."""
