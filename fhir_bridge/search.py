@@ -119,12 +119,18 @@ def _bounds(name: str, value: str) -> tuple[datetime, datetime]:
     return start, start + (timedelta(milliseconds=1) if start.microsecond else timedelta(seconds=1))
 
 
-def _period(values: Iterable[str]) -> tuple[datetime | None, datetime | None]:
+def period(name: str, values: Iterable[str]) -> tuple[datetime | None, datetime | None]:
+    """First moment asked for and the first one no longer asked for, of a date parameter with its prefixes.
+
+    Raises
+    ------
+    SearchError
+    """
     lows: list[datetime] = []
     highs: list[datetime] = []
     for value in values:
         prefix, rest = (value[:2], value[2:]) if value[:2].isalpha() else ("eq", value)
-        start, end = _bounds("_lastUpdated", rest)
+        start, end = _bounds(name, rest)
         match prefix:
             case "ge":
                 lows.append(start)
@@ -138,7 +144,7 @@ def _period(values: Iterable[str]) -> tuple[datetime | None, datetime | None]:
                 lows.append(start)
                 highs.append(end)
             case _:
-                raise SearchError("_lastUpdated takes eq, ge, gt, le or lt")
+                raise SearchError(f"{name} takes eq, ge, gt, le or lt")
     return max(lows, default=None), min(highs, default=None)
 
 
@@ -172,7 +178,7 @@ def parse(kind: str, pairs: Iterable[tuple[str, str]]) -> Search:
     for value in special.get("_include", []):
         if kind != "DiagnosticReport" or value != INCLUDE:
             raise SearchError(f"_include can only be {INCLUDE}")
-    low, high = _period(special.get("_lastUpdated", []))
+    low, high = period("_lastUpdated", special.get("_lastUpdated", []))
     limit = _count(special["_count"]) if "_count" in special else DEFAULT_PAGE
     return Search(Query(kind, tuple(clauses), low, high, None, limit), "_include" in special)
 

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Request, Response
@@ -44,18 +44,21 @@ class Access:
     """The study, where one was named; for the audit trail only, never for logs."""
 
 
+Kept = TypeVar("Kept")
+
+
 @dataclass
-class Pages:
+class Pages(Generic[Kept]):
     """Opaque continuation links: a random word stands for the rest of a search, for a while.
 
     The query itself (it holds patient identifiers) never goes into a link.
     """
 
     clock: Callable[[], float] = time.monotonic
-    _kept: OrderedDict[str, tuple[float, Search]] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[str, tuple[float, Kept]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def keep(self, search: Search) -> str:
+    def keep(self, search: Kept) -> str:
         """A word for this search."""
         word = secrets.token_urlsafe(18)
         with self._lock:
@@ -64,7 +67,7 @@ class Pages:
                 self._kept.popitem(last=False)
         return word
 
-    def find(self, word: str) -> Search | None:
+    def find(self, word: str) -> Kept | None:
         """The search that a word stands for; None when it is unknown or too old."""
         with self._lock:
             expires, search = self._kept.get(word, (0.0, None))
@@ -122,7 +125,7 @@ class _Endpoint:
         self._version = version
         self._base_url = base_url.rstrip("/")
         self._on_access = on_access
-        self._pages = Pages()
+        self._pages: Pages[Search] = Pages()
 
     def routes(self) -> APIRouter:
         made = APIRouter(prefix="/fhir", tags=["FHIR R4"])

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
-from portal import administration, api, cases, docs, health, luna, operation, study, viewer
+from portal import administration, api, audit_events, cases, docs, health, luna, operation, study, viewer
 from portal.api import analyses as api_analyses
 from portal.api import outcomes
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
@@ -38,6 +38,9 @@ def create_app(services: PortalServices) -> FastAPI:
     app.state.settings = services.settings
     app.include_router(health.router(services))
     app.include_router(docs.router(app))
+    if services.audit is not None:
+        # before the routes that take every other type of resource
+        app.include_router(audit_events.router(services.audit, services.on_access))
     if services.reports is not None:
         base = f"{services.settings.base_url.rstrip('/')}/fhir" if services.settings.base_url else ""
         app.include_router(

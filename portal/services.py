@@ -17,6 +17,7 @@ from fhir_bridge.store import ReportStore
 if TYPE_CHECKING:
     from dicom_node.administration import Administration
     from dicom_node.analyses import Analyses
+    from dicom_node.audit_desk import AuditDesk
     from dicom_node.operation import Operation
     from dicom_node.people import People
     from dicom_node.permissions import Person
@@ -100,6 +101,8 @@ class PortalServices:
         The desk for accounts and sessions; None: nobody signs in.
     verify_token
         Who sends a token of the LUNA API, or None.
+    audit
+        Reads the audit log for programs; None: there is no /fhir/AuditEvent.
     """
 
     verify_key: Callable[[str], KeyIdentity | None]
@@ -119,5 +122,6 @@ class PortalServices:
     luna: LunaDesk | None = None
     people: People | None = None
     verify_token: Callable[[str], Person | None] | None = None
+    audit: AuditDesk | None = None
     trust: Callable[[], Trust] | None = None
     settings: PortalSettings = PortalSettings()

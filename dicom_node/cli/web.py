@@ -16,6 +16,7 @@ import portal
 from dicom_node import durable
 from dicom_node.administration import Administration
 from dicom_node.analyses import Analyses
+from dicom_node.audit_desk import AuditDesk
 from dicom_node.cli.readiness import Readiness, certificates_of
 from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
@@ -125,6 +126,7 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         reviews=Reviews(database, analyses),
         luna=luna,
         people=people,
+        audit=AuditDesk(database, settings.report.issuers),
         verify_token=luna.person_of,
         trust=(lambda: _trust(settings)) if settings.uses_tls else None,
         settings=portal.PortalSettings(

@@ -25,6 +25,8 @@ class Wanted:
         Opaque id or Study Instance UID.
     since, until
         Times as the record writes them; `until` itself is not in it.
+    studies
+        Study Instance UIDs, one of which it is about; None: whatever it is about.
     """
 
     actor: str = ""
@@ -32,6 +34,7 @@ class Wanted:
     study: str = ""
     since: str = ""
     until: str = ""
+    studies: tuple[str, ...] | None = None
 
 
 def page(connection: Connection, wanted: Wanted, before: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
@@ -69,6 +72,8 @@ def _asked(wanted: Wanted) -> Select[Any]:
         query = query.where(audit.c.action == wanted.action)
     if wanted.study:
         query = query.where(or_(studies.c.public_id == wanted.study, audit.c.study_uid == wanted.study))
+    if wanted.studies is not None:
+        query = query.where(audit.c.study_uid.in_(wanted.studies))
     if wanted.since:
         query = query.where(audit.c.at >= wanted.since)
     if wanted.until:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select, update
@@ -18,6 +19,14 @@ def study_row(connection: Connection, study_uid: str) -> RowMapping:
 def find(connection: Connection, study_uid: str) -> RowMapping | None:
     """One study, where something of it has been read already."""
     return connection.execute(select(studies).where(studies.c.uid == study_uid)).mappings().first()
+
+
+def of_patient(connection: Connection, patient_id: str, issuers: Collection[str] | None = None) -> list[str]:
+    """UIDs of the studies of a Patient ID, of these issuers where any are named."""
+    query = select(studies.c.uid).where(studies.c.identity["PatientID"].as_string() == patient_id)
+    if issuers is not None:
+        query = query.where(studies.c.identity["IssuerOfPatientID"].as_string().in_(sorted(issuers)))
+    return [str(uid) for uid in connection.execute(query.order_by(studies.c.uid)).scalars()]
 
 
 def series_rows(connection: Connection, study_uid: str) -> list[RowMapping]:

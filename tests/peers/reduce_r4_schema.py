@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 RESOURCES = (
+    "AuditEvent",
     "Bundle",
     "CapabilityStatement",
     "Device",
