@@ -252,6 +252,23 @@ def _ports(chosen: Settings) -> Iterator[Verdict]:
         yield Verdict("door", "warning", "no sender is listed: every association is rejected", "Add door.senders.")
 
 
+def _at_rest(chosen: Settings) -> Iterator[Verdict]:
+    from dicom_node import reseal
+    from dicom_node.master_keys import Keys
+
+    keys = None if chosen.data.key_file is None else Keys(chosen.data.key_file)
+    lost = sorted(reseal.missing(chosen.data.folder, keys))
+    if lost:
+        yield Verdict("at rest", "bad", f"stored files need keys that are not here: {', '.join(lost)}",
+                      "Bring data.key_file back from its copy.")  # fmt: skip
+    elif chosen.data.encrypt and keys is not None:
+        yield Verdict(
+            "at rest", "ok", f"stored files are sealed by {keys.ids[0]}; the database is for its volume to keep"
+        )
+    else:
+        yield Verdict("at rest", "ok", "stored files are not sealed: the disk's own encryption, or data.encrypt")
+
+
 def _certificates(chosen: Settings) -> Iterator[Verdict]:
     from dicom_node.cli.readiness import certificates_of
     from dicom_node.tls import WARN_DAYS, TlsRefused, check
@@ -277,6 +294,19 @@ def _viewer(chosen: Settings) -> Iterator[Verdict]:
         yield Verdict("viewer", "bad", "web.viewer_folder holds no index.html", "Run `tools/setup viewer`.")
 
 
+def _broker(chosen: Settings) -> Iterator[Verdict]:
+    from portal.luna.broker import Broker, BrokerAway
+
+    if not chosen.bridge.host:
+        return
+    try:
+        Broker(chosen.bridge).reach()
+    except BrokerAway as away:
+        yield Verdict("broker", "bad", f"the message broker cannot be reached ({away})", "Look at section bridge.")
+    else:
+        yield Verdict("broker", "ok", "the message broker is there and takes the account")
+
+
 CHECKS: tuple[Callable[[Settings], Iterator[Verdict]], ...] = (
     _disk,
     _records,
@@ -285,7 +315,9 @@ CHECKS: tuple[Callable[[Settings], Iterator[Verdict]], ...] = (
     _decoders,
     _orthanc,
     check_destinations,
+    _broker,
     _ports,
     _certificates,
+    _at_rest,
     _viewer,
 )

@@ -113,9 +113,13 @@ def web() -> None:
     Example: ai-node web
     """
     from dicom_node.cli.web import run_web
+    from dicom_node.settings import SettingsRefused
 
     chosen, database = _start("web")
-    _until_told(lambda ended: run_web(chosen, database, ended))
+    try:
+        _until_told(lambda ended: run_web(chosen, database, ended))
+    except SettingsRefused as refused:
+        stop(Exit.CONFIGURATION, str(refused))
 
 
 def bridge() -> None:
@@ -156,9 +160,11 @@ def health() -> None:
 
 def _start(name: str) -> tuple[Settings, Database]:
     from dicom_node import logs
+    from dicom_node.cli.at_rest import check_keys
 
     chosen = settings()
     logs.set_up(name)
+    check_keys(chosen)
     database = Database(chosen.records_url)
     try:
         if not database.is_migrated():
@@ -173,6 +179,7 @@ def _start(name: str) -> tuple[Settings, Database]:
 
 def _check_before_start(chosen: Settings) -> None:
     """What must be right before anything listens: certificates, destinations and the route file (I22)."""
+    from dicom_node.cli.at_rest import check_keys
     from dicom_node.cli.destinations import check_files
     from dicom_node.routing import RoutesRefused
     from dicom_node.routing.book import load_routes
@@ -181,6 +188,8 @@ def _check_before_start(chosen: Settings) -> None:
     from dicom_node.tls import TlsRefused
     from dicom_node.tls import check as check_identity
     from fhir_bridge.transport import check_address
+
+    check_keys(chosen)
 
     if chosen.uses_tls:
         try:

@@ -10,7 +10,9 @@ import pika
 import pytest
 from pydantic import ValidationError
 
+from dicom_node.cli.doctor import CHECKS
 from dicom_node.luna_settings import BridgeSection
+from dicom_node.settings import Settings
 from portal.luna.broker import Broker, BrokerAway
 from tests.support.rabbit import Rabbit
 
@@ -109,6 +111,14 @@ def test_tls_is_checked(rabbit: Rabbit, tmp_path: Path) -> None:
     wrong.chmod(0o600)
     with pytest.raises(BrokerAway):
         Broker(changed(rabbit, password_file=wrong)).reach()
+
+
+def test_doctor_says_whether_the_broker_is_there(rabbit: Rabbit) -> None:
+    (check,) = [one for one in CHECKS if one.__name__ == "_broker"]
+    assert [one.level for one in check(Settings(bridge=rabbit.settings))] == ["ok"]
+    (bad,) = check(Settings(bridge=changed(rabbit, port=1)))
+    assert bad.level == "bad" and "bridge" in bad.advice
+    assert list(check(Settings())) == []
 
 
 @pytest.mark.parametrize(
