@@ -22,7 +22,7 @@ from dicom_node.routing.gate import HOLDS
 from dicom_node.stages import submit as submitting
 from tests.fixtures_classifier import make_tiny_classifier
 from tests.fixtures_photo import drawn_lesion, jpeg
-from tests.support.clinic import RUT, Clinic, Warm, patient
+from tests.support.clinic import RUT, SYSTEM, Clinic, Warm, patient
 
 pytestmark = pytest.mark.component
 
@@ -73,6 +73,9 @@ def test_a_photograph_goes_the_whole_way_and_names_nobody_who_asked(clinic: Clin
     (revision,) = clinic.rows(revisions)
     assert revision["grade"] == "promised"
     assert passed(clinic) == ["pending"]
+    assert [row["submitter"] for row in clinic.rows(studies)] == [clinic.ana.actor]  # her turn, not the desk's
+    (report,) = [r["resource"] for r in clinic.rows(reports) if r["resource"]["resourceType"] == "DiagnosticReport"]
+    assert report["subject"]["identifier"] == {"system": SYSTEM, "value": RUT}
 
     delivered = clinic.delivered()
     assert {str(d.PatientID) for d in delivered} == {RUT} and {d.IssuerOfPatientID for d in delivered} == {"CL-RUT"}
@@ -328,6 +331,7 @@ def test_a_withdrawn_result_is_taken_back_everywhere_and_has_no_numbers(clinic: 
     with clinic.open():
         row = clinic.desk.accept(clinic.asked(patient=patient()))
         clinic.until(row, "completed")
+        clinic.settle()
         before = {str(d.SOPInstanceUID) for d in clinic.delivered()}
         taken = clinic.desk.withdraw(clinic.ana, clinic.row(row["public_id"]), "wrong patient: was Peter")
         assert taken["state"] == "withdrawn"
@@ -336,10 +340,9 @@ def test_a_withdrawn_result_is_taken_back_everywhere_and_has_no_numbers(clinic: 
     assert result.state == "withdrawn" and result.outputs == () and result.files == {"photo"}
     (rejection,) = [d for d in clinic.delivered() if d.Modality == "KO"]
     named = {
-        str(one.ReferencedSOPInstanceUID)
-        for study in rejection.CurrentRequestedProcedureEvidenceSequence
-        for series in study.ReferencedSeriesSequence
-        for one in series.ReferencedSOPSequence
+        str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for item in rejection.ContentSequence
+        if "ReferencedSOPSequence" in item
     }
     assert named == before
     (report,) = [r["resource"] for r in clinic.rows(reports) if r["resource"]["resourceType"] == "DiagnosticReport"
