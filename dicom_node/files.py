@@ -1,7 +1,7 @@
 """Keep bytes so that they survive a power cut: write beside, fsync, rename, fsync the folder.
 
-Used for artefacts and caches.  (The door has its own port for the same sequence, because its every call is a point at
-which a test may cut the power.)
+Used for artefacts and caches, which are sealed where the site wants it (`at_rest`).  (The door has its own port for the
+same sequence, because its every call is a point at which a test may cut the power.)
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
+
+from dicom_node import at_rest
 
 
 def keep(folder: Path, data: bytes) -> tuple[str, str]:
@@ -25,12 +27,17 @@ def keep(folder: Path, data: bytes) -> tuple[str, str]:
     relative = f"{sha256[:2]}/{sha256[2:]}"
     target = folder / relative
     if not target.exists():
-        write_durably(target, data)
+        write_sealed(target, data)
     return sha256, relative
 
 
+def write_sealed(target: Path, data: bytes) -> None:
+    """Write a file of the data folder completely or not at all, enciphered where the site wants it."""
+    write_durably(target, at_rest.seal(data))
+
+
 def write_durably(target: Path, data: bytes) -> None:
-    """Write a file completely or not at all."""
+    """Write a file completely or not at all, as it is."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = target.with_name(f".{secrets.token_hex(8)}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -65,7 +72,7 @@ def load(folder: Path, relative: str, sha256: str) -> bytes:
     ValueError
         If its bytes are not those that were kept.
     """
-    data = (folder / relative).read_bytes()
+    data = at_rest.read(folder / relative)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError("a kept file has other bytes than those that were kept: the disk or somebody changed it")
     return data

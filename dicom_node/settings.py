@@ -103,8 +103,18 @@ class DataSection(Section):
     min_free_gb: float = Field(5.0, ge=0)
     """Admission stops (A700, 503) when less than this, or less than `min_free_share`, is free."""
     min_free_share: float = Field(0.02, ge=0, le=0.5)
+    encrypt: bool = False
+    """Vault, artefacts, uploads and caches are enciphered on the disk; the database is not (docs/how-to)."""
+    key_file: Path | None = None
+    """Master keys of what is enciphered (`ai-node at-rest init`); stays named as long as anything is."""
     records_url: str | None = None
     """SQLAlchemy URL of the records; default SQLite in `folder`."""
+
+    @model_validator(mode="after")
+    def _there_is_a_key(self) -> DataSection:
+        if self.encrypt and self.key_file is None:
+            raise ValueError("data.encrypt needs data.key_file: `ai-node at-rest init FILE` makes one")
+        return self
 
 
 class TlsSection(Section):

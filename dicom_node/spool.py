@@ -15,6 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicom_node import at_rest
 from dicom_node.files import sync_folder
 
 
@@ -33,17 +34,19 @@ class Part:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = folder / f".{secrets.token_hex(12)}.part"
         self._file = open(self._path, "xb", buffering=1 << 20, opener=_private)  # noqa: SIM115  closed by `close`
+        self._writer = at_rest.writer()
         self._digest = hashlib.sha256()
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
         """Add bytes."""
-        self._file.write(data)
+        self._file.write(self._writer.update(data))
         self._digest.update(data)
         self.size_bytes += len(data)
 
     def close(self) -> tuple[Path, Upload]:
         """Make the bytes durable under the part's own name; where they are, and what they are."""
+        self._file.write(self._writer.finish())
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -76,7 +79,7 @@ class Spool:
         return upload
 
     def path(self, sha256: str) -> Path:
-        """Where an upload lies; the argument is a digest of ours and never a name from outside (I9)."""
+        """Where an upload lies, for `at_rest` to read; the argument is a digest of ours, no name from outside (I9)."""
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise ValueError("an upload is named by a sha256")
         return self._folder / sha256[:2] / sha256[2:]

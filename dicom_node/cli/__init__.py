@@ -37,6 +37,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "tokens": ("dicom_node.cli.tokens", "app", "Keys that sign the tokens of the LUNA API."),
     "audit": ("dicom_node.cli.audit", "app", "The audit log: verify, read, export."),
     "tls": ("dicom_node.cli.tls", "app", "Certificates: make, renew, look at them."),
+    "at-rest": ("dicom_node.cli.at_rest", "app", "Encryption of what is stored: keys, state, change."),
     "config": ("dicom_node.cli.doctor", "config_app", "The settings in force."),
     "health": ("dicom_node.cli.processes", "health", "Ask the running node whether it lives."),
     "doctor": ("dicom_node.cli.doctor", "doctor", "Check everything the node needs, and say what to do."),

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
+from dicom_node import at_rest
+from dicom_node.master_keys import AtRestRefused
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.settings import Settings, SettingsRefused, load_settings
 
@@ -46,11 +48,15 @@ def chosen_config() -> Path | None:
 
 
 def settings() -> Settings:
-    """The settings in force, or exit 5 with the key that is wrong."""
+    """The settings in force, or exit 5 with the key that is wrong; from here on stored files are read by their keys."""
     try:
-        return load_settings(_Chosen.config)
+        chosen = load_settings(_Chosen.config)
+        at_rest.use(chosen.data.key_file, seals=chosen.data.encrypt)
     except SettingsRefused as refused:
         stop(Exit.CONFIGURATION, str(refused))
+    except AtRestRefused as refused_keys:
+        stop(Exit.CONFIGURATION, f"data.key_file: {refused_keys}")
+    return chosen
 
 
 def stop(code: Exit, message: str) -> NoReturn:

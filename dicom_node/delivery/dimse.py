@@ -6,9 +6,9 @@ TCP_NODELAY is set on every connection: without it each small message waits for 
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,11 +56,12 @@ def store(target: CStoreTarget, outgoing: OutgoingObject) -> tuple[int, Outcome]
             raise Refused(
                 RefusalCode.DELIVERY_INCOMPLETE, "the SOP Class in its transfer syntax accepted", "context rejected"
             )
-        with tempfile.NamedTemporaryFile(prefix="outgoing-", suffix=".part") as file:
+        # the library sends from a path without encoding again; this one leads to memory, so that no disk sees a patient
+        with os.fdopen(os.memfd_create("outgoing", os.MFD_CLOEXEC), "wb") as file:
             file.write(outgoing.data)
             file.flush()
             try:
-                answer = association.send_c_store(file.name)
+                answer = association.send_c_store(f"/proc/self/fd/{file.fileno()}")
             except (RuntimeError, ValueError, OSError) as error:
                 raise PeerTrouble(f"the association ended while sending ({type(error).__name__})") from None
         status = answer.get("Status")

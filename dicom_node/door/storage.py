@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from dicom_node import at_rest
+
 
 class Storage(Protocol):
     """What the vault needs of a file system.  Every method may raise OSError."""
@@ -49,7 +51,7 @@ class Storage(Protocol):
         ...
 
     def read(self, path: Path, size_bytes: int = 1 << 20) -> Iterator[bytes]:
-        """The file's bytes in pieces."""
+        """The file's bytes in pieces, deciphered where it is sealed."""
         ...
 
     def is_file(self, path: Path) -> bool: ...
@@ -99,7 +101,7 @@ class Disk:
             return []
 
     def read(self, path: Path, size_bytes: int = 1 << 20) -> Iterator[bytes]:
-        with path.open("rb") as file:
+        with at_rest.opened(path) as file:
             while piece := file.read(size_bytes):
                 yield piece
 

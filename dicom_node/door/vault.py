@@ -1,9 +1,9 @@
 """The vault: received bytes, kept exactly as they came (I1, I10).
 
 A received data set becomes a DICOM Part 10 file (PS3.10 section 7: 128 zero bytes, ``DICM``, file meta information)
-whose data set is byte for byte what the sender sent.  Order of every acceptance: bytes to a ``.part`` file on the same
-file system -> fsync of the file -> rename to a name made from the bytes' sha256 -> fsync of the folder -> (row).  No
-name ever holds anything a sender chose (I9).
+whose data set is byte for byte what the sender sent, sealed on the disk where the site wants it (`at_rest`).  Order of
+every acceptance: bytes to a ``.part`` file on the same file system -> fsync of the file -> rename to a name made from
+the received bytes' sha256 -> fsync of the folder -> (row).  No name ever holds anything a sender chose (I9).
 
 After a failed fsync the kernel may have dropped the pages and will report success next time: the vault then accepts
 nothing more until the process is started again (hardening 2.2).
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from dicom_node import at_rest
 from dicom_node.door.part10 import PREAMBLE, file_meta
 from dicom_node.door.storage import Storage
 from dicom_node.failpoints import reach
@@ -63,6 +64,7 @@ class Incoming:
         self._hash = hashlib.sha256(meta)
         self._buffer = bytearray(meta)
         self._meta_bytes = len(meta)
+        self._writer = at_rest.writer()
         self._head: bytes | None = None
         self._handle: int | None = None
         self._part: Path | None = None
@@ -107,15 +109,20 @@ class Incoming:
         if self._handle is None or self._part is None:
             part = self._vault.incoming / f"{secrets.token_hex(16)}.part"
             self._handle, self._part = self._vault.storage.create(part), part
-        self._vault.storage.write(self._handle, self._buffer)
+        self._store(self._handle, self._writer.update(self._buffer))
         if self._head is None:
             self._head = bytes(self._buffer)
         self._buffer = bytearray()
         return self._handle, self._part
 
+    def _store(self, handle: int, data: bytes | bytearray | memoryview) -> None:
+        if data:
+            self._vault.storage.write(handle, data)
+
     def finish(self) -> Path:
         """All bytes in the ``.part`` file and on the medium; its path."""
         handle, part = self._spill()
+        self._store(handle, self._writer.finish())
         reach("K2")
         self._vault.sync(handle)
         self._handle = None

@@ -11,6 +11,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results.quiet import quietly
 from dicom_node.words import ObjectKind
@@ -45,8 +46,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 def check_patient(objects: Mapping[ObjectKind, Dataset], path: str, study_uid: str, data_root: Path | None) -> None:
     """Refuse objects that disagree with each other or with their source (the file at `path`) on patient or study."""
     where = Path(path)
-    with quietly():
-        source = dcmread(where if data_root is None else data_root / where, stop_before_pixels=True)
+    with quietly(), at_rest.opened(where if data_root is None else data_root / where) as file:
+        source = dcmread(file, stop_before_pixels=True)
         first = next(iter(objects.values()))
         for keyword in _SAME_EVERYWHERE:
             if len({str(o.get(keyword, "")) for o in objects.values()}) != 1:

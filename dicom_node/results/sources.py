@@ -18,6 +18,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results import text
 from dicom_node.results.attributes import COPIED, check_agreement, clean_attributes, decoded
@@ -167,7 +168,8 @@ def _read(path: str, data_root: Path | None) -> Dataset:
     where = Path(path) if data_root is None else data_root / path
     with quietly():
         try:
-            return dcmread(where, stop_before_pixels=True, specific_tags=list(_READ), force=False)
+            with at_rest.opened(where) as file:
+                return dcmread(file, stop_before_pixels=True, specific_tags=list(_READ), force=False)
         except (InvalidDicomError, ValueError, EOFError) as error:
             raise Refused(RefusalCode.DICOM_MALFORMED, "a readable header", type(error).__name__) from error
 

@@ -7,9 +7,7 @@ a UID, a name or an accession number (I4, I9).  It is a function of the run and 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -23,7 +21,7 @@ from dicom_node.settings import FileDestination, Settings
 from dicom_node.stages.context import Mask, Tools
 from dicom_node.stages.pictures import as_picture
 from dicom_node.stages.read import case_inputs
-from dicom_node.volume import write_nifti
+from dicom_node.volume import nifti_bytes
 from dicom_node.words import ObjectKind, Picture, Volume
 
 PDF_PAGE, OVERLAY = "pdf-page", "overlay"
@@ -76,10 +74,7 @@ def extra_files(
             made[RESULT_FILE] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
         return made
     if "mask" in wanted and mask is not None:
-        with tempfile.TemporaryDirectory(prefix="ai-node-") as scratch:
-            path = Path(scratch) / "mask.nii.gz"
-            write_nifti(mask, reference.affine, path)
-            made[MASK_FILE] = path.read_bytes()
+        made[MASK_FILE] = nifti_bytes(mask, reference.affine)
     if "result" in wanted:
         inputs = case_inputs(tools, revisions, int(run["identity"]["reference_revision"]))
         told = result_json(findings, dict(findings.timings_s), inputs, facts)

@@ -24,7 +24,7 @@ from sqlalchemy import RowMapping
 
 from ai_engine.findings import Findings, findings_from_json
 from ai_engine.packages import ModelPackage, find_package, load_package
-from dicom_node import files
+from dicom_node import at_rest, files
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.record import canonical_json, predictions
@@ -186,8 +186,8 @@ def _infer(tools: Tools, turn: Turn, row: RowMapping) -> None:
     reach("P2")
     mask, findings = tools.models.predict(row["model"], inputs, lambda: is_wanted(tools, turn))
     folder = folder_of(tools, row) / str(turn.attempt)
-    files.write_durably(folder / _MASK, pack_mask(mask))
-    files.write_durably(folder / _FINDINGS, canonical_json(findings.to_json()).encode())
+    files.write_sealed(folder / _MASK, pack_mask(mask))
+    files.write_sealed(folder / _FINDINGS, canonical_json(findings.to_json()).encode())
     pictures = {role: pixels_digest(volume) for role, volume in inputs.items()}
     first = next(iter(volumes.values()))
     seconds = {"infer": time.monotonic() - started, **dict(findings.timings_s)}
@@ -243,8 +243,8 @@ def _write(tools: Tools, turn: Turn, row: RowMapping) -> None:
 
 def _inferred(tools: Tools, row: RowMapping) -> tuple[Mask, Findings]:
     folder = folder_of(tools, row) / str(row["files"]["inferred"])
-    said = json.loads((folder / _FINDINGS).read_bytes())
-    return unpack_mask((folder / _MASK).read_bytes()), findings_from_json(said)
+    said = json.loads(at_rest.read(folder / _FINDINGS))
+    return unpack_mask(at_rest.read(folder / _MASK)), findings_from_json(said)
 
 
 def _clean(tools: Tools, row: RowMapping) -> None:

@@ -26,7 +26,7 @@ from ai_engine.findings import Findings, findings_from_json
 from ai_engine.geometry import Affine
 from ai_engine.pictures import InputPicture
 from ai_engine.prediction import InputVolume
-from dicom_node import files
+from dicom_node import at_rest, files
 from dicom_node.record import canonical_json, digest
 from dicom_node.stages.context import Mask, pack_mask, unpack_mask
 
@@ -62,7 +62,7 @@ class PredictionCache:
         started = time.monotonic()
         path = self._folder / key
         try:
-            data = path.read_bytes()
+            data = at_rest.read(path)
             found = _parse(data)
             os.utime(path)  # the clock of "least recently used"; atime is off on many file systems
         except FileNotFoundError:
@@ -82,7 +82,7 @@ class PredictionCache:
         if not self._limit or len(data) > self._limit:
             return
         try:
-            files.write_durably(self._folder / key, data)
+            files.write_sealed(self._folder / key, data)
         except OSError as error:
             log.warning("prediction-cache.not-kept", error=type(error).__name__)
             return

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from ai_engine.findings import Findings, findings_from_json
-from dicom_node import files
+from dicom_node import at_rest, files
 from dicom_node.failpoints import reach
 from dicom_node.photo import Importer, PhotoClass, PhotoLimits, wrap
 from dicom_node.record import canonical_json, predictions
@@ -48,7 +48,7 @@ def read_photo(tools: Tools, turn: Turn, row: RowMapping) -> None:
         raise UploadsGone
     said, work = row["options"]["photo"], tools.settings.work
     wrapped = wrap(
-        path.read_bytes(),
+        at_rest.read(path),
         patient_of(said, row["public_id"]),
         occasion_of(said, local_time(tools.settings.node, row["created_at"])),
         Importer(uuid.UUID(tools.site_namespace), tools.version, tools.node_instance),
@@ -60,7 +60,7 @@ def read_photo(tools: Tools, turn: Turn, row: RowMapping) -> None:
             child_wall_s=work.decode_timeout_s,
         ),
     )
-    files.write_durably(photo_path(tools, row), wrapped.data)
+    files.write_sealed(photo_path(tools, row), wrapped.data)
     picture = _decoded(tools, row)
     tools.volume_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     save_picture(picture, _cache_path(tools, row))
@@ -93,8 +93,8 @@ def infer_photo(tools: Tools, turn: Turn, row: RowMapping) -> None:
     folder = folder_of(tools, row) / str(turn.attempt)
     said = {"findings": answer.findings.to_json(), "quality": dict(answer.quality)}
     if answer.heat_map is not None:
-        files.write_durably(folder / _HEAT_MAP, pack_mask(answer.heat_map))
-    files.write_durably(folder / _FINDINGS, canonical_json(said).encode())
+        files.write_sealed(folder / _HEAT_MAP, pack_mask(answer.heat_map))
+    files.write_sealed(folder / _FINDINGS, canonical_json(said).encode())
     seconds = {"infer": time.monotonic() - started, **dict(answer.timings_s)}
     with tools.database.write() as connection:
         kept = predictions.go_on(
@@ -181,10 +181,10 @@ def _decoded(tools: Tools, row: RowMapping) -> Picture:
 
 def _inferred(tools: Tools, row: RowMapping) -> tuple[Findings, dict[str, Any], Mask | None]:
     folder = folder_of(tools, row) / str(row["files"]["inferred"])
-    said = json.loads((folder / _FINDINGS).read_bytes())
+    said = json.loads(at_rest.read(folder / _FINDINGS))
     heat = folder / _HEAT_MAP
     return (
         findings_from_json(said["findings"]),
         dict(said["quality"]),
-        unpack_mask(heat.read_bytes()) if heat.is_file() else None,
+        unpack_mask(at_rest.read(heat)) if heat.is_file() else None,
     )

@@ -81,7 +81,7 @@ def write_photo_files(
         contents[REPORT_BUNDLE] = _as_json(bundle)
         answer["report"] = _reference(bundle)
     for name, data in contents.items():
-        files.write_durably(target / name, data)
+        files.write_sealed(target / name, data)
     return WrittenPhoto(answer, {name: f"{target.name}/{name}" for name in contents}, is_of_somebody)
 
 

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import RowMapping
 from sqlalchemy.exc import OperationalError
 
-from dicom_node import files
+from dicom_node import at_rest, files
 from dicom_node.delivery import CStoreTarget, Outcome, OutgoingObject
 from dicom_node.delivery.dimse import store
 from dicom_node.durable import Put
@@ -118,15 +118,15 @@ def _object(tools: Tools, row: RowMapping) -> OutgoingObject:
     if not path.is_file():
         data = _wrapped(tools, row)
         reach("S1")
-        files.write_durably(path, data)
+        files.write_sealed(path, data)
         reach("S2")
-    return OutgoingObject.read(path.read_bytes())
+    return OutgoingObject.read(at_rest.read(path))
 
 
 def _wrapped(tools: Tools, row: RowMapping) -> bytes:
     upload = photo_spool(tools.settings).path(row["photo_sha256"])
     try:
-        data = upload.read_bytes()
+        data = at_rest.read(upload)
     except FileNotFoundError:
         raise _UploadGone from None
     settings = tools.settings

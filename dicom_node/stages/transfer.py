@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from sqlalchemy import RowMapping
 
-from dicom_node import delivery
+from dicom_node import at_rest, delivery
 from dicom_node.durable import Put
 from dicom_node.record import now, predictions, transfers
 from dicom_node.record.transfers import CONFIRMED, FAILED, HELD, PENDING
@@ -110,15 +110,15 @@ def _outgoing(tools: Tools, row: RowMapping, name: str) -> list[delivery.Outgoin
     folder = tools.settings.data.folder / "predictions" / str(row["public_id"])
     files: Mapping[str, str] = row["files"]
     if (only := row["transfers"][name].get("files")) is not None:
-        return [delivery.OutgoingObject.read((folder / files[one]).read_bytes()) for one in only]
+        return [delivery.OutgoingObject.read(at_rest.read(folder / files[one])) for one in only]
     destination = tools.settings.destinations[name]
     if not isinstance(destination, FileDestination):
-        return [delivery.OutgoingObject.read((folder / files[one]).read_bytes()) for one in _ARCHIVED if one in files]
+        return [delivery.OutgoingObject.read(at_rest.read(folder / files[one])) for one in _ARCHIVED if one in files]
     wanted = [_KINDS[kind] for kind in destination.objects if kind in _KINDS and _KINDS[kind] in files]
     if not wanted:  # of a NIfTI file there are no objects: whoever asked for a transfer wants what there is
         wanted = [one for one in ("mask.nii.gz", "report.pdf", "result.json") if one in files]
     return [
-        delivery.OutgoingFile.named(f"{row['public_id']}/{one}", (folder / files[one]).read_bytes()) for one in wanted
+        delivery.OutgoingFile.named(f"{row['public_id']}/{one}", at_rest.read(folder / files[one])) for one in wanted
     ]
 
 

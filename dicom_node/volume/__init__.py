@@ -18,7 +18,7 @@ from dicom_node.volume.decode import check_decoders, decode_in_child
 from dicom_node.volume.geometry import SeriesGeometry, series_geometry
 from dicom_node.volume.header import content_digest, read_header
 from dicom_node.volume.limits import Limits
-from dicom_node.volume.nifti import read_nifti, write_nifti
+from dicom_node.volume.nifti import nifti_bytes, read_nifti, write_nifti
 from dicom_node.volume.nifti_guard import read_nifti_guarded
 from dicom_node.volume.picture import read_picture, read_pictures
 from dicom_node.volume.picture_cache import load_picture, save_picture
@@ -34,6 +34,7 @@ __all__ = [
     "decode_in_child",
     "load_picture",
     "load_volume",
+    "nifti_bytes",
     "read_header",
     "read_nifti",
     "read_nifti_guarded",

@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.nifti_header import starts_as_nifti
 
@@ -42,7 +43,7 @@ def unpack(archive: Path, folder: Path, *, max_total_bytes: int = MAX_TOTAL_BYTE
         archive-too-many-entries, input-empty.
     """
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with at_rest.opened(archive) as file, zipfile.ZipFile(file) as opened:
             entries = [entry for entry in opened.infolist() if not entry.is_dir()]
             _check_listing(entries)
             written: list[Unpacked] = []
@@ -93,6 +94,7 @@ def _is_skipped(name: str) -> bool:
 def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, bytes_left: int, archive_bytes: int) -> int:
     count = 0
     limit = min(MAX_ENTRY_BYTES, bytes_left, MAX_RATIO * archive_bytes)
+    writer = at_rest.writer()
     with opened.open(entry) as source, open(target, "xb") as file:
         while piece := source.read(_PIECE):
             if count == 0 and piece.startswith(_NESTED) and not starts_as_nifti(piece):
@@ -100,5 +102,6 @@ def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, bytes_
             count += len(piece)
             if count > limit:
                 raise Refused(RefusalCode.ARCHIVE_BOMB, f"at most {limit} bytes", "more")
-            file.write(piece)
+            file.write(writer.update(piece))
+        file.write(writer.finish())
     return count

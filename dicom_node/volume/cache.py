@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.geometry import Affine
+from dicom_node import at_rest
 from dicom_node.words import SliceSource, Volume
 
 _MAGIC = b"AINODEV1"
@@ -59,11 +60,13 @@ def save_volume(volume: Volume, path: Path | str) -> None:
 
 
 def _write(file: BinaryIO, head: bytes, volume: Volume) -> None:
-    file.write(_MAGIC + struct.pack("<Q", len(head)) + head)
-    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-    file.write(np.ascontiguousarray(volume.array, dtype="<f4").data)
+    writer = at_rest.writer()
+    start = _MAGIC + struct.pack("<Q", len(head)) + head
+    file.write(writer.update(start + b"\0" * (-len(start) % _ALIGNMENT)))
+    file.write(writer.update(np.ascontiguousarray(volume.array, dtype="<f4").data.cast("B")))
     if volume.valid is not None:
-        file.write(np.ascontiguousarray(volume.valid, dtype=np.bool_).data)
+        file.write(writer.update(np.ascontiguousarray(volume.valid, dtype=np.bool_).data.cast("B")))
+    file.write(writer.finish())
 
 
 def load_volume(path: Path | str) -> Volume:
@@ -76,7 +79,7 @@ def load_volume(path: Path | str) -> Volume:
     FileNotFoundError
         If there is none.
     """
-    with open(path, "rb") as file:
+    with at_rest.descriptor(path) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(len(_MAGIC) + 8)
         if len(start) < len(_MAGIC) + 8 or not start.startswith(_MAGIC):
@@ -86,22 +89,22 @@ def load_volume(path: Path | str) -> Volume:
             raise CacheDamaged("an impossible head")
         try:
             head: dict[str, Any] = json.loads(file.read(length))
-            return _volume(Path(path), head, len(start) + length, size)
+            return _volume(file, head, len(start) + length, size)
         except (ValueError, KeyError, TypeError) as error:
             raise CacheDamaged("an unreadable head") from error
 
 
-def _volume(path: Path, head: dict[str, Any], end: int, size: int) -> Volume:
+def _volume(file: BinaryIO, head: dict[str, Any], end: int, size: int) -> Volume:
     slices, rows, columns = (int(one) for one in head["shape"])
     shape = (slices, rows, columns)
     count = slices * rows * columns
     offset = end + -end % _ALIGNMENT
     if size != offset + count * 4 + (count if head["has_valid"] else 0):
         raise CacheDamaged("another size than the head says")
-    array: npt.NDArray[np.float32] = np.memmap(path, dtype="<f4", mode="r", offset=offset, shape=shape)
+    array: npt.NDArray[np.float32] = np.memmap(file, dtype="<f4", mode="r", offset=offset, shape=shape)
     valid: npt.NDArray[np.bool_] | None = None
     if head["has_valid"]:
-        valid = np.memmap(path, dtype=np.bool_, mode="r", offset=offset + count * 4, shape=shape)
+        valid = np.memmap(file, dtype=np.bool_, mode="r", offset=offset + count * 4, shape=shape)
     return Volume(
         array=array,
         valid=valid,

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.codecs import FrameSpec
 from dicom_node.volume.colour import COLOUR_DECODERS, ColourFormat
@@ -303,32 +304,32 @@ def encoded_bytes(frame: EncodedFrame) -> Iterator[bytes]:
         pixel-decode-failed, when the fragments of an object cannot be told apart into frames (PS3.5 A.4).
     """
     location = frame.location
-    with open(location.path, "rb", buffering=0) as file:
+    with at_rest.Reader(location.path) as file:
         if frame.has_profile:
             offset, length = location.icc_profile
-            yield os.pread(file.fileno(), length, offset)
+            yield file.pread(length, offset)
         if not location.is_encapsulated:
             size = frame.format.frame_bytes
-            yield os.pread(file.fileno(), size, location.offset + frame.frame_index * size)
+            yield file.pread(size, location.offset + frame.frame_index * size)
             return
-        fragments = _fragments_of(frame, file.fileno())
+        fragments = _fragments_of(frame, file)
         size = sum(length for _, length in fragments)
         if size > 2 * frame.format.frame_bytes + _MAX_OVERHEAD_BYTES:
             raise Refused(
                 RefusalCode.PIXEL_DECODE_FAILED, "an encoded frame smaller than a decoded one", f"{size} bytes"
             )
         for offset, length in fragments:
-            yield os.pread(file.fileno(), length, offset)
+            yield file.pread(length, offset)
 
 
-def _fragments_of(frame: EncodedFrame, descriptor: int) -> Sequence[tuple[int, int]]:
+def _fragments_of(frame: EncodedFrame, file: at_rest.Reader) -> Sequence[tuple[int, int]]:
     fragments = frame.location.fragments
     if frame.frame_count == 1:
         return fragments
     if len(fragments) == frame.frame_count:
         return fragments[frame.frame_index : frame.frame_index + 1]
     table_offset, table_length = frame.location.offset_table
-    starts = np.frombuffer(os.pread(descriptor, table_length, table_offset), dtype="<u4").astype(np.int64)
+    starts = np.frombuffer(file.pread(table_length, table_offset), dtype="<u4").astype(np.int64)
     if len(starts) != frame.frame_count:
         raise Refused(
             RefusalCode.PIXEL_DECODE_FAILED,

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.geometry import Affine
+from dicom_node import at_rest
 from dicom_node.files import write_durably
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.limits import Limits
@@ -63,7 +64,7 @@ def read_nifti(
         nifti-datatype-unsupported, nifti-values-invalid, nifti-units-missing, nifti-orientation-missing,
         nifti-orientation-conflict, nifti-not-orthogonal, gzip-damaged, too-large, image-blank.
     """
-    with open(path, "rb") as file:
+    with at_rest.descriptor(path) as file:
         read = parse_nifti(file_bytes(file, limits), spacing_mm)
     return as_volume(read, str(path))
 
@@ -153,7 +154,13 @@ def _inflated(data: bytes, cap: int) -> bytes:
 
 
 def write_nifti(mask: npt.NDArray[Any], affine: Affine, path: Path | str) -> None:
-    """Write a (S, R, C) array as NIfTI-1, gzipped when the name ends in ``.gz``; the file appears whole or not at all.
+    """Write what `nifti_bytes` makes, gzipped when the name ends in ``.gz``; the file appears whole or not at all."""
+    target = Path(path)
+    write_durably(target, nifti_bytes(mask, affine, is_gzipped=target.name.endswith(".gz")))
+
+
+def nifti_bytes(mask: npt.NDArray[Any], affine: Affine, *, is_gzipped: bool = True) -> bytes:
+    """A (S, R, C) array as NIfTI-1.
 
     sform carries the affine (code 1, scanner); qform too, unless its three 32-bit numbers cannot say it within half of
     `CORNER_TOLERANCE_MM` (rotations near 180 degrees).  Lengths are millimetres.  The same input gives the same bytes.
@@ -187,6 +194,5 @@ def write_nifti(mask: npt.NDArray[Any], affine: Affine, path: Path | str) -> Non
     struct.pack_into("<12f", header, 280, *ras[:3].ravel())
     header[344:348] = b"n+1\0"
     body = np.ascontiguousarray(mask.astype(mask.dtype.newbyteorder("<"), copy=False)).tobytes()
-    target = Path(path)
     data = bytes(header) + body
-    write_durably(target, gzip.compress(data, 6, mtime=0) if target.name.endswith(".gz") else data)
+    return gzip.compress(data, 6, mtime=0) if is_gzipped else data

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ai_engine.geometry import Affine
+from dicom_node import at_rest
 from dicom_node.guard import Answer, Unanswered, guarded
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.limits import Limits
@@ -52,7 +53,8 @@ def read_nifti_guarded(
         "max_voxels": max_voxels,
         "spacing_mm": None if spacing_mm is None else [float(one) for one in spacing_mm],
     }
-    with open(path, "rb") as file, guarded([*command, json.dumps(request)], file, limits.child_wall_s) as answer:
+    program = [*command, json.dumps(request)]
+    with at_rest.descriptor(path) as file, guarded(program, file, limits.child_wall_s) as answer:
         try:
             image = _image(answer, max_voxels)
         except Unanswered as unanswered:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.volume.limits import Limits
 
@@ -40,16 +41,15 @@ class Source:
     """A file open for reading through a window; never asks for more than the file has."""
 
     def __init__(self, path: Path | str, limits: Limits) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        status = os.fstat(self._fd)
-        self.size = status.st_size
+        self._file = at_rest.Reader(path, os.O_NONBLOCK)
+        self.size = self._file.size
         self._buffer = b""
         self._base = 0
-        if not stat.S_ISREG(status.st_mode):
-            os.close(self._fd)
+        if not stat.S_ISREG(self._file.status.st_mode):
+            self._file.close()
             raise Refused(RefusalCode.NOT_DICOM, "a plain file", "a folder, pipe or device")
         if self.size > limits.max_file_bytes:
-            os.close(self._fd)
+            self._file.close()
             raise Refused(RefusalCode.TOO_LARGE, f"at most {limits.max_file_bytes} bytes", f"{self.size} bytes")
 
     def __enter__(self) -> Source:
@@ -58,7 +58,7 @@ class Source:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     def window(self, offset: int, length: int) -> tuple[bytes, int]:
         """A buffer that holds ``[offset, offset + length)``, and where `offset` is in it.
@@ -74,7 +74,7 @@ class Source:
         if offset + length > self.size:
             raise truncated(length, self.size - offset)
         wanted = min(max(length, _WINDOW_BYTES), self.size - offset)
-        self._buffer = os.pread(self._fd, wanted, offset)
+        self._buffer = self._file.pread(wanted, offset)
         self._base = offset
         if len(self._buffer) < length:
             raise truncated(length, len(self._buffer))
@@ -89,7 +89,7 @@ class Source:
         """A long value in pieces; the window is left alone."""
         end = offset + length
         while offset < end:
-            piece = os.pread(self._fd, min(chunk_bytes, end - offset), offset)
+            piece = self._file.pread(min(chunk_bytes, end - offset), offset)
             if not piece:
                 raise truncated(end - offset, 0)
             yield piece

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ai_engine.findings import Code
-from dicom_node import files
+from dicom_node import at_rest, files
 from dicom_node.volume.cache import CacheDamaged
 from dicom_node.words import Picture
 
@@ -39,7 +39,7 @@ def save_picture(picture: Picture, path: Path) -> None:
     }
     head = json.dumps(told, allow_nan=False).encode()
     body = struct.pack("<Q", len(head)) + head + np.ascontiguousarray(picture.pixels).tobytes()
-    files.write_durably(path, _MAGIC + hashlib.sha256(body).digest() + body)
+    files.write_sealed(path, _MAGIC + hashlib.sha256(body).digest() + body)
 
 
 def load_picture(path: Path) -> Picture:
@@ -52,7 +52,7 @@ def load_picture(path: Path) -> Picture:
     FileNotFoundError
         If there is none.
     """
-    data = path.read_bytes()
+    data = at_rest.read(path)
     start = len(_MAGIC) + _DIGEST_BYTES
     body = data[start:]
     if not data.startswith(_MAGIC) or hashlib.sha256(body).digest() != data[len(_MAGIC) : start]:

@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import insert, select, update
 
+from dicom_node import at_rest
 from dicom_node.durable import MemoryEngine, Put
 from dicom_node.models import WarmModels
 from dicom_node.record import Database, arrivals, digest, indexing, now
@@ -82,7 +83,7 @@ class Node:
             data = file.read_bytes()
             sha256 = hashlib.sha256(data).hexdigest()
             target = vault / f"{sha256}.dcm"
-            target.write_bytes(data)
+            target.write_bytes(at_rest.seal(data))
             header = read_header(target)
             with self.database.write() as connection:
                 kept = arrivals.add_instance(
