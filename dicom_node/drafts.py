@@ -8,7 +8,6 @@ apart first.  A draft lies as a file beside the uploads it names, and is swept w
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import tempfile
@@ -17,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dicom_node.files import sync_folder
+from dicom_node import at_rest
+from dicom_node.files import write_sealed
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.routing.facts import facts
 from dicom_node.routing.kinds import kinds
@@ -45,9 +45,9 @@ class Part:
     label, detail
         What the page calls it: a file's name, or a series' description; modality and number of images.
     role
-        What it is taken for; empty: to be left out unless the person says otherwise.
-    confidence, reasons, doubt
-        How surely, why, and what else it may be; of a NIfTI file only the name tells.
+        What it is taken for; empty: to be left out unless the person says otherwise, also where there is a doubt.
+    guess, confidence, reasons, doubt
+        The likeliest, how surely, why, and what else it may be; of a NIfTI file only the name tells.
     files
         ``[sha256, size]`` of each upload.
     """
@@ -56,6 +56,7 @@ class Part:
     label: str
     detail: str
     role: str
+    guess: str
     confidence: float
     reasons: tuple[str, ...]
     doubt: tuple[str, ...]
@@ -146,7 +147,7 @@ class Drafts:
         if len(draft_id) != 32 or not set(draft_id) <= set("0123456789abcdef"):
             return None
         try:
-            told = json.loads((self._folder / draft_id).read_bytes())
+            told = json.loads(at_rest.read(self._folder / draft_id))
         except FileNotFoundError:
             return None
         if told["owner"] != owner:
@@ -188,7 +189,7 @@ class Drafts:
     def _taken(self, path: Path) -> Upload:
         part = self._spool.part()
         try:
-            with open(path, "rb") as file:
+            with at_rest.opened(path) as file:
                 while piece := file.read(1 << 20):
                     part.write(piece)
         except BaseException:
@@ -226,33 +227,28 @@ class Drafts:
     # -- keeping
 
     def _keep(self, draft: Draft) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._folder / draft.id
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(draft), file)
-        sync_folder(self._folder)
+        write_sealed(self._folder / draft.id, json.dumps(asdict(draft)).encode())
 
 
 def _of_nifti(one: Told) -> Part:
     role = role_of_name(one.name)
     name = one.name.rpartition("/")[2][-64:]
-    return Part(
-        "nifti", name, "NIfTI", role, 1.0 if role else 0.0, (), (), ((one.upload.sha256, one.upload.size_bytes),)
-    )
+    file = (one.upload.sha256, one.upload.size_bytes)
+    return Part("nifti", name, "NIfTI", role, role, 1.0 if role else 0.0, (), (), (file,))
 
 
 def _of_series(one: SeriesFacts, guess: RoleGuess, uploads: Sequence[Upload]) -> Part:
     told = one.attributes
     number = str(told.get("SeriesNumber") or "").strip()
     label = " ".join(str(told.get("SeriesDescription") or told.get("ProtocolName") or "").split())[:64]
-    role = "" if guess.role in _NO_SEQUENCE or kinds(one) else guess.role
+    likely = "" if guess.role in _NO_SEQUENCE or kinds(one) else guess.role
     detail = f"{told.get('Modality', '')} · {told.get('NumberOfInstances', len(uploads))}"
     return Part(
         "dicom",
         f"{number} {label}".strip() or one.series_uid[-12:],
         detail,
-        role,
+        "" if guess.ambiguous_with else likely,  # where there is a doubt, the person decides
+        likely,
         guess.confidence,
         guess.reasons,
         guess.ambiguous_with,

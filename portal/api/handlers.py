@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 from fastapi import Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import RowMapping
 
-from dicom_node import at_rest
 from dicom_node.predictions import MAX_BATCH, Asked, Predictions, UnknownModel
 from dicom_node.record import predictions as record
 from dicom_node.refusals import RefusalCode, Refused
@@ -29,6 +28,7 @@ from portal.api.upload import Form, UploadLimits, take_form
 from portal.health import report
 from portal.problems import MEDIA_TYPE
 from portal.services import PortalServices
+from portal.stored import stored_file
 
 MAX_FILES = 5_000
 MAX_HELD = 48
@@ -157,10 +157,7 @@ class Api(Callers):
             told = Access("read", "prediction-file", (str(row["public_id"]),), row["study_uid"] or "")
             await self._run(self._services.on_access, request, told)
         kept_name = f"segmentation-{row['public_id']}.nii.gz" if name == "mask.nii.gz" else name
-        if await self._run(at_rest.is_sealed, path):
-            told_name = {"Content-Disposition": f'attachment; filename="{kept_name}"'}
-            return Response(await self._run(at_rest.read, path), media_type=FILES[name], headers=told_name)
-        return FileResponse(path, media_type=FILES[name], filename=kept_name)
+        return await self._run(stored_file, path, FILES[name], kept_name)
 
     async def events(self, request: Request, id: str, after: str | None) -> Response:
         """What happens to a request, as it happens (Server-Sent Events); ends with the request."""

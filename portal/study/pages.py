@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from sqlalchemy import RowMapping
 from starlette.exceptions import HTTPException
 
@@ -38,6 +38,7 @@ from portal.pages.render import language_of
 from portal.problems import STATUS, plain, problem
 from portal.services import PortalServices
 from portal.sessions import person_of
+from portal.stored import stored_file
 
 HOME = "/study"
 UPLOAD = "/study/files"
@@ -238,7 +239,7 @@ class _Pages:
             action = "read" if name in _PICTURES else "export"
             told = Access(action, "prediction-file", (public_id, name), row["study_uid"] or "")
             await _run(self._services.on_access, request, told)
-        return FileResponse(path, media_type=FILES[name], filename=f"{public_id[:8]}-{name}")
+        return await _run(stored_file, path, FILES[name], f"{public_id[:8]}-{name}")
 
     def _values(self, request: Request, row: RowMapping) -> dict[str, Any]:
         language = language_of(request)
