@@ -55,8 +55,7 @@ def router(desk: Analyses, predictions: Predictions | None) -> APIRouter:
 
     async def patient(request: Request) -> Response:
         """Who has an identifier, as the site's server says; a POST, so that it stands in no address (S23)."""
-        # the button sends what stands around it; of that only the question counts
-        told = await fields_of(request, (*_LOOK_UP, "patient_confirmed"))
+        told = await fields_of(request, _LOOK_UP)
         site, kind, identifier = (told[name].strip() for name in _LOOK_UP)
         try:
             found = await run_in_threadpool(desk.look_up, person_of(request), site, kind, identifier[:64])

@@ -3,38 +3,31 @@
 
 self.luna = self.luna || {};
 
-// Chile, RUT: modulo 11 with weights 2 to 7 from the right; 10 is written K.
+// Chile, RUT: seven or eight digits, modulo 11 with weights 2 to 7 from the right; 10 is written K.
 function isRut(text) {
-  const plain = text.replace(/[.\s-]/g, "").toUpperCase();
-  if (!/^\d{1,8}[\dK]$/.test(plain)) return false;
-  let sum = 0, weight = 2;
-  for (const digit of plain.slice(0, -1).split("").reverse()) {
-    sum += Number(digit) * weight;
-    weight = weight === 7 ? 2 : weight + 1;
-  }
-  const rest = 11 - (sum % 11);
-  return plain.slice(-1) === (rest === 11 ? "0" : rest === 10 ? "K" : String(rest));
+  const found = /^(\d{1,3}(?:\.\d{3}){2}|\d{7,8})-?([\dK])$/.exec(text.toUpperCase());
+  if (!found) return false;
+  const digits = found[1].replaceAll(".", "").split("").reverse();
+  const sum = digits.reduce((total, digit, place) => total + Number(digit) * (2 + place % 6), 0);
+  return found[2] === "0123456789K"[(11 - sum % 11) % 11];
 }
 
-// Ecuador, cédula: ten digits, province 01 to 24 or 30, third digit below 6, modulo 10 with weights 2, 1.
+// Ecuador, cédula: ten digits, the first two a province (30: abroad), modulo 10 with weights 2, 1.
 function isCedula(text) {
-  const plain = text.replace(/[\s-]/g, "");
-  if (!/^\d{10}$/.test(plain)) return false;
-  const province = Number(plain.slice(0, 2));
-  if (!((province >= 1 && province <= 24) || province === 30) || Number(plain[2]) > 5) return false;
-  let sum = 0;
-  for (let place = 0; place < 9; place++) {
-    const product = Number(plain[place]) * (place % 2 ? 1 : 2);
-    sum += product > 9 ? product - 9 : product;
-  }
-  return Number(plain[9]) === (10 - (sum % 10)) % 10;
+  const found = /^(\d{9})-?(\d)$/.exec(text);
+  const province = found ? Number(found[1].slice(0, 2)) : 0;
+  if (!((province >= 1 && province <= 24) || province === 30)) return false;
+  const doubled = found[1].split("").map((digit, place) => Number(digit) * (2 - place % 2));
+  const sum = doubled.reduce((total, number) => total + (number > 9 ? number - 9 : number), 0);
+  return Number(found[2]) === (10 - sum % 10) % 10;
 }
 
 // Whether an identifier can be one of its kind; `check` as the site's identifier type says.
 luna.identifierFits = (check, text) => {
-  if (check === "rut") return isRut(text);
-  if (check === "cedula-ec") return isCedula(text);
-  return text.trim().length > 0;
+  const plain = text.normalize("NFKC").replace(/\s/g, "");
+  if (check === "rut") return isRut(plain);
+  if (check === "cedula-ec") return isCedula(plain);
+  return plain.length > 0;
 };
 
 // What a scanned code says: Chile's identity card carries an address with RUN=…; others the number itself.
