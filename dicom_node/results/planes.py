@@ -74,7 +74,7 @@ def planes(volume: Volume, mask: npt.NDArray[np.uint8]) -> tuple[Plane, ...]:
     found = {}
     for axis in range(3):
         areas = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
-        index = int(np.argmax(areas)) if areas.any() else mask.shape[axis] // 2
+        index = _middle_of_most(areas)
         down, across = sorted((other for other in range(3) if other != axis), key=lambda other: -main[other])
         # across the screen x runs to the patient's left and y to the back; down the screen y to the back, z to the feet
         flip_across = bool(directions[across][main[across]] < 0)
@@ -83,6 +83,12 @@ def planes(volume: Volume, mask: npt.NDArray[np.uint8]) -> tuple[Plane, ...]:
         name = _NAMES[main[axis]]
         found[name] = Plane(name, axis, across, down, flip_across, flip_down, index)
     return tuple(found[name] for name in reversed(_NAMES))
+
+
+def _middle_of_most(areas: npt.NDArray[np.intp]) -> int:
+    """The slice with the largest marked area; of several equal ones the one nearest to their middle."""
+    largest = np.flatnonzero(areas == areas.max())
+    return int(largest[np.argmin(np.abs(largest - largest.mean()))])
 
 
 def _main_axes(directions: npt.NDArray[np.float64]) -> tuple[int, int, int]:

@@ -70,4 +70,4 @@ def test_the_picture_shows_the_colours_of_the_regions_and_is_the_same_twice() ->
 
 def test_an_empty_mask_shows_the_middle() -> None:
     mask = np.zeros((8, 40, 30), np.uint8)
-    assert sorted(plane.index for plane in planes(volume_of(mask.shape), mask)) == [4, 15, 20]
+    assert sorted(plane.index for plane in planes(volume_of(mask.shape), mask)) == [3, 14, 19]
