@@ -1,6 +1,6 @@
-"""What is wrong and what to do, in Spanish: the refusals that whoever sends a photograph, or asks by HTTP, can act on.
+"""What is wrong and what to do, in Spanish: every refusal, because pages tell them to doctors and to who is on duty.
 
-The English words are `refusals.WORDS`; a code that is not here is said in English rather than half translated.
+The English words are `refusals.WORDS`.
 """
 
 from __future__ import annotations
@@ -80,6 +80,180 @@ SPANISH: Mapping[RefusalCode, tuple[str, str]] = {
     _C.PATIENT_UNIDENTIFIED: (
         "El identificador del paciente está vacío o no tiene emisor conocido.",
         "Envíe el identificador y su sistema.",
+    ),
+    _C.STORAGE_FULL: (
+        "El disco del nodo está casi lleno.",
+        "Libere espacio o amplíe el disco de datos; luego envíe de nuevo.",
+    ),
+    _C.NOT_AUTHORISED: ("El remitente no puede hacer esto.", "Añada el remitente a la configuración."),
+    _C.UNAUTHENTICATED: ("Quien llama no dijo quién es.", "Envíe una clave de API válida."),
+    _C.SOP_CLASS_UNSUPPORTED: ("Este tipo de objeto DICOM no se lee.", "La tabla de conformidad dice cuáles se leen."),
+    _C.TRANSFER_SYNTAX_UNSUPPORTED: (
+        "Esta codificación no se lee.",
+        "Envíelo en una de las sintaxis de transferencia aceptadas.",
+    ),
+    _C.UID_MISMATCH: ("La orden y el conjunto de datos nombran objetos distintos.", "Repare el remitente."),
+    _C.NOT_DICOM: ("Esto no es un objeto DICOM.", "Envíe archivos DICOM (Part 10)."),
+    _C.DICOM_TRUNCATED: ("El objeto DICOM está cortado.", "Envíelo de nuevo desde su origen."),
+    _C.DICOM_MALFORMED: ("El objeto DICOM no se puede leer.", "Revise el objeto con dciodvfy o dcmdump."),
+    _C.NESTING_TOO_DEEP: ("Las secuencias están anidadas demasiado.", "Quite en el origen las secuencias privadas."),
+    _C.UID_INVALID: ("Un UID está vacío, es demasiado largo o tiene caracteres no permitidos.", "Repare el remitente."),
+    _C.UID_CONFLICT: ("Un mismo UID representa dos contenidos distintos.", "Decida cuál es el bueno: `ai-node held`."),
+    _C.DECOMPRESSION_BOMB: ("La entrada ocupa desempaquetada más que el límite.", "Envíela sin comprimir o en partes."),
+    _C.ARCHIVE_BOMB: ("El archivo ocupa desempaquetado más que el límite.", "Envíe un archivo más pequeño."),
+    _C.ARCHIVE_TOO_MANY_ENTRIES: ("El archivo contiene demasiados ficheros.", "Envíe un estudio por archivo."),
+    _C.ARCHIVE_UNSAFE_PATH: ("El archivo nombra rutas fuera de sí mismo.", "Empaquete el estudio de nuevo."),
+    _C.ARCHIVE_UNSAFE_ENTRY: ("El archivo contiene enlaces o dispositivos.", "Empaquete solo ficheros normales."),
+    _C.ARCHIVE_ENCRYPTED: ("El archivo está cifrado.", "Envíelo sin contraseña."),
+    _C.ARCHIVE_NESTED: ("El archivo contiene otro archivo.", "Empaquete solo ficheros normales."),
+    _C.ARCHIVE_DAMAGED: ("El archivo está dañado.", "Empaquete el estudio de nuevo."),
+    _C.PREAMBLE_EXECUTABLE: (
+        "Los primeros bytes del fichero son los de un programa.",
+        "No lo envíe; pregunte de dónde vino.",
+    ),
+    _C.PATIENT_CONFLICT: (
+        "Objetos de un mismo estudio nombran pacientes distintos.",
+        "Corrija el estudio en su origen.",
+    ),
+    _C.GEOMETRY_MISSING: ("Un corte no tiene posición, orientación o espaciado.", "Envíe las imágenes originales."),
+    _C.GEOMETRY_INVALID: ("Posición, orientación o espaciado no son posibles.", "Envíe las imágenes originales."),
+    _C.GEOMETRY_INCONSISTENT: (
+        "Los cortes difieren en orientación, matriz, espaciado o marco de referencia.",
+        "Envíe la serie original, no una mezcla.",
+    ),
+    _C.GEOMETRY_NOT_ORTHOGONAL: ("La rejilla no es rectangular.", "Envíe una reconstrucción ortogonal."),
+    _C.GANTRY_TILT: (
+        "Los cortes están inclinados unos respecto a otros (gantry).",
+        "Envíe una reconstrucción sin inclinación.",
+    ),
+    _C.ORIENTATION_UNSUPPORTED: ("El modelo no lee esta orientación de corte.", "Envíe la orientación que nombra."),
+    _C.SLICES_MISSING: (
+        "Falta un corte entre otros.",
+        "Envíe los cortes que faltan; empieza una revisión nueva por sí sola.",
+    ),
+    _C.SLICE_SPACING_NONUNIFORM: ("La distancia entre cortes cambia.", "Envíe la serie original."),
+    _C.SLICES_DUPLICATED: ("Dos imágenes distintas tienen la misma posición.", "Envíe la serie sin repeticiones."),
+    _C.TOO_FEW_SLICES: ("Hay menos cortes de los necesarios.", "Envíe la serie completa."),
+    _C.SERIES_INCOMPLETE: ("Llegaron menos imágenes de las anunciadas.", "Envíe las imágenes que faltan."),
+    _C.SERIES_MIXED: (
+        "La serie mezcla imágenes que no son una sola pila.",
+        "Envíe una pila, o una fotografía, por serie.",
+    ),
+    _C.PIXEL_DATA_MISSING: ("No hay datos de píxeles.", "Envíe imágenes."),
+    _C.PIXEL_DATA_LENGTH: (
+        "Los datos de píxeles son más cortos o más largos de lo que dice la cabecera.",
+        "Envíe el objeto de nuevo.",
+    ),
+    _C.PIXEL_DECODE_FAILED: (
+        "Los datos de píxeles no se pudieron decodificar.",
+        "Envíelo en otra sintaxis de transferencia.",
+    ),
+    _C.PIXEL_FORMAT_UNSUPPORTED: (
+        "Este formato de píxeles no se lee para esta modalidad.",
+        "Envíe los originales: cortes en escala de grises, o fotografías en color.",
+    ),
+    _C.PHOTOMETRIC_UNSUPPORTED: (
+        "Esta interpretación fotométrica no se lee.",
+        "Envíe los originales: cortes en escala de grises, o fotografías en RGB o YBR_FULL_422.",
+    ),
+    _C.RESCALE_INVALID: (
+        "Falta la pendiente o el intercepto de reescalado, o no son posibles.",
+        "Envíe las imágenes originales.",
+    ),
+    _C.IMAGE_BLANK: (
+        "Las imágenes no contienen nada.",
+        "Revise la adquisición; una imagen vacía no es un resultado negativo.",
+    ),
+    _C.MODALITY_UNSUPPORTED: ("El modelo no lee esta modalidad.", "Consulte la ficha del modelo."),
+    _C.PROTOCOL_UNSUPPORTED: ("El modelo no lee este tipo de adquisición.", "Consulte la ficha del modelo."),
+    _C.OUT_OF_DISTRIBUTION: (
+        "Las imágenes no se parecen a aquellas para las que se hizo el modelo.",
+        "Consulte la ficha del modelo.",
+    ),
+    _C.REGISTRATION_FAILED: (
+        "Las secuencias de este estudio no se pudieron alinear con confianza.",
+        "Vea si todas las series muestran la misma cabeza, entera; use un modelo que necesite una sola secuencia.",
+    ),
+    _C.BRAIN_NOT_FOUND: (
+        "El cerebro no se pudo extraer de la cabeza con confianza.",
+        "Use un modelo hecho para cabezas nativas, o envíe un estudio sin cráneo.",
+    ),
+    _C.ROLES_UNFILLED: (
+        "Ninguna serie del estudio cubre una secuencia que el modelo necesita.",
+        "`ai-node routes explain` muestra qué cláusula falló.",
+    ),
+    _C.ROLES_AMBIGUOUS: (
+        "Es posible más de una lectura de las series.",
+        "`ai-node routes explain` muestra los candidatos.",
+    ),
+    _C.NOT_NIFTI: ("Esto no es un archivo NIfTI.", "Dé un archivo .nii o .nii.gz."),
+    _C.NIFTI_TRUNCATED: ("El archivo NIfTI está cortado.", "Escriba el archivo de nuevo."),
+    _C.NIFTI_HEADER_INVALID: ("La cabecera NIfTI no es posible.", "Escriba el archivo de nuevo."),
+    _C.NIFTI_SIZE_MISMATCH: ("La cabecera NIfTI y el tamaño del archivo no coinciden.", "Escriba el archivo de nuevo."),
+    _C.NIFTI_DIMENSIONS: ("El archivo NIfTI no es una sola imagen tridimensional.", "Dé un volumen por archivo."),
+    _C.NIFTI_DATATYPE_UNSUPPORTED: (
+        "Este tipo de datos NIfTI no se lee.",
+        "Use int16, uint8, int32, float32 o float64.",
+    ),
+    _C.NIFTI_VALUES_INVALID: ("La imagen NIfTI contiene valores que no son finitos.", "Repare la imagen."),
+    _C.NIFTI_UNITS_MISSING: (
+        "La cabecera NIfTI no dice que las longitudes son milímetros.",
+        "Declárelos con --spacing-mm X,Y,Z.",
+    ),
+    _C.NIFTI_ORIENTATION_MISSING: ("La cabecera NIfTI no da orientación.", "Escriba sform o qform con un código."),
+    _C.NIFTI_ORIENTATION_CONFLICT: ("sform y qform no coinciden.", "Haga que coincidan, o quite una."),
+    _C.NIFTI_NOT_ORTHOGONAL: ("La rejilla NIfTI no es rectangular.", "Remuestree a una rejilla ortogonal."),
+    _C.GZIP_DAMAGED: ("El flujo gzip está dañado.", "Comprima el archivo de nuevo."),
+    _C.IMAGE_IS_LABEL_MAP: (
+        "Este archivo es un mapa de etiquetas y no una imagen: números enteros, y pocos.",
+        "Envíe la imagen sobre la que se dibujaron las etiquetas.",
+    ),
+    _C.MODEL_UNTRUSTED: (
+        "El paquete del modelo contiene archivos que su manifiesto no nombra.",
+        "Importe el modelo de nuevo.",
+    ),
+    _C.MODEL_HASH_MISMATCH: (
+        "Un archivo del paquete del modelo no es el que nombra su manifiesto.",
+        "Impórtelo de nuevo.",
+    ),
+    _C.BACKEND_MISSING: (
+        "El programa que este ajuste necesita no está instalado.",
+        "Instale el extra que nombra (`make setup-test` los tiene todos), o ponga engine.backend en auto.",
+    ),
+    _C.VARIANT_NOT_OFFERED: (
+        "No se ha demostrado que el modelo sea bastante exacto con estos ajustes.",
+        "Use los ajustes del propio paquete, o vea su gate.json: `ai-node models gate`.",
+    ),
+    _C.PATIENT_CHANGED: ("El paciente del archivo difiere del recibido.", "Decida con `ai-node held`."),
+    _C.DELIVERY_CONFLICT: ("El destino guarda otros bytes con nuestro UID.", "Decida con `ai-node held`."),
+    _C.DELIVERY_INCOMPLETE: ("El destino no muestra lo que dijo haber guardado.", "Decida con `ai-node held`."),
+    _C.RESULT_CHECK_FAILED: (
+        "Un objeto del resultado no pasó nuestra propia comprobación antes del envío.",
+        "Comuníquelo como fallo.",
+    ),
+    _C.ISSUER_UNMAPPED: (
+        "El emisor del identificador del paciente no tiene sistema de identificadores FHIR.",
+        "Asígnelo en node.yaml; luego libérelo con `ai-node held`.",
+    ),
+    _C.PATIENT_NOT_FOUND: (
+        "El servidor FHIR no tiene un Patient activo con este identificador.",
+        "Cree allí el Patient; luego libérelo con `ai-node held`.",
+    ),
+    _C.PATIENT_AMBIGUOUS: (
+        "El servidor FHIR tiene más de un Patient para este identificador.",
+        "Una allí los Patient; luego libérelo con `ai-node held`.",
+    ),
+    _C.PATIENT_CONTRADICTED: (
+        "Los registros del servidor FHIR contradicen al paciente de las imágenes.",
+        "Averigüe cuál es el bueno; luego libérelo o rechácelo con `ai-node held`.",
+    ),
+    _C.PUBLICATION_BARRED: (
+        "Las imágenes están despersonalizadas o son de control de calidad; tales resultados no se publican.",
+        "Envíe las imágenes del propio paciente.",
+    ),
+    _C.PEER_REJECTED: (
+        "El sistema receptor rechazó el resultado definitivamente.",
+        "Vea qué encontró; corrija su configuración o la nuestra; luego libérelo con `ai-node held`.",
     ),
 }
 
