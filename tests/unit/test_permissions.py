@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +55,17 @@ def test_nobody_has_a_permission_that_is_not_in_the_table() -> None:
 def test_who_must_change_the_password_may_nothing_else_before() -> None:
     held = replace(EVA, must_change_password=True)
     assert [permission for permission in MAY if held.may(permission)] == ["account:self"]
+
+
+def test_the_reference_says_the_same() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "people.md").read_text(encoding="utf-8")
+    head, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in re.findall(r"^\|.*\|$", page.split("## Sites")[0], re.MULTILINE)
+        if not line.startswith("|-")
+    ]
+    written: dict[Role, set[str]] = {Role(name): set() for name in head[1:]}
+    for first, *marks in rows:
+        for role, mark in zip(written, marks, strict=True):
+            written[role] |= set(re.findall(r"`([^`]+)`", first)) if mark else set()
+    assert written == MEANT
