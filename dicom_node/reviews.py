@@ -82,6 +82,7 @@ class Reviews:
     def __init__(self, database: Database, answers: Analyses) -> None:
         self._database = database
         self._answers = answers
+        self.settings = answers.settings
 
     def cases(self, who: Reviewer, state: str) -> list[Case]:
         """Cases of her sites that stand so: above the threshold first, then the longest waiting.  Audited."""

@@ -68,7 +68,7 @@ def create_app(services: PortalServices) -> FastAPI:
         app.include_router(analyse.router(services.analyses, services.predictions))
         app.include_router(analyses.router(services, services.analyses))
     if services.reviews is not None:
-        app.include_router(outcomes.router(services.reviews))
+        app.include_router(outcomes.router(services, services.reviews))
         app.include_router(cases.router(services, services.reviews))
     if services.trust is not None:
         app.include_router(trust.router(services.trust))

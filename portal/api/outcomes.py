@@ -8,16 +8,18 @@ from typing import Any, Literal
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 
 from dicom_node.diagnoses import DIAGNOSES, MALIGNANT
 from dicom_node.record.outcomes import OutcomeRefused
-from dicom_node.refusals import RefusalCode
+from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.reviews import Reviews
-from portal.api.answers import refusal_problem
-from portal.api.languages import negotiated
+from portal.api.callers import Callers
+from portal.api.guard import guarded
 from portal.api.schemas import problems
 from portal.gate import permission
-from portal.problems import MEDIA_TYPE, plain
+from portal.problems import plain
+from portal.services import PortalServices
 from portal.sessions import person_of
 
 Diagnosis = Literal[DIAGNOSES]  # type: ignore[valid-type]  # one list, of which the description shows every word
@@ -43,24 +45,21 @@ class OutcomeAnswer(BaseModel):
     is_new: bool
 
 
-def router(desk: Reviews) -> APIRouter:
+def router(services: PortalServices, desk: Reviews) -> APIRouter:
     """The one route."""
     made = APIRouter(prefix="/api/v1", tags=["Analyses"])
+    callers = Callers(services, desk.settings, services.settings.language)
 
-    def outcome(request: Request, body: OutcomeBody, id: str = Path(pattern="^[0-9a-f]{32}$")) -> Response:
+    async def outcome(request: Request, body: OutcomeBody, id: str = Path(pattern="^[0-9a-f]{32}$")) -> Response:
         """Write what histology said of an analysis; 201 when it is new, 200 when it stood there already."""
         who = person_of(request)  # of a key, its account: one without belongs to no site
-        correlation = str(request.state.correlation)
-        day = body.on_date.isoformat()
+        told = (id, body.diagnosis, body.on_date.isoformat(), body.malignant)
         try:
-            is_new = desk.tell(who, id, body.diagnosis, day, body.malignant, "api")
+            is_new = await run_in_threadpool(desk.tell, who, *told, "api")
         except OutcomeRefused as wrong:
-            told = {"code": RefusalCode.VALIDATION.value, "expected": str(wrong), "found": wrong.reason}
-            language = negotiated(request.headers.get("accept-language"), who.language)
-            status, problem = refusal_problem(told, correlation, language)
-            return JSONResponse(problem, status_code=status, media_type=MEDIA_TYPE)
+            raise Refused(RefusalCode.VALIDATION, str(wrong), wrong.reason) from wrong
         if is_new is None:
-            return plain(404, correlation)
+            return plain(404, str(request.state.correlation))
         answer = OutcomeAnswer(
             analysis=id,
             diagnosis=body.diagnosis,
@@ -76,7 +75,7 @@ def router(desk: Reviews) -> APIRouter:
     }
     made.add_api_route(
         "/analyses/{id}/outcome",
-        outcome,
+        guarded(callers, services, outcome),
         methods=["POST"],
         responses={**answers, **problems(404, 413, 422)},
         openapi_extra=permission("outcome:write"),

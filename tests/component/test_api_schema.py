@@ -45,7 +45,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiNode]:
 def api(node: ApiNode) -> Any:
     headers = {"X-API-Key": node.key, "Host": "127.0.0.1"}
     made = schemathesis.openapi.from_asgi("/openapi.json", node.app, headers=headers, config=SchemathesisConfig())
-    return made.include(path_regex="^/api/v1/")
+    return made.include(tag="Predictions")
 
 
 OPERATIONS = (
