@@ -38,7 +38,7 @@ FAINT = 1.0
 HEAT_MAP_SIDE = 512
 """Longest side of a heat map; the network sees no finer."""
 
-_VIEWS: Mapping[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
+VIEWS: Mapping[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     "identity": lambda a: a,
     "flip_lr": lambda a: a[..., :, ::-1],
     "flip_ud": lambda a: a[..., ::-1, :],
@@ -48,7 +48,7 @@ _VIEWS: Mapping[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     "transpose": lambda a: np.swapaxes(a, -2, -1),
     "transverse": lambda a: np.rot90(np.swapaxes(a, -2, -1), 2, (-2, -1)),
 }
-_BACK = {name: name for name in _VIEWS} | {"rot90": "rot270", "rot270": "rot90"}
+_BACK = {name: name for name in VIEWS} | {"rot90": "rot270", "rot270": "rot90"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ class ClassifierRunner:
         started = time.monotonic()
         how = self.description.network
         squares = np.stack([self.prepared(picture) for picture in pictures])
-        views = np.concatenate([_VIEWS[name](squares)[:, None] for name in self.views], 1)
+        views = np.concatenate([VIEWS[name](squares)[:, None] for name in self.views], 1)
         tiles = np.ascontiguousarray(views.reshape(-1, 3, *how.size))
         prepared = time.monotonic()
         maps = [member.feature_maps(tiles, self.batch) for member in self._members]
@@ -150,7 +150,7 @@ class ClassifierRunner:
     def _heat_map(self, head: int, maps: Sequence[Floats], picture: Pixels) -> Floats:
         evidence = np.mean(
             [
-                _VIEWS[_BACK[view]](np.tensordot(member.weight[head], views[number], 1))
+                VIEWS[_BACK[view]](np.tensordot(member.weight[head], views[number], 1))
                 for member, views in zip(self._members, maps, strict=True)
                 for number, view in enumerate(self.views)
             ],

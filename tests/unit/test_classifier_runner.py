@@ -12,7 +12,7 @@ import torch
 from ai_engine.backends import NetworkOptions
 from ai_engine.faults import ModelFault
 from ai_engine.packages import ModelPackage, load_package
-from ai_engine.runners.classifier import _BACK, _VIEWS, ClassifierRunner
+from ai_engine.runners.classifier import _BACK, VIEWS, ClassifierRunner
 from ai_engine.runners.efficientnet import PARTS, EfficientNet, SameConv, build_backbone
 from tests.fixtures_classifier import make_tiny_classifier, tiny_classifier_description
 
@@ -100,10 +100,10 @@ def test_heat_map_lies_on_the_pictures_own_pixels(package: ModelPackage) -> None
     assert heat.min() >= 0 and heat.max() <= 1
 
 
-@pytest.mark.parametrize("name", sorted(_VIEWS))
+@pytest.mark.parametrize("name", sorted(VIEWS))
 def test_every_view_is_undone(name: str) -> None:
     values = np.arange(2 * 4 * 4).reshape(2, 4, 4)
-    assert np.array_equal(_VIEWS[_BACK[name]](_VIEWS[name](values)), values)
+    assert np.array_equal(VIEWS[_BACK[name]](VIEWS[name](values)), values)
 
 
 def test_views_are_averaged_and_make_the_answer_blind_to_them(tmp_path: Path) -> None:
