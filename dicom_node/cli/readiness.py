@@ -9,9 +9,11 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
+import time
 from typing import Any
 
 import portal
+from dicom_node.metrics import METRICS
 from dicom_node.models import check_models
 from dicom_node.record import Database, DatabaseRefused, arrivals, audit, digest, registry, workers
 from dicom_node.record.revisions import seconds_since
@@ -21,6 +23,8 @@ from dicom_node.routing.book import load_routes
 from dicom_node.settings import Settings
 from dicom_node.tls import WARN_DAYS, CertificateFacts, read_certificate
 
+AUDITED_AT_ONCE = 20_000
+"""Entries of the audit log that one look follows: about a second."""
 SILENT_S = 60.0
 """A worker that has said nothing for so long does not live; it says so every ten seconds."""
 
@@ -44,6 +48,7 @@ class Readiness:
         self._database = database
         self._checked: tuple[str, portal.CheckResult] | None = None
         self._checking = threading.Lock()
+        self._audited = audit.START
 
     def checks(self) -> dict[str, portal.Check]:
         """By name, in the order in which they are shown."""
@@ -152,9 +157,18 @@ class Readiness:
         return portal.CheckResult(True, told, "Renew it soon: `ai-node tls renew`." if is_near else "")
 
     def audit(self) -> portal.CheckResult:
-        """The audit log can be read, and its head is there."""
+        """The audit log can be read, and what came since the last look continues its chain.
+
+        A chain that is broken turns no image away; it is told here, and by the age of a metric.
+        """
         with self._database.read() as connection:
-            audit.head(connection)
+            reached, broken = audit.follow(connection, self._audited, AUDITED_AT_ONCE)
+            head = audit.head(connection)
+        self._audited = reached
+        if broken is not None:
+            return portal.CheckResult(True, f"the audit log is broken: {broken}", "See `ai-node audit verify`.")
+        if reached == head:
+            METRICS.gauge("audit_chain_last_verified_timestamp", time.time())
         return portal.CheckResult(True)
 
     def worker(self) -> portal.CheckResult:

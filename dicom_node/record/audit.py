@@ -1,7 +1,7 @@
 """The audit log: who did what to which study and when, as a hash chain (invariant I21).
 
 Each entry's digest covers the previous digest, so a changed, dropped or reordered entry is found by `verify`; a cut
-tail is found by comparing with a head kept elsewhere (`head`).
+tail is found by comparing with a head kept elsewhere (`head`).  The web process follows the chain as it grows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dicom_node.record.database import canonical_json, now
 from dicom_node.record.tables import audit
 
 GENESIS = "0" * 64
+START = (0, GENESIS)
+"""The head of a log without entries."""
 
 
 def append(connection: Connection, actor: str, action: str, study_uid: str | None = None, **detail: Any) -> None:
@@ -27,7 +29,7 @@ def append(connection: Connection, actor: str, action: str, study_uid: str | Non
 def head(connection: Connection) -> tuple[int, str]:
     """Number of entries and the digest of the newest one."""
     row = connection.execute(select(audit.c.id, audit.c.sha256).order_by(audit.c.id.desc()).limit(1)).first()
-    return (0, GENESIS) if row is None else (int(row.id), str(row.sha256))
+    return START if row is None else (int(row.id), str(row.sha256))
 
 
 def verify(connection: Connection, expected_head: tuple[int, str] | None = None) -> str | None:
@@ -38,17 +40,41 @@ def verify(connection: Connection, expected_head: tuple[int, str] | None = None)
     str or None
         None when whole; otherwise which entry is the first that does not fit.
     """
-    previous, expected_id = GENESIS, 1
-    for row in connection.execute(select(audit).order_by(audit.c.id)).mappings():
+    reached, broken = follow(connection, START)
+    if broken is None and expected_head is not None and reached != expected_head:
+        return f"the newest entry is {reached[0]}; the head kept elsewhere names entry {expected_head[0]}"
+    return broken
+
+
+def follow(
+    connection: Connection, known: tuple[int, str], limit: int | None = None
+) -> tuple[tuple[int, str], str | None]:
+    """Walk the chain onwards from an entry that is known to fit.
+
+    Parameters
+    ----------
+    limit
+        Most entries to look at; None: all there are.
+
+    Returns
+    -------
+    reached, broken
+        The last entry that fits, and which one does not, if any.
+    """
+    number, previous = known
+    if known != START:
+        kept = connection.execute(select(audit.c.sha256).where(audit.c.id == number)).scalar()
+        if kept != previous:
+            return known, f"entry {number} is gone or another one"
+    query = select(audit).where(audit.c.id > number).order_by(audit.c.id).limit(limit)
+    for row in connection.execute(query).mappings():
         entry = {key: row[key] for key in ("at", "actor", "action", "study_uid", "detail")}
-        if row["id"] != expected_id:
-            return f"entry {expected_id} is missing"
+        if row["id"] != number + 1:
+            return (number, previous), f"entry {number + 1} is missing"
         if row["previous_sha256"] != previous or row["sha256"] != _link(previous, entry):
-            return f"entry {row['id']} was changed or moved"
-        previous, expected_id = row["sha256"], expected_id + 1
-    if expected_head is not None and (expected_id - 1, previous) != expected_head:
-        return f"the newest entry is {expected_id - 1}; the head kept elsewhere names entry {expected_head[0]}"
-    return None
+            return (number, previous), f"entry {row['id']} was changed or moved"
+        number, previous = int(row["id"]), str(row["sha256"])
+    return (number, previous), None
 
 
 def _link(previous: str, entry: dict[str, Any]) -> str:
