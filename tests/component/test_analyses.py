@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from pynetdicom import AE, evt
 from sqlalchemy import update
 
 from dicom_node.door import Disk, Passer, Vault
@@ -43,11 +44,25 @@ def clinic(tmp_path: Path, warm: Warm) -> Iterator[Clinic]:
     made.close()
 
 
-def passed(clinic: Clinic) -> list[str]:
-    """How the originals are marked once everything that may be passed on was offered to an archive that is away."""
-    vault = Vault(clinic.settings.data.folder, Disk(), min_free_bytes=0, min_free_share=0, max_object_bytes=1 << 30)
-    Passer(clinic.settings, clinic.database, vault).pass_pending()
-    return [row["pass_state"] for row in clinic.rows(instances)]
+def passed(clinic: Clinic) -> tuple[list[str], set[str]]:
+    """What an archive that takes everything gets of the originals: how they are marked then, and whose they are."""
+    entity, taken = AE(ae_title="ORTHANC"), set[str]()
+    for sop_class in ("1.2.840.10008.5.1.4.1.1.77.1.4", "1.2.840.10008.5.1.4.1.1.77.1.7"):
+        entity.add_supported_context(sop_class, ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"])
+
+    def on_store(event: Any) -> int:
+        taken.add(str(event.dataset.PatientID))
+        return 0x0000
+
+    place = ("127.0.0.1", clinic.archive_port)
+    server = entity.start_server(place, block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+    try:
+        data = clinic.settings.data.folder
+        vault = Vault(data, Disk(), min_free_bytes=0, min_free_share=0, max_object_bytes=1 << 30)
+        Passer(clinic.settings, clinic.database, vault).pass_pending()
+    finally:
+        server.shutdown()
+    return sorted(row["pass_state"] for row in clinic.rows(instances)), taken
 
 
 def published(clinic: Clinic) -> set[str]:
@@ -72,7 +87,7 @@ def test_a_photograph_goes_the_whole_way_and_names_nobody_who_asked(clinic: Clin
     assert published(clinic) == {"confirmed"} and clinic.rows(reports)
     (revision,) = clinic.rows(revisions)
     assert revision["grade"] == "promised"
-    assert passed(clinic) == ["pending"]
+    assert passed(clinic) == (["passed"], {RUT})
     assert [row["submitter"] for row in clinic.rows(studies)] == [clinic.ana.actor]  # her turn, not the desk's
     (report,) = [r["resource"] for r in clinic.rows(reports) if r["resource"]["resourceType"] == "DiagnosticReport"]
     assert report["subject"]["identifier"] == {"system": SYSTEM, "value": RUT}
@@ -177,7 +192,7 @@ def test_without_a_confirmed_identity_nothing_leaves_whatever_the_route_says(
     assert clinic.delivered() == [] and clinic.rows(deliveries) == [] and clinic.rows(reports) == []
     (barred,) = clinic.events("publication.barred")
     assert HOLDS[code][1] in barred["detail"]["reasons"]
-    assert passed(clinic) == ["private"]
+    assert passed(clinic) == (["private"], set())
     (instance,) = clinic.rows(instances)
     original = dcmread(clinic.settings.data.folder / instance["path"])
     assert (original.get("PatientIdentityRemoved") == "YES") == (who is None)
@@ -193,7 +208,7 @@ def test_a_photograph_of_somebody_else_is_published_beside_a_private_one(clinic:
         clinic.until(private, "completed")
         clinic.until(named, "completed")
     assert {str(d.PatientID) for d in clinic.delivered()} == {RUT}
-    assert sorted(passed(clinic)) == ["pending", "private"]
+    assert passed(clinic) == (["passed", "private"], {RUT})
 
 
 # -- who sees what
@@ -348,7 +363,7 @@ def test_a_withdrawn_result_is_taken_back_everywhere_and_has_no_numbers(clinic: 
     (report,) = [r["resource"] for r in clinic.rows(reports) if r["resource"]["resourceType"] == "DiagnosticReport"
                  and r["is_current"]]  # fmt: skip
     assert report["status"] == "entered-in-error"
-    assert passed(clinic) == ["private"]  # not passed on before, and not any more
+    assert passed(clinic) == (["private"], set())  # not passed on before, and not any more
     for told in [json.dumps(dict(e), default=str) for e in clinic.events("study.withdrawn")]:
         assert "Peter" not in told
     assert clinic.desk.withdraw(clinic.ana, taken, "again")["withdrawn_reason"] == "wrong patient: was Peter"
@@ -386,7 +401,7 @@ def test_withdrawn_while_the_object_is_on_its_way(clinic: Clinic, monkeypatch: p
     assert clinic.desk.result(clinic.row(row["public_id"])).state == "withdrawn"
     assert clinic.delivered() == [] and {r["state"] for r in clinic.rows(runs)} <= {"cancelled", "superseded"}
     assert submitting.unsubmitted_puts(clinic.tools, lambda key: False, "again") == []
-    assert passed(clinic) == ["private"]
+    assert passed(clinic) == (["private"], set())
 
 
 def test_done_over_for_the_right_patient(clinic: Clinic) -> None:

@@ -69,12 +69,12 @@ class Clinic(Node):
     """One installation with a post and a hospital, two clinicians and a specialist."""
 
     def __init__(self, folder: Path, warm: Warm, routes: str = ROUTES, **sections: Any) -> None:
-        (self.port,) = free_ports(1)
+        self.port, self.archive_port = free_ports(2)
         given = {
             "data": {"folder": folder / "data", "min_free_gb": 0.0, "min_free_share": 0.0},
             "door": {"port": self.port, "senders": [{"ae_title": "MODALITY"}]},
             "gather": {"quiet_s": 0.3, "cap_s": 30.0, "study_quiet_s": 60.0},
-            "orthanc": {"url": "http://127.0.0.1:9", "dicom_port": 9},
+            "orthanc": {"url": "http://127.0.0.1:9", "dicom_port": self.archive_port},
         }
         super().__init__(folder, warm.folder, routes, **{**given, **sections})
         self.tools.models.close()
