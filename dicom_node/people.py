@@ -213,12 +213,16 @@ class People:
         PasswordRefused
             The token is not spent then.
         """
-        passwords.check(new)
-        made = passwords.hash_of(new)
-        with self._database.write() as connection:
-            user = people.spend_password_token(connection, sessions.digest(token))
-            if user is not None:
-                people.set_password(connection, f"user:{user.public_id}", user, made)
+        spent = sessions.digest(token)
+        with self._database.read() as connection:
+            user = people.user_of_token(connection, spent)
+        if user is not None:  # before the hash, so that strangers cannot make the node compute any
+            passwords.check(new, user.email, user.name)
+            made = passwords.hash_of(new)
+            with self._database.write() as connection:
+                user = people.spend_password_token(connection, spent)
+                if user is not None:
+                    people.set_password(connection, user.actor, user, made)
         if user is None:
             METRICS.count("auth_failures_total", kind="password")
             raise SignInRefused

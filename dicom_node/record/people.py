@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from dicom_node.permissions import OF_A_SITE, Person, Role
 from dicom_node.record import audit
@@ -48,6 +48,11 @@ class User:
     @property
     def is_active(self) -> bool:
         return self.state == ACTIVE
+
+    @property
+    def actor(self) -> str:
+        """Its name in the audit log."""
+        return f"user:{self.public_id}"
 
     def person(self, session_id: int | None, kind: str) -> Person:
         """The account as somebody who is known by a session or a key."""
@@ -266,18 +271,26 @@ def add_password_token(connection: Connection, actor: str, user: User, digest: s
     audit.append(connection, actor, "password-token-made", user=user.public_id, expires_at=expires_at)
 
 
+def user_of_token(connection: Connection, digest: str) -> User | None:
+    """Whose password may be set with this token; None when it is not good."""
+    row = connection.execute(select(password_tokens.c.user_id).where(_is_good(digest))).first()
+    found = user_of_id(connection, row.user_id) if row is not None else None
+    return found if found is not None and found.is_active else None
+
+
 def spend_password_token(connection: Connection, digest: str) -> User | None:
-    """Whose password may be set with this token, which is spent with the question; None when it is not good."""
-    living = (
+    """The same, and the token is spent with the question."""
+    found = user_of_token(connection, digest)
+    spending = update(password_tokens).where(_is_good(digest)).values(used_at=now())
+    return found if connection.execute(spending).rowcount == 1 else None
+
+
+def _is_good(digest: str) -> ColumnElement[bool]:
+    return (
         (password_tokens.c.token_sha256 == digest)
         & password_tokens.c.used_at.is_(None)
         & (password_tokens.c.expires_at > now())
     )
-    row = connection.execute(select(password_tokens).where(living)).first()
-    if row is None or connection.execute(update(password_tokens).where(living).values(used_at=now())).rowcount != 1:
-        return None
-    found = user_of_id(connection, row.user_id)
-    return found if found is not None and found.is_active else None
 
 
 def revoke_password_tokens(connection: Connection, user_id: int) -> None:

@@ -75,7 +75,7 @@ def open_session(
         )
     )
     people.note_sign_in(connection, user)
-    audit.append(connection, f"user:{user.public_id}", "sign-in", user=user.public_id, kind=kind)
+    audit.append(connection, user.actor, "sign-in", user=user.public_id, kind=kind)
     assert made.inserted_primary_key is not None
     return user.person(int(made.inserted_primary_key[0]), kind)
 

@@ -410,6 +410,13 @@ def test_a_link_that_is_not_good_sets_nothing(desk: People, database: Database, 
     assert desk.sign_in(Asked(EVA, PASSWORD)).person.email == EVA
 
 
+def test_a_link_that_nobody_made_costs_no_hash(desk: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may ask, so asking is cheap (I7)."""
+    monkeypatch.setattr(passwords, "hash_of", lambda _: pytest.fail("a hash for a stranger"))
+    with pytest.raises(SignInRefused):
+        desk.set_password("A" * 43, NEW)
+
+
 def test_a_link_spent_twice_at_once_is_spent_once(desk: People) -> None:
     token = desk.password_token("test", EVA)
     done: list[str] = []
