@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from dicom_node import backoff
+from dicom_node import analysis_patients, backoff
+from dicom_node.identity import LookedUp
 from dicom_node.people import LUNA, PORTAL, People
 from dicom_node.permissions import Role
 from dicom_node.record import keys, people, sites
@@ -204,6 +205,36 @@ def test_with_a_patient_it_has_an_identity(luna: Luna) -> None:
     row = luna.rows(analyses)[-1]
     assert (row["order_id"], row["body_site"], row["patient"]["issuer"]) == ("A-1", "back", "CHILE")
     assert row["patient"]["confirmed"] == "user", "no FHIR server: the client's word is all there is"
+
+
+SERVER_SAYS: dict[str, tuple[LookedUp, int, str]] = {
+    "found": (LookedUp("found", "12345678-5", "Soto^Eva", "19600229", "F"), 200, "fhir"),
+    "away": (LookedUp("away", "12345678-5"), 200, ""),
+    "not found": (LookedUp("not-found", "12345678-5"), 422, "patient-not-found"),
+    "several": (LookedUp("several", "12345678-5"), 422, "patient-ambiguous"),
+}
+
+
+@pytest.mark.parametrize("name", SERVER_SAYS)
+def test_what_the_sites_server_says_of_a_patient_counts(luna: Luna, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    said, status, word = SERVER_SAYS[name]
+    monkeypatch.setattr(analysis_patients, "look_up", lambda *_: said)
+    # by somebody to whom the server has shown nobody yet
+    who = f"who-{name.replace(' ', '-')}"
+    luna.add(who, "clinician", site="north")
+    before = len(luna.rows(analyses))
+    answer = luna.as_(who).post("/api/imageProcess", json={"image": IMAGE, "patientId": "12.345.678-5"})
+    told = answer.json()
+    assert answer.status_code == status, told
+    if status == 422:
+        assert told["code"] == word and len(luna.rows(analyses)) == before
+        assert "345" not in answer.text
+        return
+    kept = luna.rows(analyses)[-1]["patient"]
+    assert (kept["confirmed"], kept["name"], kept["birth_date"]) == (word, said.name, said.birth_date)
+    is_known = name == "found"
+    assert told["isPrivate"] is not is_known and told["patient"]["isConfirmed"] is is_known
+    assert told["patient"]["name"] == said.name, "so that whoever asked sees whom the server means"
 
 
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
