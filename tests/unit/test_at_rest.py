@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 from collections.abc import Iterator
@@ -308,3 +309,49 @@ def test_what_a_killed_run_left_goes_and_what_cannot_be_opened_is_said(tmp_path:
     with sealing(tmp_path / "keys") as keys, pytest.raises(SealBroken):
         reseal.apply(data, keys)
     assert not list((data / "reseal").iterdir())
+
+
+# nobody goes past it
+
+PAST_IT = {
+    # keys, settings, packages, and what lies outside the data folder
+    "dicom_node/authority.py", "dicom_node/tls.py", "dicom_node/at_rest.py",
+    "dicom_node/reseal.py", "dicom_node/files.py", "dicom_node/orthanc.py",
+    "portal/luna/keys.py", "portal/tickets.py", "portal/viewer.py",
+    "portal/pages/assets.py",
+    # parts that are written through a sealer, and the children, which get a descriptor
+    "dicom_node/spool.py", "dicom_node/volume/archive.py", "dicom_node/volume/cache.py",
+    "dicom_node/photo/child.py", "dicom_node/photo/decode.py", "dicom_node/volume/child.py",
+    "dicom_node/volume/nifti_child.py",
+    # files of the user's, from the command line
+    "dicom_node/volume/nifti.py",
+    # the one answer that is a stored file
+    "portal/stored.py",
+}  # fmt: skip
+ROOMS = ("door", "gather", "volume", "photo", "stages", "results", "record", "routing", "identity")
+
+
+def test_stored_files_are_read_and_written_in_one_place() -> None:
+    """A new way to a stored file that does not ask whether it is sealed fails here; see docs/decisions."""
+    repository = Path(__file__).resolve().parents[2]
+    sources = [
+        *(repository / "dicom_node").glob("*.py"),
+        *(p for room in ROOMS for p in (repository / "dicom_node" / room).rglob("*.py")),
+        *(repository / "portal").rglob("*.py"),
+    ]
+    found = set()
+    for path in sources:
+        name = str(path.relative_to(repository))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and _goes_past(node.func) and name not in PAST_IT:
+                found.add(f"{name}:{node.lineno}")
+    assert not found
+
+
+def _goes_past(function: ast.expr) -> bool:
+    if isinstance(function, ast.Attribute):
+        is_os = isinstance(function.value, ast.Name) and function.value.id == "os"
+        return function.attr in {"read_bytes", "write_bytes", "write_text", "fromfile", "memmap"} or (
+            function.attr == "fdopen" and is_os
+        )
+    return isinstance(function, ast.Name) and function.id in {"open", "FileResponse", "write_durably", "write_nifti"}
