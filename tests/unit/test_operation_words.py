@@ -66,5 +66,12 @@ def test_every_state_and_act_has_words(known: set[str]) -> None:
     assert {f"destination_{state.replace('-', '_')}" for state in states} <= known
 
 
+def test_every_check_of_readiness_has_words(known: set[str]) -> None:
+    source = (ROOT / "dicom_node/cli/readiness.py").read_text(encoding="utf-8")
+    asked = re.findall(r'"([a-z]+)": self\.', source)
+    assert len(asked) > 6
+    assert {f"check_{name}" for name in asked} <= known
+
+
 def test_every_refusal_is_said_in_spanish() -> None:
     assert set(SPANISH) == set(RefusalCode)
