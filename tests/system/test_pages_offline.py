@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, Route
@@ -15,6 +16,7 @@ from playwright.sync_api import Browser, Page, Route
 from tests.support.browsers import PHONE, Window, chromium, window
 from tests.support.chromium import FLAGS
 from tests.support.clinics import PASSWORD, Clinic, clinic
+from tests.support.lines import line
 from tests.support.photos import saved, scene
 
 pytestmark = pytest.mark.system
@@ -194,24 +196,28 @@ def test_an_answer_that_is_lost_makes_no_second_analysis(site: Clinic, tapped: W
     assert page.url.endswith(rows_of(site, words)[0]["public_id"])
 
 
-def test_a_line_that_drops_in_the_middle_loses_nothing(site: Clinic, tapped: Window) -> None:
-    page, words = tapped.page, "dropped in the middle"
-    large = saved(scene(1600, 1600), "PNG")
-    fill(page, words, large)
-    wire = tapped.context.new_cdp_session(page)
-    wire.send("Network.enable")
-    slow = {"offline": False, "latency": 20, "downloadThroughput": 1_000_000, "uploadThroughput": len(large) // 6}
-    wire.send("Network.emulateNetworkConditions", slow)
-    send(page)
-    page.wait_for_function("() => document.getElementById('bar').value >= 20")
-    wire.send("Network.emulateNetworkConditions", {**slow, "offline": True})
-    page.wait_for_selector("#kept-said:not([hidden])")
-    assert waiting(page) == 1 and not rows_of(site, words)
-    wire.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1, "offline": False})
-    page.evaluate("luna.send()")
-    page.wait_for_url("**/analyses/*")
-    (row,) = rows_of(site, words)
-    assert (site.folder / row["photo_path"]).read_bytes() == large
+def test_a_line_that_drops_in_the_middle_loses_nothing(site: Clinic, browser: Browser) -> None:
+    words, large = "dropped in the middle", saved(scene(1600, 1600), "PNG")
+    with line(urlsplit(site.url).port or 0) as wire, window(browser, f"http://127.0.0.1:{wire.port}", **PHONE) as seen:
+        ready(seen)
+        page = seen.page
+        fill(page, words, large)
+        wire.mend()
+        wire.bytes_per_s = len(large) // 4
+        send(page)
+        deadline = time.monotonic() + 20
+        while wire.passed < len(large) // 3:
+            assert time.monotonic() < deadline, f"only {wire.passed} bytes went"
+            page.wait_for_timeout(20)
+        wire.cut()
+        page.wait_for_selector("#kept-said:not([hidden])")
+        assert waiting(page) == 1 and not rows_of(site, words)
+        wire.bytes_per_s = 0
+        wire.mend()
+        page.evaluate("luna.send()")
+        page.wait_for_url("**/analyses/*")
+        (row,) = rows_of(site, words)
+        assert (site.folder / row["photo_path"]).read_bytes() == large
 
 
 @pytest.mark.parametrize("where", [SEND_TO, "**/account/token"], ids=["the photograph", "the question who asks"])
