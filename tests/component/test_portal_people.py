@@ -137,13 +137,15 @@ def test_signing_out_ends_the_session_not_only_the_cookie(app: Any) -> None:
     assert stale.get("/account").status_code == 303
 
 
-@pytest.mark.parametrize("how", ["disabled", "roles", "expired"])
+@pytest.mark.parametrize("how", ["disabled", "state", "roles", "expired"])
 def test_a_session_that_ended_elsewhere_opens_nothing(app: Any, database: Database, how: str) -> None:
     client = signed_in(app)
     with database.write() as connection:
         eva = people.account(connection, EVA)
         if how == "disabled":
             people.set_state(connection, "test", eva, people.DISABLED)
+        elif how == "state":  # the session itself lives
+            connection.execute(update(tables.users).values(state=people.DISABLED))
         elif how == "roles":
             people.set_roles(connection, "test", eva, ["specialist"])
         else:
