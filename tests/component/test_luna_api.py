@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from dicom_node import analysis_patients, backoff
+from dicom_node.cli import app
 from dicom_node.identity import LookedUp
 from dicom_node.people import LUNA, PORTAL, People
 from dicom_node.permissions import Role
@@ -346,3 +349,22 @@ def test_who_calls_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
 def test_the_key_file_is_where_the_data_are(luna: Luna) -> None:
     path: Path = luna.node.settings.data.folder / "luna-keys.json"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_operator_changes_the_key_while_the_node_runs(luna: Luna, tmp_path: Path) -> None:
+    before = luna.sign_in("ops").json()["token"]
+    config = tmp_path / "node.yaml"
+    config.write_text(yaml.safe_dump({"data": {"folder": str(luna.node.settings.data.folder)}}))
+
+    def ai_node(*words: str) -> str:
+        done = CliRunner().invoke(app, ["--config", str(config), "tokens", *words])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    count = len(json.loads(ai_node("list", "--json")))
+    assert "signed by" in ai_node("rotate")
+    kids = [one["kid"] for one in json.loads(ai_node("list", "--json"))]
+    assert len(kids) == count + 1 and ("cli", "token-key-rotated") in luna.acts()
+    assert luna.client(before).get("/api/me").status_code == 200
+    head = luna.sign_in("ops").json()["token"].split(".")[0]
+    assert json.loads(base64.urlsafe_b64decode(head + "=="))["kid"] == kids[-1]
