@@ -145,7 +145,7 @@ class Reviews:
         OutcomeRefused
         """
         with self._database.write() as connection:
-            row = _of_sites(connection, who.sites, public_id)
+            row = _standing(connection, who.sites, public_id)
             if row is None:
                 return None
             outcome = outcomes.told(diagnosis, on_date, malignant, row["created_at"])
@@ -163,7 +163,7 @@ class Reviews:
         told: list[tuple[Row, Outcome]] = []
         with self._database.write() as connection:
             for line in lines:
-                row = None if line.problem else _of_sites(connection, who.sites, line.analysis)
+                row = None if line.problem else _standing(connection, who.sites, line.analysis)
                 if row is None:
                     wrong.append((line.number, line.problem or "analysis-unknown"))
                     continue
@@ -185,6 +185,12 @@ class Reviews:
 def _of_sites(connection: Connection, sites: Collection[str], public_id: str) -> Row | None:
     row = analyses.by_public_id(connection, public_id)
     return dict(row) if row is not None and row["site"] in sites else None
+
+
+def _standing(connection: Connection, sites: Collection[str], public_id: str) -> Row | None:
+    """One of which an outcome can be told: a withdrawn analysis says nothing about anybody any more."""
+    row = _of_sites(connection, sites, public_id)
+    return row if row is not None and not row["withdrawn_at"] else None
 
 
 def _written(connection: Connection, who: Reviewer, source: Source) -> Callable[[Row, Outcome], bool]:

@@ -107,7 +107,8 @@ class _Pages:
         """Write what histology said."""
         case = self._found(request, public_id)
         try:
-            self._desk.tell(person_of(request), public_id, diagnosis, on_date, None, "page")
+            if self._desk.tell(person_of(request), public_id, diagnosis, on_date, None, "page") is None:
+                raise HTTPException(404)
         except OutcomeRefused as refused:
             told = {"diagnosis": diagnosis, "on_date": on_date}
             return self._case(request, case, wrong_outcome=refused.reason, status=422, **told)

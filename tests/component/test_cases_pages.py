@@ -187,6 +187,18 @@ def test_an_outcome_is_told_by_page_and_can_be_corrected(post: Clinic) -> None:
         assert audit.verify(connection) is None
 
 
+def test_a_withdrawn_analysis_takes_no_outcome(post: Clinic) -> None:
+    row = asked(post, withdrawn_at=MARCH, state="withdrawn", withdrawn_reason="wrong-patient")
+    somebody = visitor(post, Role.SPECIALIST)
+    path = f"/cases/{row['public_id']}"
+    page = somebody.get(path).text
+    assert 'name="diagnosis"' not in page and 'name="reply"' not in page and 'name="state"' not in page
+    assert somebody.post(f"{path}/outcome", diagnosis="naevus", on_date="2026-03-09").status_code == 404
+    table = f"analysis,diagnosis,on_date\n{row['public_id']},naevus,2026-03-09\n"
+    assert "2 No such analysis at your sites" in words(sent(somebody, table).text)
+    assert count(post) == 0 and row["public_id"] not in somebody.get("/cases/outcomes.csv").text
+
+
 def sent(somebody: Visit, text: str, *, guarded: bool = True) -> Any:
     headers = {"Accept": "text/html", "Origin": ORIGIN, "HX-Request": "true"}
     headers |= {"X-CSRF-Token": somebody.csrf} if guarded else {}
