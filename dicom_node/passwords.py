@@ -38,7 +38,7 @@ class PasswordRefused(ValueError):
     """The password may not be used; `reason` says why: too-short, too-long or too-common."""
 
     def __init__(self, reason: str) -> None:
-        self.reason = self.code = reason
+        self.reason = reason
         super().__init__(WORDS[reason])
 
 

@@ -114,7 +114,7 @@ class _Account:
         try:
             await run_in_threadpool(self._people.set_password, told["token"], told["new"])
         except PasswordRefused as refused:
-            return _password_page(request, words(f"account.password_{refused.code}"), token=told["token"])
+            return _password_page(request, words(f"account.password_{refused.reason}"), token=told["token"])
         except SignInRefused:
             return _password_page(request, words("account.password_link_spent"), token=told["token"])
         return RedirectResponse("/sign-in?said=password", status_code=303)
@@ -149,7 +149,7 @@ class _Account:
         try:
             await run_in_threadpool(self._people.change_password, person_of(request), told["old"], told["new"])
         except PasswordRefused as refused:
-            return _password_page(request, words(f"account.password_{refused.code}"))
+            return _password_page(request, words(f"account.password_{refused.reason}"))
         except SignInRefused as refused:
             error = _refusal(request, refused) if refused.wait_s else words("account.password_wrong")
             return _password_page(request, error)
