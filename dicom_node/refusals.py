@@ -166,7 +166,10 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.SLICES_DUPLICATED: ("Two different images have the same position.", "Send the series without repeats."),
     _C.TOO_FEW_SLICES: ("There are fewer slices than needed.", "Send the whole series."),
     _C.SERIES_INCOMPLETE: ("Fewer images arrived than were announced.", "Send the missing images."),
-    _C.SERIES_MIXED: ("The series mixes images that are not one stack.", "Send one stack, or one photograph, per series."),
+    _C.SERIES_MIXED: (
+        "The series mixes images that are not one stack.",
+        "Send one stack, or one photograph, per series.",
+    ),
     _C.PIXEL_DATA_MISSING: ("There is no pixel data.", "Send images."),
     _C.PIXEL_DATA_LENGTH: ("Pixel data is shorter or longer than the header says.", "Send the object again."),
     _C.PIXEL_DECODE_FAILED: ("Pixel data could not be decoded.", "Send it in another transfer syntax."),
