@@ -145,7 +145,7 @@ def sites_create(
 ) -> None:
     """Make a site. Clinicians and specialists belong to one or more.
 
-    Example: ai-node sites create osorno --title "Hospital Base Osorno" --identifier key=rut,title=RUT,check=rut
+    Example: ai-node sites create osorno --title "Base Osorno" --identifier key=rut,title=RUT,issuer=RUT-CL,check=rut
     """
     with desk() as (_, database, _), database.write() as connection:
         sites.add_site(connection, actor(), key=key, title=title, identifier_types=[_fields(i) for i in identifier])
