@@ -11,6 +11,7 @@ from dicom_node.identity import LookedUp, look_up, normalised, patient_server
 from dicom_node.permissions import Person
 from dicom_node.record import Database, audit, sites
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.routing.gate import is_placeholder
 from dicom_node.settings import Settings
 from dicom_node.stages.prediction_facts import issuer_of
 
@@ -83,6 +84,8 @@ class Patients:
         """
         chosen = _type_of(site, said.type)
         identifier = normalised(said.id, chosen["check"])
+        if is_placeholder(identifier):
+            raise Refused(RefusalCode.PATIENT_UNIDENTIFIED, "an identifier of one person", "one that stands for nobody")
         with self._lock:
             at, shown = self._shown.get((who.user_id, chosen["system"], identifier), (0.0, None))
         if shown is not None and time.monotonic() - at > _REMEMBERED_S:

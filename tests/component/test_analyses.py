@@ -152,6 +152,8 @@ def test_what_the_desk_does_not_take(clinic: Clinic) -> None:
         ({"patient": patient(id="12345678-6")}, "validation"),
         ({"patient": patient(type="passport")}, "validation"),
         ({"patient": patient(id=" ")}, "patient-unidentified"),
+        ({"patient": patient(id="unknown", type="chart")}, "patient-unidentified"),
+        ({"patient": patient(id="0000", type="chart")}, "patient-unidentified"),
         ({"patient": patient(birth_date="19709901")}, "validation"),
         ({"patient": patient(name="a\\b")}, "validation"),
         ({"site": "hospital"}, "validation"),

@@ -40,7 +40,10 @@ def test_fifty_doctors_and_nine_deaths(site: ClinicSite) -> None:
         together.wait()
         for place in range(EACH):
             image = {"image": ("lesion.jpg", jpeg(drawn_lesion(seed=number * EACH + place)))}
-            said = {"kind": "dermoscopic", "patient": f'{{"id": "{number}", "type": "chart", "confirmed": true}}'}
+            said = {
+                "kind": "dermoscopic",
+                "patient": f'{{"id": "CH-{1000 + number}", "type": "chart", "confirmed": true}}',
+            }
             deadline = time.monotonic() + 300
             while (number, place) not in accepted and time.monotonic() < deadline:
                 try:
