@@ -139,16 +139,20 @@ def sites_create(
     identifier: list[str] = typer.Option(
         [],
         "--identifier",
-        help="How patients are named there, as key=…,title=…,system=URI,issuer=…,check=rut|cedula-ec; only key is "
-        "needed; may be repeated.",
+        help="How patients are named there, as key=…,title=…,system=URI,issuer=…,check=rut|cedula-ec; only key "
+        "and issuer are needed; may be repeated.",
     ),
 ) -> None:
     """Make a site. Clinicians and specialists belong to one or more.
 
     Example: ai-node sites create osorno --title "Base Osorno" --identifier key=rut,title=RUT,issuer=RUT-CL,check=rut
     """
+    types = [_fields(one) for one in identifier]
+    if any(not kind.get("issuer") for kind in types):
+        # whose number it is goes into every image: without it nobody could be identified by this type
+        stop(Exit.REFUSED, "--identifier: name the issuer (Issuer of Patient ID, 0010,0021), as issuer=RUT-CL")
     with desk() as (_, database, _), database.write() as connection:
-        sites.add_site(connection, actor(), key=key, title=title, identifier_types=[_fields(i) for i in identifier])
+        sites.add_site(connection, actor(), key=key, title=title, identifier_types=types)
 
 
 @sites_app.command("list")

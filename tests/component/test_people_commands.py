@@ -86,12 +86,16 @@ def test_what_cannot_be_is_refused_with_what_to_do(node: Node) -> None:
     eva = ("users", "create", EVA, "--name", "Eva", "--role", "clinician")
     assert "ai-node sites create" in node.run(*eva, code=3)
     assert "open ones: none" in node.run(*eva, "--site", "osorno", code=3)
-    node.run("sites", "create", "osorno", "--title", "Osorno", "--identifier", "key=rut,title=RUT,check=rut")
+    osorno = ("sites", "create", "osorno", "--title", "Osorno", "--identifier")
+    assert "issuer" in node.run(*osorno, "key=rut,title=RUT,check=rut", code=3)
+    node.run(*osorno, "key=rut,title=RUT,issuer=RUT-CL,check=rut")
     node.run(*eva, "--site", "osorno")
     assert "already" in node.run(*eva, "--site", "osorno", code=3)
     assert "one or more roles" in node.run("users", "roles", EVA, "--role", "king", code=3)
     assert "no account" in node.run("users", "disable", "nobody@hospital.example", code=3)
-    assert "check" in node.run("sites", "create", "ancud", "--title", "Ancud", "--identifier", "key=x,check=y", code=3)
+    assert "check" in node.run(
+        "sites", "create", "ancud", "--title", "Ancud", "--identifier", "key=x,issuer=X,check=y", code=3
+    )
     assert node.told("sites", "list")[0]["identifier_types"][0]["check"] == "rut"
     node.run("sites", "close", "osorno")
     assert "no open site" in node.run("sites", "close", "osorno", code=3)
