@@ -289,3 +289,10 @@ def test_a_broker_that_comes_back_is_served_again(site: LunaSite) -> None:
     ((_, told),) = answers(site, 1)
     assert told["state"] == "completed"
     assert site.bridge_pid(), "it waited, and did not die of it"
+
+
+def test_nothing_of_this_stands_in_the_log(site: LunaSite) -> None:
+    log = (site.folder / "node.log").read_text(errors="replace")
+    assert "bridge.connected" in log
+    for mark in ("Marker", "post.example", PASSWORD, "eyJ", site.doctor, "/9j/", "back, grows"):
+        assert mark not in log
