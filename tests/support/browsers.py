@@ -57,13 +57,13 @@ class Window:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*flags: str) -> Iterator[Browser]:
     """One browser; profiles in it share nothing."""
     program = shutil.which("chromium")
     if program is None or not AXE.is_file():
         raise RuntimeError("chromium or axe-core is not installed: `make setup-test`")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=[*FLAGS, *flags])
         try:
             yield browser
         finally:
@@ -73,7 +73,7 @@ def chromium() -> Iterator[Browser]:
 @contextmanager
 def window(browser: Browser, url: str, **options: Any) -> Iterator[Window]:
     """A fresh profile: `PHONE` or `DESK`, and what else Playwright takes (`color_scheme`, `locale`)."""
-    context = browser.new_context(ignore_https_errors=True, **options)
+    context = browser.new_context(**options)
     try:
         page = context.new_page()
         page.set_default_timeout(20_000)
