@@ -19,6 +19,8 @@ MAX_TEXT = 2000
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
+NO_UPLOAD = Upload("", 0)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -47,7 +49,7 @@ class Asked:
     """
 
     who: Person
-    upload: Upload = Upload("", 0)
+    upload: Upload = NO_UPLOAD
     claimed: str = ""
     site: str = ""
     patient: PatientSaid | None = None
