@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from dicom_node.record import circuits, request_actions
+from dicom_node.record import analyses, circuits, request_actions
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
 from dicom_node.record.acts import Job as Job
@@ -118,6 +118,8 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
     kind, key = _split(item)
     if kind in request_actions.KINDS:
         return request_actions.retry(connection, item, actor, reason)
+    if kind == "analysis":
+        return _bring_again(connection, item, number_of(key), actor, reason)
     _is_job(kind, item)
     if kind == "run":
         row = connection.execute(select(runs).where(runs.c.id == number_of(key))).mappings().first()
@@ -140,6 +142,14 @@ def retry(connection: Connection, item: str, actor: str, reason: str) -> list[Jo
     circuits.probe_now(connection, found["destination"])
     number = _tell(connection, "job.retried", actor, reason, item, found["study_uid"])
     return [_deliver(found, number)]
+
+
+def _bring_again(connection: Connection, item: str, key: int, actor: str, reason: str) -> list[Job]:
+    """A photograph that never reached the road is brought to the door again."""
+    if not analyses.set_received(connection, key):
+        raise UnknownItem(f"{item}: no failed analysis whose photograph is kept; `ai-node jobs list` shows them")
+    number = write_down(connection, "job.retried", actor, reason, item, None)
+    return [("photos", "submit", f"submit/{key}/retry-{number}", (key, 0))]
 
 
 def cancel(connection: Connection, item: str, actor: str, reason: str) -> list[Job]:
@@ -181,7 +191,7 @@ def _no_further(connection: Connection, row: dict[str, Any]) -> None:
 
 def _split(item: str) -> tuple[str, str]:
     kind, _, key = item.partition("-")
-    known = ("study", "series", "case", "delivery", "run", *request_actions.KINDS)
+    known = ("study", "series", "case", "delivery", "run", "analysis", *request_actions.KINDS)
     if kind not in known or not key:
         raise UnknownItem(f"{item}: expected {', '.join(f'{one}-…' for one in known)} as the lists print them")
     return kind, key

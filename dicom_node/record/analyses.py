@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.record.database import canonical_json, now
@@ -24,6 +24,8 @@ RECEIVED, SUBMITTED, FAILED, WITHDRAWN = "received", "submitted", "failed", "wit
 CONFIRMATIONS = ("fhir", "user")
 """Who said that the patient is this one: the site's FHIR server, looked up and confirmed by a person, or a person."""
 
+
+_IS_KEPT_FAILURE = and_(analyses.c.state == FAILED, analyses.c.photo_path.is_not(None))
 
 Row = RowMapping | Mapping[str, Any]
 
@@ -156,6 +158,12 @@ def unsubmitted(connection: Connection) -> list[RowMapping]:
     ]
 
 
+def stranded(connection: Connection) -> list[RowMapping]:
+    """Those that the road does not have, the failed ones first: an operator's question."""
+    query = select(analyses).where(or_(analyses.c.state == RECEIVED, _IS_KEPT_FAILURE))
+    return list(connection.execute(query.order_by(analyses.c.state, analyses.c.id)).mappings())
+
+
 def photos_in_use(connection: Connection) -> set[str]:
     """Digests of the uploads that rows still need: the object in the vault is not there yet, or never will be."""
     query = select(analyses.c.photo_sha256).where(analyses.c.photo_path.is_not(None))
@@ -177,8 +185,18 @@ def set_submitted(connection: Connection, number: int) -> bool:
 
 
 def set_failed(connection: Connection, number: int, told: Mapping[str, Any]) -> bool:
-    """No object can be made of it (``{"refusal": …}``), or the node's own door never took it (``{"reason": …}``)."""
-    return _move(connection, number, (RECEIVED,), state=FAILED, error=canonical_json(told), photo_path=None)
+    """No object can be made of it (``{"refusal": …}``), or the node made a fault of it (``{"reason": …}``).
+
+    A refused upload is needed no more; the other is kept until somebody tries it again or takes it back.
+    """
+    gone = {"photo_path": None} if "refusal" in told else {}
+    return _move(connection, number, (RECEIVED,), state=FAILED, error=canonical_json(told), **gone)
+
+
+def set_received(connection: Connection, number: int) -> bool:
+    """One that failed with its upload kept is to be tried again."""
+    again = update(analyses).where(analyses.c.id == number, _IS_KEPT_FAILURE).values(state=RECEIVED, error=None)
+    return bool(connection.execute(again).rowcount)
 
 
 def told_error(row: Row) -> dict[str, Any]:

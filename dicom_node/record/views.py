@@ -10,7 +10,7 @@ from sqlalchemy import Connection, or_, select
 
 from ai_engine.findings import Observation, findings_from_json
 from dicom_node import files
-from dicom_node.record import circuits, pauses, predictions, transfers
+from dicom_node.record import analyses, circuits, pauses, predictions, transfers
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
 from dicom_node.record.tables import attempts, cases, revisions, runs, series, studies
@@ -249,7 +249,20 @@ def jobs(connection: Connection) -> list[dict[str, Any]]:
             }
             for r in delivery_queries.in_state(connection, state)
         ]
-    return rows + _requests(connection) + _transfers(connection)
+    return rows + _requests(connection) + _transfers(connection) + _photographs(connection)
+
+
+def _photographs(connection: Connection) -> list[dict[str, Any]]:
+    """Photographs that people asked about and that no study is made of yet."""
+    return [
+        {
+            "id": f"analysis-{row['id']}",
+            "state": "failed" if row["state"] == analyses.FAILED else "queued",
+            "study_uid": row["study_uid"],
+            "error": analyses.told_error(row).get("reason"),
+        }
+        for row in analyses.stranded(connection)
+    ]
 
 
 def _requests(connection: Connection) -> list[dict[str, Any]]:

@@ -116,7 +116,8 @@ class Clinic(Node):
             yield door
 
     def start_work(self) -> None:
-        self._thread.start()
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def put(self, item: Put) -> None:
         with self._some:
