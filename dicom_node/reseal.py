@@ -110,13 +110,13 @@ def _bring(path: Path, beside: Path, keys: Keys, wanted: str) -> str:
         found, head = _head(path)
         if found == wanted:
             return "kept"
+        status = path.stat()
         with open(part, "xb", opener=_private) as target:
             if found and wanted:
                 _rewrap(path, head, keys, target)
             else:
                 _copy(path, target)
             target.flush()
-            status = path.stat()
             os.utime(target.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))  # caches go by their age
             os.fsync(target.fileno())
         _exchange(part, path)

@@ -28,8 +28,10 @@ def shake_hands(connection: AssociationSocket, context: ssl.SSLContext, deadline
         connection.socket = secured  # from here on whoever cuts the connection cuts this one
         secured.settimeout(deadline_s)  # of the whole handshake
         secured.do_handshake()
+    except (ssl.SSLEOFError, ConnectionError):
+        return None  # looked whether the port answers, as readiness does, and left
     except (OSError, ValueError) as error:
-        # OpenSSL's own word, such as CERTIFICATE_VERIFY_FAILED; a peer that just leaves has none
+        # OpenSSL's own word, such as CERTIFICATE_VERIFY_FAILED
         log.info("door.handshake-failed", reason=str(getattr(error, "reason", None) or type(error).__name__))
         return None
     return names_of_peer(secured)

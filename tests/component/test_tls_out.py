@@ -95,7 +95,8 @@ def test_a_receiver_that_cannot_be_believed_gets_nothing(tmp_path: Path, site: S
         trust = new_site(tmp_path / "stranger").authority
     else:
         name = "pacs.example"
-    with storescp(tmp_path / "in", who) as port:
+    # it would take the object from anybody: what refuses is the node
+    with storescp(tmp_path / "in", who, "-ic") as port:
         with pytest.raises(PeerTrouble, match="certificate"):
             store(target(port, site, name, trust), outgoing(2))
         verdict = next(iter(check_destinations(_settings(tmp_path, site, port, name, trust))))
