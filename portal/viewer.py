@@ -38,6 +38,8 @@ from portal.tickets import ANY_STUDY, COOKIE, UID, VIEWER_SCOPE, TicketOffice, T
 PREFIX = "/ohif"
 NOTE_AGAIN_S = 600.0
 SEEN_S = 20.0
+MOST_STUDIES = "100"
+"""Of a person's search, before those are left out that she may not see."""
 VIEWER_CSP = (
     "default-src 'self'; script-src 'self' 'unsafe-eval' 'wasm-unsafe-eval' blob:{inline}; "
     "worker-src 'self' blob:; "
@@ -60,6 +62,9 @@ _DICOMWEB = re.compile(
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _ANSWER_HEADERS = ("content-type", "content-encoding", "content-length")
 _QUERY_NAME = re.compile(r"^[A-Za-z0-9.]{1,64}$")
+_STUDIES, _JSON = "studies", "application/dicom+json"
+_NO_STUDY = "0.0"
+"""A search for it finds nothing: DICOM UIDs have no such component, so no archive holds it."""
 _STUDY_NAMES = frozenset({"studyinstanceuid", "0020000d"})
 
 for _type, _ending in (("application/wasm", ".wasm"), ("text/javascript", ".js"), ("text/javascript", ".mjs")):
@@ -180,8 +185,7 @@ def query_for(pairs: Iterable[tuple[str, str]], study: str) -> list[tuple[str, s
     paging = ("limit", "offset", "includefield", "fuzzymatching")
     asked = {value for name, value in kept if name.lower() in _STUDY_NAMES}
     narrowed = [(name, value) for name, value in kept if name.lower() in paging]
-    # A search for another study finds nothing: DICOM UIDs have no such component, so no archive holds it.
-    return [("StudyInstanceUID", study if not asked or study in asked else "0.0"), *narrowed]
+    return [("StudyInstanceUID", study if not asked or study in asked else _NO_STUDY), *narrowed]
 
 
 def accept_for(path: str, accept: str) -> str:
@@ -291,8 +295,11 @@ class _Viewer:
             # Another person's study looks like one that does not exist.
             raise HTTPException(404)
         query = query_for(request.query_params.multi_items(), study)
+        is_filtered = path == _STUDIES and request.state.person is not None
+        if is_filtered:
+            query = [*((name, value) for name, value in query if name.lower() != "limit"), ("limit", MOST_STUDIES)]
         headers = {
-            "Accept": accept_for(path, request.headers.get("accept", "")),
+            "Accept": _JSON if is_filtered else accept_for(path, request.headers.get("accept", "")),
             "Accept-Encoding": request.headers.get("accept-encoding", "identity"),
             # The archive writes its links with the name it is called by; ours has been checked against the settings.
             "Host": request.headers["host"],
@@ -307,6 +314,8 @@ class _Viewer:
             await answer.aclose()
             raise PeerTrouble("the archive answered with an error")
         await self._note(request, path)
+        if is_filtered:
+            return await self._seen_only(answer, request.state.person)
         kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
         return StreamingResponse(_pieces(answer), answer.status_code, kept, background=BackgroundTask(answer.aclose))
 
@@ -321,11 +330,23 @@ class _Viewer:
         named = match["study"] or match["in_study"] or match["in_series"]
         if named:
             return await self._sees(person, named), ""
-        asked = {value for name, value in request.query_params.multi_items() if name.lower() in _STUDY_NAMES}
-        if len(asked) != 1:
-            return False, ""  # a search over the archive: nobody leafs through it here
-        (wanted,) = asked
-        return await self._sees(person, wanted), wanted
+        return True, ""  # a search: of what it finds she is told what she may see
+
+    async def _seen_only(self, answer: httpx.Response, person: Person) -> Response:
+        """The matches of a search that a person may see.
+
+        The viewer asks by itself for all studies of a patient, and lists nothing where it is told of none.
+        """
+        try:
+            raw = await answer.aread()
+            found = json.loads(raw) if raw else []
+            uids = [str(match["0020000D"]["Value"][0]) for match in found]
+        except (ValueError, KeyError, IndexError, TypeError, httpx.TransportError) as error:
+            raise PeerTrouble("the archive answered with no list of matches") from error
+        finally:
+            await answer.aclose()
+        kept = [match for match, uid in zip(found, uids, strict=True) if await self._sees(person, uid)]
+        return Response(json.dumps(kept), media_type=_JSON)
 
     async def _sees(self, person: Person, study: str) -> bool:
         """Whether a person may see a study; a yes is believed for a while, because a series has hundreds of frames."""

@@ -108,9 +108,11 @@ def test_it_is_analysed_now_and_opened_in_the_viewer_by_who_asked(
     assert len(somebody.get(f"/dicom-web/studies?StudyInstanceUID={study}").json()) == 1
     # others, and other studies, and a look over the whole archive: nothing
     assert somebody.get(f"/dicom-web/studies/{held['ID-4712']}/series").status_code == 404
-    for query in ("", "?PatientID=ID-4712", f"?StudyInstanceUID={held['ID-4712']}",
+    whole = somebody.get("/dicom-web/studies").json()
+    assert [one["0020000D"]["Value"] for one in whole] == [[study]], "of the whole archive what she may see"
+    for query in ("?PatientID=ID-4712", f"?StudyInstanceUID={held['ID-4712']}",
                   f"?StudyInstanceUID={study}&StudyInstanceUID={held['ID-4712']}"):  # fmt: skip
-        assert somebody.get(f"/dicom-web/studies{query}").status_code == 404, query
+        assert somebody.get(f"/dicom-web/studies{query}").json() == [], query
     stranger = doctor(node, address)
     assert stranger.get(series).status_code == 404
     assert stranger.get(f"/view/request/{location.rpartition('/')[2]}").status_code == 404

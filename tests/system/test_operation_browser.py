@@ -1,6 +1,6 @@
 """Operation and study pages in real Chromium over HTTPS: phone and desk, both languages, light and dark, by keyboard.
 
-Pictures of every page are kept beside the test's other output; axe-core finds nothing serious on any of them.
+Pictures of every page are kept in ``run/pages``; axe-core finds nothing serious on any of them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.support.visits import Visit, visit
 pytestmark = pytest.mark.system
 
 OPERATION = ("", "/held", "/queue", "/destinations", "/models", "/routes", "/health")
+PICTURES = Path(__file__).resolve().parents[2] / "run" / "pages"
 LOOKS = {"phone": PHONE, "desk": {**DESK, "color_scheme": "dark"}}
 
 
@@ -60,7 +61,7 @@ def somebody(node: ApiNode, address: str, *roles: Role, language: str = "en", si
 
 
 def opened(browser: Browser, address: str, who: Visit, **options: Any) -> Any:
-    made = window(browser, address, **options)
+    made = window(browser, address, ignore_https_errors=True, **options)
     return _SignedIn(made, address, who)
 
 
@@ -80,9 +81,10 @@ class _SignedIn:
         self._made.__exit__(*told)
 
 
-def fits(seen: Window, name: str, pictures: Path) -> None:
+def fits(seen: Window, name: str, kept_as: str) -> None:
     """Nothing serious by axe-core, nothing wider than the screen, nothing that the policy stopped; a picture."""
-    seen.page.screenshot(path=pictures / f"{name}.png", full_page=True)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    seen.page.screenshot(path=PICTURES / f"{name}-{kept_as}.png", full_page=True)
     assert seen.axe() == [], name
     assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
     assert seen.troubles == [], name
@@ -97,26 +99,22 @@ def fits(seen: Window, name: str, pictures: Path) -> None:
         pytest.param("desk", "es", marks=pytest.mark.long),
     ],
 )
-def test_every_operation_page(
-    node: ApiNode, address: str, browser: Browser, tmp_path: Path, language: str, look: str
-) -> None:
+def test_every_operation_page(node: ApiNode, address: str, browser: Browser, language: str, look: str) -> None:
     who = somebody(node, address, Role.OPERATOR, language=language)
     with opened(browser, address, who, **LOOKS[look]) as seen:
         for name in OPERATION:
             seen.go(f"/operation{name}")
-            fits(seen, f"operation{name.replace('/', '-')}", tmp_path)
+            fits(seen, f"operation{name.replace('/', '-')}", f"{look}-{language}")
         links = seen.go("/operation").locator("table a[href^='/operation/studies/']")
-        for path in [links.nth(n).get_attribute("href") for n in range(links.count())]:
+        for number, path in enumerate([links.nth(n).get_attribute("href") for n in range(links.count())]):
             page = seen.go(str(path))
             for closed in page.locator("details:not([open]) > summary").all():
                 if closed.is_visible():
                     closed.click()
-            fits(seen, f"study-{str(path)[-6:]}", tmp_path)
+            fits(seen, f"operation-study-{number}", f"{look}-{language}")
 
 
-def test_a_held_study_is_decided_by_keyboard_alone(
-    node: ApiNode, address: str, browser: Browser, tmp_path: Path
-) -> None:
+def test_a_held_study_is_decided_by_keyboard_alone(node: ApiNode, address: str, browser: Browser) -> None:
     who = somebody(node, address, Role.OPERATOR)
     with opened(browser, address, who, **DESK) as seen:
         page = seen.go("/operation/held")
@@ -158,18 +156,18 @@ def test_a_study_is_dropped_looked_at_and_analysed(
     who = somebody(node, address, Role.CLINICIAN, language=language, sites=("base",))
     with opened(browser, address, who, **LOOKS[look]) as seen:
         page = seen.go("/study")
-        fits(seen, "study-home", tmp_path)
+        fits(seen, "study-home", f"{look}-{language}")
         page.set_input_files("#files", tmp_path / "mr" / "001.dcm")
         page.wait_for_url("**/study/drafts/*")
         seen.go("/study")
         page.set_input_files("#files", {"name": "note.txt", "mimeType": "text/plain", "buffer": b"no image"})
         page.wait_for_selector("#said.error")
-        fits(seen, "study-refused", tmp_path)
+        fits(seen, "study-refused", f"{look}-{language}")
         page.set_input_files("#files", study)
         page.wait_for_url("**/study/drafts/*")
         assert page.locator("#role-0").input_value() == "flair"
         assert "<b>JANE</b>" in page.inner_text("main"), "what somebody typed is text"
-        fits(seen, "study-draft", tmp_path)
+        fits(seen, "study-draft", f"{look}-{language}")
         page.locator("#role-0").focus()
         _walk_to(page, re.compile("^(Analyse|Analizar)$"))
         page.keyboard.press("Enter")
@@ -177,7 +175,7 @@ def test_a_study_is_dropped_looked_at_and_analysed(
         page.wait_for_selector("img.planes")  # comes by itself: the page asks again
         page.wait_for_function("document.querySelector('img.planes').naturalWidth > 1000")
         assert page.locator("svg.swatch rect").get_attribute("fill").startswith("#")  # type: ignore[union-attr]
-        fits(seen, "study-result", tmp_path)
+        fits(seen, "study-result", f"{look}-{language}")
         with page.expect_download() as kept:
             page.click("a[href$='/files/mask.nii.gz']")
         assert kept.value.suggested_filename.endswith("mask.nii.gz")
