@@ -19,11 +19,12 @@ from typing import Any
 
 from bench.ingest import ENVIRONMENT, FILES, _copies, _wait_open
 from bench.machine import about, machine, save, table
-from dicom_node import at_rest, authority, files
+from dicom_node import authority, files
 from dicom_node.demo import Fate, make_study
 from dicom_node.demo.sending import Peer
 from dicom_node.demo.site import Site, SiteOptions, free_ports
-from dicom_node.master_keys import new_key
+from dicom_node.sealing import at_rest
+from dicom_node.sealing.master_keys import new_key
 
 SLICE_BYTES = 129_000
 ARMS = ("plain", "TLS", "sealed", "TLS and sealed")

@@ -12,7 +12,7 @@ import os
 import secrets
 from pathlib import Path
 
-from dicom_node import at_rest
+from dicom_node.sealing import at_rest
 
 
 def keep(folder: Path, data: bytes) -> tuple[str, str]:

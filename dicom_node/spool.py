@@ -15,8 +15,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node import at_rest
 from dicom_node.files import sync_folder
+from dicom_node.sealing import at_rest
 
 
 @dataclass(frozen=True)

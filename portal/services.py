@@ -15,15 +15,15 @@ from fhir_bridge.server import Access
 from fhir_bridge.store import ReportStore
 
 if TYPE_CHECKING:
-    from dicom_node.administration import Administration
-    from dicom_node.analyses import Analyses
     from dicom_node.audit_desk import AuditDesk
-    from dicom_node.operation import Operation
-    from dicom_node.people import People
+    from dicom_node.desks.administration import Administration
+    from dicom_node.desks.analyses import Analyses
+    from dicom_node.desks.operation import Operation
+    from dicom_node.desks.people import People
+    from dicom_node.desks.predictions import Predictions
+    from dicom_node.desks.reviews import Reviews
+    from dicom_node.desks.studies import StudyDesk
     from dicom_node.permissions import Person
-    from dicom_node.predictions import Predictions
-    from dicom_node.reviews import Reviews
-    from dicom_node.study_desk import StudyDesk
     from portal.luna import LunaDesk
     from portal.pages.trust import Trust
     from portal.viewer import ViewerSettings

@@ -2,8 +2,8 @@
 
 The cookie holds the secret of a session that lives in the record; HttpOnly, SameSite=Lax (links from an EHR or a PDF
 must open), and over HTTPS Secure with the ``__Host-`` prefix, so that no neighbour of the domain can set it.  A second
-cookie outlives sessions: it makes this browser familiar to the accounts that signed in here (`dicom_node.backoff`), and
-is worth nothing by itself.
+cookie outlives sessions: it makes this browser familiar to the accounts that signed in here
+(`dicom_node.desks.backoff`), and is worth nothing by itself.
 
 Every unsafe request of a cookie session shows a token derived from the session's secret, in the form field ``csrf`` or,
 always for multipart bodies and scripts, in the header ``X-CSRF-Token``; and its Origin must be ours.
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from dicom_node.people import Asked, People, SignedIn
+from dicom_node.desks.people import Asked, People, SignedIn
 from dicom_node.permissions import Person
 from dicom_node.refusals import RefusalCode, Refused
 

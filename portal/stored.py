@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import Response
 from fastapi.responses import FileResponse
 
-from dicom_node import at_rest
+from dicom_node.sealing import at_rest
 
 
 def stored_file(path: Path, media_type: str, name: str) -> Response:

@@ -14,7 +14,7 @@ import json
 import mimetypes
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,12 +28,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from dicom_node.permissions import Person
-from dicom_node.record.keys import KeyIdentity
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from dicom_node.tls import client_context
 from fhir_bridge.server import Access
 from portal.gate import OPEN, permission
-from portal.tickets import ANY_STUDY, COOKIE, UID, VIEWER_SCOPE, TicketOffice, TicketRefused, Visitor
+from portal.tickets import ANY_STUDY, COOKIE, UID, VIEWER_SCOPE, TicketOffice, TicketRefused
+from portal.viewer_paths import DICOMWEB, accept_for, allowed_study, query_for
 
 PREFIX = "/ohif"
 NOTE_AGAIN_S = 600.0
@@ -50,22 +50,9 @@ VIEWER_CSP = (
 """Looser than the API's, because OHIF compiles WebAssembly and array loops (without 'unsafe-eval' no SEG is drawn) and
 shows PDFs from blobs.  No host but our own; the inline scripts of its page are allowed one by one, by their hashes."""
 
-BULK_ACCEPT = 'multipart/related; type="application/octet-stream"'
-_UID = r"[0-9.]{1,64}"
-_DICOMWEB = re.compile(
-    rf"^studies(?:/(?P<study>{_UID})(?:/(?:metadata|rendered|thumbnail|series|instances))?"
-    rf"|/(?P<in_study>{_UID})/series/{_UID}(?:/(?:metadata|rendered|thumbnail|instances))?"
-    rf"|/(?P<in_series>{_UID})/series/{_UID}/instances/{_UID}"
-    r"(?:/(?:metadata|rendered|thumbnail|frames/[0-9,]{1,2000}(?:/(?:rendered|thumbnail))?"
-    r"|bulk(?:data)?(?:/[A-Za-z0-9]{1,64}){1,12}))?)?$"
-)
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _ANSWER_HEADERS = ("content-type", "content-encoding", "content-length")
-_QUERY_NAME = re.compile(r"^[A-Za-z0-9.]{1,64}$")
 _STUDIES, _JSON = "studies", "application/dicom+json"
-_NO_STUDY = "0.0"
-"""A search for it finds nothing: DICOM UIDs have no such component, so no archive holds it."""
-_STUDY_NAMES = frozenset({"studyinstanceuid", "0020000d"})
 
 for _type, _ending in (("application/wasm", ".wasm"), ("text/javascript", ".js"), ("text/javascript", ".mjs")):
     mimetypes.add_type(_type, _ending)
@@ -157,44 +144,6 @@ def static_file(folder: Path, path: str) -> Path | None:
         return found if found.is_relative_to(root) and found.is_file() else None
     except (OSError, ValueError):  # a name that no file system takes: too long, or with a NUL
         return None
-
-
-def allowed_study(path: str, visitor: KeyIdentity | Person) -> tuple[bool, str]:
-    """Whether a caller may read a DICOMweb path, and the one study a search must be narrowed to (or "").
-
-    Returns
-    -------
-    is_allowed, study
-        `study` is set when the path is a search over studies and the caller may see only one.
-    """
-    match = _DICOMWEB.fullmatch(path)
-    if match is None or isinstance(visitor, Person):
-        return False, ""
-    named = match["study"] or match["in_study"] or match["in_series"]
-    mine = visitor.study if isinstance(visitor, Visitor) else ANY_STUDY
-    if mine == ANY_STUDY:
-        return True, ""
-    return (named == mine, "") if named else (True, mine)
-
-
-def query_for(pairs: Iterable[tuple[str, str]], study: str) -> list[tuple[str, str]]:
-    """The query passed on: known-shaped names only; a narrowed search asks for its study and nothing else's."""
-    kept = [(name, value) for name, value in pairs if _QUERY_NAME.fullmatch(name) and len(value) <= 1024]
-    if not study:
-        return kept
-    paging = ("limit", "offset", "includefield", "fuzzymatching")
-    asked = {value for name, value in kept if name.lower() in _STUDY_NAMES}
-    narrowed = [(name, value) for name, value in kept if name.lower() in paging]
-    return [("StudyInstanceUID", study if not asked or study in asked else _NO_STUDY), *narrowed]
-
-
-def accept_for(path: str, accept: str) -> str:
-    """The Accept header passed on.
-
-    Bulk data is asked for as octets: newer Orthanc refuses the ``application/pdf`` that OHIF asks for, older ones give
-    octets whatever is asked.
-    """
-    return BULK_ACCEPT if "/bulk" in path else accept or "*/*"
 
 
 def router(settings: ViewerSettings, on_access: Callable[[Request, Access], None] | None = None) -> APIRouter:
@@ -324,7 +273,7 @@ class _Viewer:
         person: Person | None = request.state.person
         if person is None:
             return allowed_study(path, request.state.identity)
-        match = _DICOMWEB.fullmatch(path)
+        match = DICOMWEB.fullmatch(path)
         if match is None:
             return False, ""
         named = match["study"] or match["in_study"] or match["in_series"]
@@ -365,7 +314,7 @@ class _Viewer:
         """Tell the audit trail who looks at which study: once in a while, not once for every frame."""
         if self._on_access is None:
             return
-        match = _DICOMWEB.fullmatch(path)
+        match = DICOMWEB.fullmatch(path)
         study = (match["study"] or match["in_study"] or match["in_series"] or "") if match else ""
         looked = (request.state.actor, study)
         now = time.monotonic()

@@ -7,9 +7,10 @@ from pathlib import Path
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from dicom_node import at_rest, files, reseal
+from dicom_node import files
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, err, out, settings, stop
-from dicom_node.master_keys import AtRestRefused, Keys, SealBroken, new_key
+from dicom_node.sealing import at_rest, reseal
+from dicom_node.sealing.master_keys import AtRestRefused, Keys, SealBroken, new_key
 from dicom_node.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Encryption of what is stored: keys, state, change.")

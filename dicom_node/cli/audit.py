@@ -9,10 +9,10 @@ from pathlib import Path
 
 import typer
 
-from dicom_node.administration import Administration
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, stop
 from dicom_node.cli.operate import actor, record
-from dicom_node.people import People
+from dicom_node.desks.administration import Administration
+from dicom_node.desks.people import People
 from dicom_node.record import audit, audit_search
 from dicom_node.record.audit_search import Wanted
 

@@ -29,7 +29,7 @@ def audit_model(
     Example: ai-node audit-model skin-lesion --since 2026-01-01
     """
     from ai_engine.packages import find_package
-    from dicom_node import model_audit
+    from dicom_node.desks import model_audit
 
     first = _day(since)
     with record() as (chosen, database):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from dicom_node.analyses import Analyses
 from dicom_node.cli.web import Road
+from dicom_node.desks.analyses import Analyses
 from dicom_node.permissions import Person
 from dicom_node.record import Database, people
 from dicom_node.settings import Settings

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
-from dicom_node import at_rest
-from dicom_node.master_keys import AtRestRefused
 from dicom_node.refusals import PeerTrouble, Refused
+from dicom_node.sealing import at_rest
+from dicom_node.sealing.master_keys import AtRestRefused
 from dicom_node.settings import Settings, SettingsRefused, load_settings
 
 out = Console(highlight=False)

@@ -253,8 +253,8 @@ def _ports(chosen: Settings) -> Iterator[Verdict]:
 
 
 def _at_rest(chosen: Settings) -> Iterator[Verdict]:
-    from dicom_node import reseal
-    from dicom_node.master_keys import Keys
+    from dicom_node.sealing import reseal
+    from dicom_node.sealing.master_keys import Keys
 
     keys = None if chosen.data.key_file is None else Keys(chosen.data.key_file)
     lost = sorted(reseal.missing(chosen.data.folder, keys))

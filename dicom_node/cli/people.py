@@ -13,8 +13,8 @@ import typer
 
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, stop
 from dicom_node.cli.operate import actor, print_rows, record
+from dicom_node.desks.people import People
 from dicom_node.passwords import PasswordRefused
-from dicom_node.people import People
 from dicom_node.record import Database, people, sites
 from dicom_node.record.people import User
 from dicom_node.record.sites import PeopleRefused

@@ -14,16 +14,18 @@ from starlette.requests import Request
 
 import portal
 from dicom_node import durable
-from dicom_node.administration import Administration
-from dicom_node.analyses import Analyses
 from dicom_node.audit_desk import AuditDesk
 from dicom_node.cli.readiness import Readiness, certificates_of
+from dicom_node.desks.administration import Administration
+from dicom_node.desks.analyses import Analyses
+from dicom_node.desks.operation import Operation
+from dicom_node.desks.people import People
+from dicom_node.desks.predictions import Predictions
+from dicom_node.desks.reviews import Reviews
+from dicom_node.desks.studies import StudyDesk
 from dicom_node.durable import Put
 from dicom_node.metrics import METRICS, OTHER
-from dicom_node.operation import Operation
-from dicom_node.people import People
 from dicom_node.permissions import Person
-from dicom_node.predictions import Predictions
 from dicom_node.record import (
     Database,
     access,
@@ -38,10 +40,8 @@ from dicom_node.record import (
     views,
 )
 from dicom_node.refusals import RefusalCode
-from dicom_node.reviews import Reviews
 from dicom_node.settings import LOOPBACK, Settings, read_secret
 from dicom_node.stages.destinations import OWN_ENDPOINT
-from dicom_node.study_desk import StudyDesk
 from dicom_node.tls import ServerSide, first_certificate
 from dicom_node.words import HOOK
 from dicom_node.zones import clock

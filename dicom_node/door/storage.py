@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from dicom_node import at_rest
+from dicom_node.sealing import at_rest
 
 
 class Storage(Protocol):

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import structlog
 
-from dicom_node import at_rest
 from dicom_node.door.part10 import PREAMBLE, file_meta
 from dicom_node.door.storage import Storage
 from dicom_node.failpoints import reach
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
 
 BUFFER_BYTES = 1 << 20
 """Objects up to this size stay in memory until they are complete: one write instead of many."""

@@ -1,7 +1,7 @@
 """Users and one-time password tokens: rows, and the audit entry of every change.
 
 Every function takes a connection; what it changes and what is audited are one transaction.  Passwords come as hashes
-and tokens as digests: what they are made of is the business of `dicom_node.people`.
+and tokens as digests: what they are made of is the business of `dicom_node.desks.people`.
 """
 
 from __future__ import annotations

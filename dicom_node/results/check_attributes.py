@@ -11,9 +11,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results.quiet import quietly
+from dicom_node.sealing import at_rest
 from dicom_node.words import ObjectKind
 
 _SAME_EVERYWHERE = (

@@ -18,11 +18,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.results import text
 from dicom_node.results.attributes import COPIED, check_agreement, clean_attributes, decoded
 from dicom_node.results.quiet import quietly
+from dicom_node.sealing import at_rest
 from dicom_node.words import RunIdentity, SliceSource, Volume
 
 _SERIES_TAGS = (

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ai_engine.packages.schema import AnyDescription
-from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.volume.nifti_header import is_nifti_head
 from dicom_node.words import ROLE_ALIASES
 

@@ -24,12 +24,13 @@ from sqlalchemy import RowMapping
 
 from ai_engine.findings import Findings, findings_from_json
 from ai_engine.packages import ModelPackage, find_package, load_package
-from dicom_node import at_rest, files
+from dicom_node import files
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.record import canonical_json, predictions
 from dicom_node.record.predictions import Turn
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.stages.context import ChildDied, Mask, Tools, Unwanted, pack_mask, unpack_mask
 from dicom_node.stages.inputs import CaseInput, Named, as_input, read_case
 from dicom_node.stages.prediction_cache import is_hit, pixels_digest

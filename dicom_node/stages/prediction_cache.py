@@ -26,8 +26,9 @@ from ai_engine.findings import Findings, findings_from_json
 from ai_engine.geometry import Affine
 from ai_engine.pictures import InputPicture
 from ai_engine.prediction import InputVolume
-from dicom_node import at_rest, files
+from dicom_node import files
 from dicom_node.record import canonical_json, digest
+from dicom_node.sealing import at_rest
 from dicom_node.stages.context import Mask, pack_mask, unpack_mask
 
 log = structlog.get_logger()

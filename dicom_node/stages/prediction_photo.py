@@ -18,12 +18,13 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from ai_engine.findings import Findings, findings_from_json
-from dicom_node import at_rest, files
+from dicom_node import files
 from dicom_node.failpoints import reach
 from dicom_node.photo import Importer, PhotoClass, PhotoLimits, wrap
 from dicom_node.record import canonical_json, predictions
 from dicom_node.record.predictions import Turn
 from dicom_node.refusals import Refusal, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.stages.context import Mask, Tools, pack_mask, unpack_mask
 from dicom_node.stages.pictures import as_picture
 from dicom_node.stages.prediction_cache import is_hit, picture_digest

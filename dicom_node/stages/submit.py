@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import RowMapping
 from sqlalchemy.exc import OperationalError
 
-from dicom_node import at_rest, files
+from dicom_node import files
 from dicom_node.delivery import CStoreTarget, Outcome, OutgoingObject
 from dicom_node.delivery.dimse import store
 from dicom_node.durable import Put
@@ -26,6 +26,7 @@ from dicom_node.photo import Importer, Occasion, Patient, PhotoClass, PhotoLimit
 from dicom_node.record import actions, analyses, arrivals, now
 from dicom_node.record.timeline import note
 from dicom_node.refusals import PeerTrouble, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.stages.analysis_facts import occasion_of, patient_of
 from dicom_node.stages.analysis_places import photo_spool, submit_put
 from dicom_node.stages.context import Tools

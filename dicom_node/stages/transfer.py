@@ -15,12 +15,13 @@ from typing import Any
 import structlog
 from sqlalchemy import RowMapping
 
-from dicom_node import at_rest, delivery
+from dicom_node import delivery
 from dicom_node.durable import Put
 from dicom_node.record import now, predictions, transfers
 from dicom_node.record.transfers import CONFIRMED, FAILED, HELD, PENDING
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.routing.gate import Channel
+from dicom_node.sealing import at_rest
 from dicom_node.settings import FileDestination, Settings
 from dicom_node.stages import circuit
 from dicom_node.stages.callback import finished_call

@@ -13,8 +13,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.volume.nifti_header import starts_as_nifti
 
 MAX_ENTRIES = 5_000

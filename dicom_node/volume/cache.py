@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.geometry import Affine
-from dicom_node import at_rest
+from dicom_node.sealing import at_rest
 from dicom_node.words import SliceSource, Volume
 
 _MAGIC = b"AINODEV1"

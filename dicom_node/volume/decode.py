@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dicom_node import at_rest
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.volume.codecs import FrameSpec
 from dicom_node.volume.colour import COLOUR_DECODERS, ColourFormat
 from dicom_node.volume.frames import frame_count

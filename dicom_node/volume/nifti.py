@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.geometry import Affine
-from dicom_node import at_rest
 from dicom_node.files import write_durably
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.volume.limits import Limits
 from dicom_node.volume.nifti_header import (
     CORNER_TOLERANCE_MM,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ai_engine.geometry import Affine
-from dicom_node import at_rest
 from dicom_node.guard import Answer, Unanswered, guarded
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.volume.limits import Limits
 from dicom_node.volume.nifti import NiftiImage, as_volume
 from dicom_node.words import Volume

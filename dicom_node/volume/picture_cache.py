@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ai_engine.findings import Code
-from dicom_node import at_rest, files
+from dicom_node import files
+from dicom_node.sealing import at_rest
 from dicom_node.volume.cache import CacheDamaged
 from dicom_node.words import Picture
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import StreamingResponse
 
-from dicom_node.administration import Administration
+from dicom_node.desks.administration import Administration
 from dicom_node.record.audit_search import Wanted
 from portal.gate import permission
 from portal.pages import page

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Form, Path, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 
-from dicom_node.administration import Administration
+from dicom_node.desks.administration import Administration
 from dicom_node.permissions import MAY, Role
 from dicom_node.record.keys import ACCOUNT_SCOPES, SCOPES, KeyRefused
 from dicom_node.record.people import User

@@ -16,9 +16,9 @@ from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import RowMapping
 
-from dicom_node.analyses import Analyses
-from dicom_node.analysis_results import FILES
-from dicom_node.predictions import UnknownModel
+from dicom_node.desks.analyses import Analyses
+from dicom_node.desks.analysis_results import FILES
+from dicom_node.desks.predictions import UnknownModel
 from dicom_node.refusals import RefusalCode, Refused
 from portal.api import schemas
 from portal.api.analysis_answers import BASE, analysis_answer

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dicom_node.analyses import AnalysisResult
-from dicom_node.analysis_results import COMPLETED, PHOTO, Output
+from dicom_node.desks.analyses import AnalysisResult
+from dicom_node.desks.analysis_results import COMPLETED, PHOTO, Output
 from dicom_node.record.analyses import Row
 from dicom_node.refusals import WORDS, RefusalCode
 from dicom_node.refusals_es import told as refusal_words

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from dicom_node.analysis_asked import MAX_TEXT, Asked
-from dicom_node.analysis_patients import PatientSaid
+from dicom_node.desks.analysis_asked import MAX_TEXT, Asked
+from dicom_node.desks.analysis_patients import PatientSaid
 from dicom_node.permissions import Person
 from portal.api.photo_body import ImageBody
 from portal.api.photo_schemas import Share

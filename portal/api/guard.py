@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from dicom_node.predictions import UnknownModel
+from dicom_node.desks.predictions import UnknownModel
 from dicom_node.refusals import Refused
 from portal.api.answers import refusal_problem
 from portal.api.callers import Callers, Slower

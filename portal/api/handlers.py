@@ -14,11 +14,11 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import RowMapping
 
-from dicom_node.predictions import MAX_BATCH, Asked, Predictions, UnknownModel
+from dicom_node.desks.predictions import MAX_BATCH, Asked, Predictions, UnknownModel
+from dicom_node.desks.uploads import GivenFile
 from dicom_node.record import predictions as record
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.stages.prediction_words import FILES
-from dicom_node.uploads import GivenFile
 from fhir_bridge.server import Access
 from portal.api import schemas
 from portal.api.answers import answer, refusal_problem

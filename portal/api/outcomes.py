@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from dicom_node.desks.reviews import Reviews
 from dicom_node.diagnoses import DIAGNOSES, MALIGNANT
 from dicom_node.record.outcomes import OutcomeRefused
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.reviews import Reviews
 from portal.api.callers import Callers
 from portal.api.guard import guarded
 from portal.api.schemas import problems

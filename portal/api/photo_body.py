@@ -22,9 +22,9 @@ import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from dicom_node import at_rest
 from dicom_node.photo import kind_of
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.spool import Part, Spool, Upload
 from portal.api.upload import UploadLimits, chunks, take_form
 

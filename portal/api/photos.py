@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from dicom_node.predictions import Asked, UnknownModel
+from dicom_node.desks.predictions import Asked, UnknownModel
+from dicom_node.desks.uploads import GivenFile
 from dicom_node.record import predictions as record
 from dicom_node.refusals import RefusalCode, Refused
-from dicom_node.uploads import GivenFile
 from portal.api.fields import options_of
 from portal.api.handlers import Api, owner_of
 from portal.api.photo_body import PhotoForm, take_photo

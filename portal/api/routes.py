@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from dicom_node.predictions import Predictions
+from dicom_node.desks.predictions import Predictions
 from dicom_node.stages.prediction_words import FILES
 from portal.api import schemas
 from portal.api.guard import Handler, guarded

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dicom_node.predictions import MAX_BATCH
+from dicom_node.desks.predictions import MAX_BATCH
 
 
 class _Open(BaseModel):

@@ -1,4 +1,4 @@
-"""The cases pages: what `dicom_node.reviews` knows, shown; replies, outcomes and tables of outcomes taken.
+"""The cases pages: what `dicom_node.desks.reviews` knows, shown; replies, outcomes and tables of outcomes taken.
 
 Pictures, heat maps and reports come from the routes of the analysis itself, which audit them.  Who asked is not shown.
 A form that cannot be taken comes back with what was written in it and the reason, and nothing is lost.
@@ -15,11 +15,11 @@ from fastapi.responses import RedirectResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from dicom_node.desks.outcome_table import TableRefused
+from dicom_node.desks.reviews import MOST_SHOWN, Case, Reviews
 from dicom_node.diagnoses import BENIGN, MALIGNANT
-from dicom_node.outcome_table import TableRefused
 from dicom_node.record.outcomes import OutcomeRefused
 from dicom_node.record.reviews import ACTIONS, ANSWERED, CLOSED, MAY_BECOME, MOST_LETTERS, OPEN, STATES, ReviewRefused
-from dicom_node.reviews import MOST_SHOWN, Case, Reviews
 from portal.gate import permission
 from portal.pages import page
 from portal.pages.shown import shown

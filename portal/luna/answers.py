@@ -10,7 +10,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from dicom_node.analysis_results import AnalysisResult
+from dicom_node.desks.analysis_results import AnalysisResult
 from dicom_node.permissions import Person, Role
 from portal.api.analysis_answers import refusal_answer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dicom_node.analyses import Analyses, Asked, PatientSaid
+from dicom_node.desks.analyses import Analyses, Asked, PatientSaid
 from dicom_node.permissions import Person
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.spool import Upload

@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from dicom_node.analyses import Analyses
+from dicom_node.desks.analyses import Analyses
 from dicom_node.permissions import Person
 from dicom_node.refusals import Refusal, RefusalCode, Refused
 from portal.api.analysis_answers import refusal_answer

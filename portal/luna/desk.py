@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from dicom_node.analyses import Analyses
-from dicom_node.people import LUNA, Asked, People
+from dicom_node.desks.analyses import Analyses
+from dicom_node.desks.people import LUNA, Asked, People
 from dicom_node.permissions import OF_A_SITE, Person
 from dicom_node.record import Database, sites
 from portal.luna.tokens import Tokens

@@ -10,9 +10,9 @@ import anyio.to_thread
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from dicom_node.analysis_results import AnalysisResult
+from dicom_node.desks.analysis_results import AnalysisResult
+from dicom_node.desks.predictions import UnknownModel
 from dicom_node.permissions import Person
-from dicom_node.predictions import UnknownModel
 from dicom_node.refusals import RefusalCode, Refused
 from portal.api.callers import Callers
 from portal.api.photo_body import Body, check_kind, judged, parsed, take_json

@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse
 
+from dicom_node.desks.people import PeopleRefused, SignInRefused
 from dicom_node.passwords import PasswordRefused
-from dicom_node.people import PeopleRefused, SignInRefused
 from dicom_node.refusals import RefusalCode, Refused
 from portal.api.answers import refusal_problem
 from portal.api.callers import Slower

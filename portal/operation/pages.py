@@ -1,4 +1,4 @@
-"""The operation pages: what `dicom_node.operation` knows, shown; and its acts, each by a form with a reason.
+"""The operation pages: what `dicom_node.desks.operation` knows, shown; and its acts, each by a form with a reason.
 
 Nothing here names a patient or shows a picture.  A study is addressed by its opaque id.  An act answers with the way
 back to the page it came from and a word about what came of it; what cannot be done says so on that page.
@@ -18,7 +18,7 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 
-from dicom_node.operation import ACTS, MAX_REASON, Operation
+from dicom_node.desks.operation import ACTS, MAX_REASON, Operation
 from dicom_node.record.actions import UnknownItem
 from dicom_node.refusals import RefusalCode
 from dicom_node.refusals_es import told as words_of

@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from dicom_node.desks.people import People, PeopleRefused, SignInRefused
 from dicom_node.passwords import PasswordRefused
-from dicom_node.people import People, PeopleRefused, SignInRefused
 from dicom_node.permissions import Person
 from portal import sessions
 from portal.gate import OPEN, permission

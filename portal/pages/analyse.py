@@ -14,9 +14,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from dicom_node.analyses import Analyses
 from dicom_node.body_sites import SITES, BodySite
-from dicom_node.predictions import Predictions, UnknownModel
+from dicom_node.desks.analyses import Analyses
+from dicom_node.desks.predictions import Predictions, UnknownModel
 from dicom_node.refusals import Refused
 from portal.gate import permission
 from portal.pages.forms import fields_of

@@ -18,8 +18,8 @@ from sqlalchemy import RowMapping
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from dicom_node.analyses import Analyses, PatientSaid
-from dicom_node.analysis_results import COMPLETED, REFUSED, STATES, WITHDRAWN
+from dicom_node.desks.analyses import Analyses, PatientSaid
+from dicom_node.desks.analysis_results import COMPLETED, REFUSED, STATES, WITHDRAWN
 from dicom_node.refusals import Refused
 from portal.gate import permission
 from portal.pages.forms import fields_of

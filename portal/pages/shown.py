@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 
-from dicom_node.analysis_results import COMPLETED, PHOTO, AnalysisResult, Output
+from dicom_node.desks.analysis_results import COMPLETED, PHOTO, AnalysisResult, Output
 from dicom_node.record.analyses import Row
 from dicom_node.refusals import WORDS, RefusalCode
 from dicom_node.refusals_es import told as refusal_words

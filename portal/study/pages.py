@@ -1,4 +1,4 @@
-"""The study pages: `dicom_node.study_desk`, shown.
+"""The study pages: `dicom_node.desks.studies`, shown.
 
 Files go up by script in one multipart form (the script shows how far they are and carries the session's token); all
 else is forms and links.  What is searched for in the archive travels in the body and never in an address (S23).  Every
@@ -17,13 +17,13 @@ from sqlalchemy import RowMapping
 from starlette.exceptions import HTTPException
 
 from dicom_node.delivery.searching import KEYS, FoundStudy
-from dicom_node.drafts import ARCHIVE, MAX_FILES, Draft, Told
-from dicom_node.predictions import UnknownModel
+from dicom_node.desks.drafts import ARCHIVE, MAX_FILES, Draft, Told
+from dicom_node.desks.predictions import UnknownModel
+from dicom_node.desks.studies import StudyDesk
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from dicom_node.refusals_es import told as words_of
 from dicom_node.settings import ApiSection
 from dicom_node.stages.prediction_words import FILES
-from dicom_node.study_desk import StudyDesk
 from dicom_node.words import ROLE_ALIASES
 from fhir_bridge.server import Access
 from portal.api.answers import STATES, region_name

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node.cli.web import make_app
-from dicom_node.people import People
+from dicom_node.desks.people import People
 from dicom_node.permissions import MAY, Role
 from dicom_node.record import Database, audit, keys, people, sites, tables
 from dicom_node.record.keys import ACCOUNT_SCOPES, SCOPES

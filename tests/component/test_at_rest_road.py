@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from dicom_node import at_rest, reseal
 from dicom_node.demo.protocol import FLAIR_NUMBER
 from dicom_node.demo.study import Fate, make_study
+from dicom_node.sealing import at_rest, reseal
 from tests.fixtures_packages import make_tiny_package
 from tests.support import slices
 from tests.support.api import ApiNode, head, nifti

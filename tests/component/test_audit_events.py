@@ -13,7 +13,7 @@ from fhir.resources.R4B.auditevent import AuditEvent
 from sqlalchemy import update
 
 from dicom_node.cli import web
-from dicom_node.people import PORTAL, People
+from dicom_node.desks.people import PORTAL, People
 from dicom_node.permissions import Role
 from dicom_node.record import Database, audit, keys, tables
 from dicom_node.settings import Settings

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dicom_node import analysis_patients, backoff
 from dicom_node.cli import app
+from dicom_node.desks import analysis_patients, backoff
+from dicom_node.desks.people import LUNA, PORTAL, People
 from dicom_node.identity import LookedUp
-from dicom_node.people import LUNA, PORTAL, People
 from dicom_node.permissions import Role
 from dicom_node.record import keys, people, sites
 from dicom_node.record.tables import analyses, sessions

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.analyses import Analyses
+from dicom_node.desks.analyses import Analyses
 from dicom_node.permissions import Person
 from dicom_node.record import people
 from dicom_node.record.tables import analyses

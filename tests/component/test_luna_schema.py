@@ -14,7 +14,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from dicom_node.people import LUNA, People
+from dicom_node.desks.people import LUNA, People
 from dicom_node.record import people
 from portal.luna import KEY_FILE, KeyFile, Tokens
 from portal.luna.schemas import Account, Analysis, SignedIn

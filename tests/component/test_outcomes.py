@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import func, select
 from typer.testing import CliRunner
 
-from dicom_node import diagnoses, model_audit
+from dicom_node import diagnoses
 from dicom_node.cli import app
+from dicom_node.desks import model_audit
 from dicom_node.record import Database, audit, outcomes, tables
 from dicom_node.record.outcomes import REASONS, Outcome, OutcomeRefused, told
 from dicom_node.record.timeline import timeline

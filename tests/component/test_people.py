@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from dicom_node import backoff, passwords
+from dicom_node import passwords
+from dicom_node.desks import backoff
+from dicom_node.desks.people import LUNA, Asked, People, SignInRefused
 from dicom_node.passwords import PasswordRefused
-from dicom_node.people import LUNA, Asked, People, SignInRefused
 from dicom_node.permissions import Role
 from dicom_node.record import Database, audit, keys, people, sites, tables
 from dicom_node.record.sites import PeopleRefused

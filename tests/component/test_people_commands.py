@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dicom_node.cli import app
-from dicom_node.people import Asked, People
+from dicom_node.desks.people import Asked, People
 from dicom_node.record import Database, audit
 from dicom_node.settings import load_settings
 

@@ -12,8 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from dicom_node import backoff, passwords
+from dicom_node import passwords
 from dicom_node.cli import web
+from dicom_node.desks import backoff
 from dicom_node.permissions import Role
 from dicom_node.record import Database, keys, people, tables
 from dicom_node.settings import Settings

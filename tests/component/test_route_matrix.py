@@ -16,14 +16,14 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from dicom_node.analyses import Analyses, Photo
 from dicom_node.cli import web
-from dicom_node.people import PORTAL, People
+from dicom_node.desks.analyses import Analyses, Photo
+from dicom_node.desks.people import PORTAL, People
+from dicom_node.desks.studies import StudyDesk
 from dicom_node.permissions import MAY, Role, roles_may
 from dicom_node.record import Database, tables
 from dicom_node.record.people import User
 from dicom_node.settings import Settings
-from dicom_node.study_desk import StudyDesk
 from portal.gate import LOOPBACK, OPEN, RouteFacts, is_known, routes_of
 from portal.sessions import csrf_of
 from tests.support.people import HERE, THERE, make_everybody, make_sites, make_user

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dicom_node.drafts import Drafts, Told
+from dicom_node.desks.drafts import Drafts, Told
 from dicom_node.permissions import Role
 from dicom_node.record import access
 from dicom_node.record.tables import audit, predictions

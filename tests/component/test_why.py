@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from dicom_node.desks.operation import Operation
+from dicom_node.desks.veil import HIDDEN, Veil
+from dicom_node.desks.why import Why
 from dicom_node.durable import Put
-from dicom_node.operation import Operation
 from dicom_node.record import audit, pauses
 from dicom_node.record.actions import UnknownItem
-from dicom_node.veil import HIDDEN, Veil
-from dicom_node.why import Why
 from tests.support import slices
 from tests.support.node import ROUTES
 from tests.support.quick import FLAIR, Quick, Trouble, down

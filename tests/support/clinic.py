@@ -17,9 +17,9 @@ from typing import Any
 from fastapi.testclient import TestClient
 from sqlalchemy import RowMapping
 
-from dicom_node.analyses import Analyses, AnalysisResult, Asked, PatientSaid
 from dicom_node.cli import web
 from dicom_node.demo.site import free_ports
+from dicom_node.desks.analyses import Analyses, AnalysisResult, Asked, PatientSaid
 from dicom_node.durable import MemoryEngine, Put
 from dicom_node.models import WarmModels
 from dicom_node.permissions import Person

@@ -20,8 +20,8 @@ from sqlalchemy import Connection, select, update
 from ai_engine.findings import Code, Findings, Measurement, ModelIdentity, Observation
 from dicom_node import files
 from dicom_node.cli.web import make_app
+from dicom_node.desks.people import People
 from dicom_node.durable import Put
-from dicom_node.people import People
 from dicom_node.photo import wrap
 from dicom_node.record import Database, tables
 from dicom_node.record.sites import add_site

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from dicom_node.people import People
+from dicom_node.desks.people import People
 from dicom_node.record import sites
 from dicom_node.record.tables import audit
 from tests.fixtures_classifier import make_tiny_classifier

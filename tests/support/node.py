@@ -17,12 +17,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import insert, select, update
 
-from dicom_node import at_rest
 from dicom_node.durable import MemoryEngine, Put
 from dicom_node.models import WarmModels
 from dicom_node.record import Database, arrivals, digest, indexing, now
 from dicom_node.record.tables import revisions, series, studies
 from dicom_node.road import jobs
+from dicom_node.sealing import at_rest
 from dicom_node.settings import Settings
 from dicom_node.stages.context import Tools
 from dicom_node.volume.digest import content_digest

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicom_node import at_rest
 from dicom_node.files import write_durably
-from dicom_node.master_keys import Keys, new_key
+from dicom_node.sealing import at_rest
+from dicom_node.sealing.master_keys import Keys, new_key
 
 
 def add_key(path: Path) -> str:

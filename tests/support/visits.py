@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from starlette.testclient import TestClient
 
-from dicom_node.people import People
+from dicom_node.desks.people import People
 from dicom_node.permissions import Person, Role
 from dicom_node.record import Database, people
 from dicom_node.record.sessions import PORTAL

@@ -27,7 +27,7 @@ from PIL import Image
 from sqlalchemy import select
 
 from dicom_node.demo.site import free_ports
-from dicom_node.people import People
+from dicom_node.desks.people import People
 from dicom_node.record import Database, sites
 from dicom_node.record.tables import analyses, audit
 from dicom_node.settings import Settings

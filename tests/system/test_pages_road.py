@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.sync_api import Page
 
 from dicom_node.demo.site import free_ports
-from dicom_node.people import People
+from dicom_node.desks.people import People
 from dicom_node.record.tables import analyses
 from tests.fixtures_photo import drawn_lesion, jpeg
 from tests.support.browsers import PHONE, chromium, window

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ai_engine.geometry import Affine
-from dicom_node import at_rest, files, reseal
-from dicom_node.at_rest import CHUNK_BYTES
+from dicom_node import files
 from dicom_node.door import Disk, Vault
-from dicom_node.master_keys import HEAD_BYTES, MAGIC, TAG_BYTES, AtRestRefused, Keys, SealBroken
+from dicom_node.sealing import at_rest, reseal
+from dicom_node.sealing.at_rest import CHUNK_BYTES
+from dicom_node.sealing.master_keys import HEAD_BYTES, MAGIC, TAG_BYTES, AtRestRefused, Keys, SealBroken
 from dicom_node.settings import Settings
 from dicom_node.spool import Spool
 from dicom_node.volume import load_volume, save_volume
@@ -315,8 +316,8 @@ def test_what_a_killed_run_left_goes_and_what_cannot_be_opened_is_said(tmp_path:
 
 PAST_IT = {
     # keys, settings, packages, and what lies outside the data folder
-    "dicom_node/authority.py", "dicom_node/tls.py", "dicom_node/at_rest.py",
-    "dicom_node/reseal.py", "dicom_node/files.py", "dicom_node/orthanc.py",
+    "dicom_node/authority.py", "dicom_node/tls.py", "dicom_node/sealing/at_rest.py",
+    "dicom_node/sealing/reseal.py", "dicom_node/files.py", "dicom_node/orthanc.py",
     "portal/luna/keys.py", "portal/tickets.py", "portal/viewer.py",
     "portal/pages/assets.py",
     # parts that are written through a sealer, and the children, which get a descriptor

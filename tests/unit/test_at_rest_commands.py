@@ -11,8 +11,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from dicom_node import at_rest
 from dicom_node.cli import app
+from dicom_node.sealing import at_rest
 
 pytestmark = pytest.mark.unit
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import why
-from dicom_node.operation import ACTS
+from dicom_node.desks import why
+from dicom_node.desks.operation import ACTS
 from dicom_node.refusals import RefusalCode
 from dicom_node.refusals_es import SPANISH
 from dicom_node.stages import peers

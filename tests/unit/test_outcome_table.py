@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.outcome_table import MOST_ROWS, TableRefused, read_table, table_of
+from dicom_node.desks.outcome_table import MOST_ROWS, TableRefused, read_table, table_of
 
 pytestmark = pytest.mark.unit
 

@@ -16,7 +16,8 @@ from dicom_node.metrics import Metrics
 from dicom_node.record.keys import SCOPES, KeyIdentity
 from portal import PortalServices, TicketOffice, ViewerSettings, create_app
 from portal.tickets import ANY_STUDY, COOKIE, TicketRefused, Visitor
-from portal.viewer import accept_for, allowed_study, query_for, static_file
+from portal.viewer import static_file
+from portal.viewer_paths import accept_for, allowed_study, query_for
 
 pytestmark = pytest.mark.unit
 

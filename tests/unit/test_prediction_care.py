@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import update
 
-from dicom_node.predictions import Asked, Predictions
+from dicom_node.desks.predictions import Asked, Predictions
 from dicom_node.record import Database, predictions, tables, workers
 from dicom_node.record.predictions import NewPrediction
 from dicom_node.refusals import Refused

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from dicom_node.master_keys import HEAD_BYTES, KEY_BYTES, MAGIC, TAG_BYTES, AtRestRefused, Keys, SealBroken
+from dicom_node.sealing.master_keys import HEAD_BYTES, KEY_BYTES, MAGIC, TAG_BYTES, AtRestRefused, Keys, SealBroken
 
 CHUNK_BYTES = 64 * 1024
 

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dicom_node import at_rest, files
-from dicom_node.master_keys import HEAD_BYTES, Keys, SealBroken, id_of, rewrapped
+from dicom_node import files
+from dicom_node.sealing import at_rest
+from dicom_node.sealing.master_keys import HEAD_BYTES, Keys, SealBroken, id_of, rewrapped
 
 FOLDERS = ("vault", "artefacts", "cache", "spool", "photos", "predictions", "analyses")
 """Of the data folder: where patients' data lie in files.  The database is not among them."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import RowMapping
 
-from dicom_node.analysis_patients import PatientSaid
+from dicom_node.desks.analysis_patients import PatientSaid
 from dicom_node.permissions import Person
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.spool import Upload

@@ -1,8 +1,9 @@
 """The desk of whoever is on duty: what happened and why, what waits for a person, and the acts that she may do.
 
 Used by the pages of the portal; the command line says and does the same by itself.  Nothing that leaves here names a
-patient: studies appear under their opaque ids, texts are veiled (`dicom_node.veil`).  Every act is audited with who did
-it and why, in the transaction that does it; its jobs are put afterwards, and the reconciler puts what was not put.
+patient: studies appear under their opaque ids, texts are veiled (`dicom_node.desks.veil`).  Every act is audited with
+who did it and why, in the transaction that does it; its jobs are put afterwards, and the reconciler puts what was not
+put.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from sqlalchemy import Connection
 
 from ai_engine.packages import list_packages, load_package
 from ai_engine.packages.schema import Metric
+from dicom_node.desks.veil import Veil
+from dicom_node.desks.why import Why, why
 from dicom_node.durable import Put
 from dicom_node.record import Database, actions, pauses, registry, views
 from dicom_node.record.actions import Job, UnknownItem
@@ -27,8 +30,6 @@ from dicom_node.routing import RouteBook, RoutesRefused
 from dicom_node.routing.book import load_routes
 from dicom_node.settings import Settings
 from dicom_node.stages.peers import Standing, peers, standing
-from dicom_node.veil import Veil
-from dicom_node.why import Why, why
 
 MAX_REASON = 300
 _SIZES_S = 60.0

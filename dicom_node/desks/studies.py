@@ -1,8 +1,8 @@
 """The desk of the study page: look into what was dropped or picked in the archive, ask a model, show what came of it.
 
-The work is that of every request (`dicom_node.predictions`): same queue, same records, same limits.  What somebody may
-see is what she asked for herself; a stranger's request is like none.  Every search in the archive and every study that
-was fetched is audited; nobody leafs through an archive, because a search needs a whole identifier.
+The work is that of every request (`dicom_node.desks.predictions`): same queue, same records, same limits.  What
+somebody may see is what she asked for herself; a stranger's request is like none.  Every search in the archive and
+every study that was fetched is audited; nobody leafs through an archive, because a search needs a whole identifier.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from sqlalchemy import RowMapping
 from ai_engine.packages import Description
 from dicom_node.delivery import StowTarget
 from dicom_node.delivery.searching import FoundStudy, SearchableArchive
-from dicom_node.drafts import ARCHIVE, Draft, Drafts, Part, Told
+from dicom_node.desks.drafts import ARCHIVE, Draft, Drafts, Part, Told
+from dicom_node.desks.predictions import Asked, Predictions, UnknownModel
+from dicom_node.desks.uploads import GivenFile
 from dicom_node.permissions import Person
-from dicom_node.predictions import Asked, Predictions, UnknownModel
 from dicom_node.record import Database, audit, digest, predictions
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import Settings, read_secret
 from dicom_node.stages.kinds import fitting_set
-from dicom_node.uploads import GivenFile
 
 SHOWN = 30
 _MB = 1_000_000

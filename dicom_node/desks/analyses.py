@@ -21,10 +21,10 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, RowMapping
 
-from dicom_node import at_rest, files
-from dicom_node.analysis_asked import Asked, asked_before, check, check_words
-from dicom_node.analysis_patients import Patients, PatientSaid
-from dicom_node.analysis_results import FILES, AnalysisResult, result_of
+from dicom_node import files
+from dicom_node.desks.analysis_asked import Asked, asked_before, check, check_words
+from dicom_node.desks.analysis_patients import Patients, PatientSaid
+from dicom_node.desks.analysis_results import FILES, AnalysisResult, result_of
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.identity import LookedUp
@@ -32,6 +32,7 @@ from dicom_node.permissions import Person
 from dicom_node.record import Database, actions, analyses, arrivals, audit, now, runs, sites
 from dicom_node.record.analyses import NewAnalysis, Row
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
 from dicom_node.settings import Settings
 from dicom_node.spool import Upload
 from dicom_node.stages.analysis_facts import day_of, occasion_of, patient_of

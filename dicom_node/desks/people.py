@@ -1,7 +1,7 @@
 """The desk for people: signing in and out, passwords, sessions, accounts.
 
 What the portal, the LUNA routes and the command line do with accounts, they do here; rows are `dicom_node.record`'s,
-passwords `dicom_node.passwords`, patience `dicom_node.backoff`.
+passwords `dicom_node.passwords`, patience `dicom_node.desks.backoff`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from datetime import timedelta
 import structlog
 from sqlalchemy import Connection
 
-from dicom_node import backoff, passwords
+from dicom_node import passwords
+from dicom_node.desks import backoff
 from dicom_node.metrics import METRICS
 from dicom_node.permissions import Person
 from dicom_node.record import Database, audit, now, people, sessions

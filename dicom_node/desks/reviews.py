@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from dicom_node import outcome_table
-from dicom_node.analyses import Analyses
-from dicom_node.analysis_results import COMPLETED, AnalysisResult
+from dicom_node.desks import outcome_table
+from dicom_node.desks.analyses import Analyses
+from dicom_node.desks.analysis_results import COMPLETED, AnalysisResult
 from dicom_node.permissions import Person
 from dicom_node.record import Database, analyses, audit, outcomes, reviews
 from dicom_node.record.outcomes import Outcome, OutcomeRefused, Source

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from dicom_node.people import People
+from dicom_node.desks.people import People
 from dicom_node.record import Database, audit, audit_search, keys, people, sites
 from dicom_node.record.audit_search import Wanted
 from dicom_node.record.keys import KeyRow

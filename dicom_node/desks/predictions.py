@@ -21,6 +21,7 @@ from sqlalchemy import RowMapping
 
 from ai_engine.packages import AnyDescription, Classification, find_package, list_packages, load_package
 from dicom_node import registry
+from dicom_node.desks.uploads import GivenFile, Model, inputs_of
 from dicom_node.durable import Put
 from dicom_node.record import Database, audit, digest, now, predictions
 from dicom_node.record.predictions import IdempotencyTaken, NewPrediction
@@ -30,7 +31,6 @@ from dicom_node.spool import Spool
 from dicom_node.stages.prediction_facts import issuer_of, occasion_of, patient_of
 from dicom_node.stages.prediction_words import FILES, check_transfer, stage_put, takes_results, transfer_puts
 from dicom_node.turns import ROUTINE
-from dicom_node.uploads import GivenFile, Model, inputs_of
 
 MAX_BATCH = 50
 

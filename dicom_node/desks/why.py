@@ -1,7 +1,7 @@
 """Why did nothing happen to this study?  One answer in a few codes, and everything that it rests on.
 
 For the person on duty: from arrival to delivery, each step with what was found.  Reads only; shows no name, no picture
-and no UID (`dicom_node.veil`).
+and no UID (`dicom_node.desks.veil`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from dicom_node.desks.veil import Veil
 from dicom_node.record import receipts, studies, views
 from dicom_node.record.revisions import load_revision
 from dicom_node.routing import RouteBook
 from dicom_node.routing.explanation import Explanation, explain
 from dicom_node.routing.facts import facts
 from dicom_node.routing.roles import assign_roles
-from dicom_node.veil import Veil
 from dicom_node.words import CaseState, DeliveryState, RoleGuess, RunState, SeriesFacts
 
 _OPEN = (DeliveryState.PENDING.value, DeliveryState.SENDING.value)

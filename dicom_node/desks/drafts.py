@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dicom_node import at_rest
 from dicom_node.files import write_sealed
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.routing.facts import facts
 from dicom_node.routing.kinds import kinds
 from dicom_node.routing.roles import assign_roles
+from dicom_node.sealing import at_rest
 from dicom_node.spool import Spool, Upload
 from dicom_node.stages.kinds import is_label_name, kind_of, role_of_name
 from dicom_node.volume import read_header
