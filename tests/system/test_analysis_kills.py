@@ -1,7 +1,8 @@
 """kill -9 of web, worker and listener while a photograph is on its way: nothing is lost, nothing is there twice.
 
 The fail-points A1 to A3 stand in the desk (before and after its commit, after that of a withdrawal), S1 to S5 in the
-stage that brings the object to the door, K4 and K5 in the door itself: every moment between two durable steps.
+stage that brings the object to the door, K4 and K5 in the door itself: every moment between two durable steps.  It
+takes as long as ten processes take to start, one after the other: a death is survived by whoever comes after it.
 """
 
 from __future__ import annotations
