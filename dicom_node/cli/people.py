@@ -148,9 +148,6 @@ def sites_create(
     Example: ai-node sites create osorno --title "Base Osorno" --identifier key=rut,title=RUT,issuer=RUT-CL,check=rut
     """
     types = [_fields(one) for one in identifier]
-    if any(not kind.get("issuer") for kind in types):
-        # whose number it is goes into every image: without it nobody could be identified by this type
-        stop(Exit.REFUSED, "--identifier: name the issuer (Issuer of Patient ID, 0010,0021), as issuer=RUT-CL")
     with desk() as (_, database, _), database.write() as connection:
         sites.add_site(connection, actor(), key=key, title=title, identifier_types=types)
 

@@ -131,6 +131,11 @@ def _identifier_type(given: Mapping[str, str]) -> dict[str, str]:
             "a type of identifier has key (a-z, 0-9, dash), title, system (URI), issuer and check, which is one of: "
             f"{', '.join(check or 'none' for check in CHECKS)}",
         )
+    if not found["issuer"].strip():
+        # whose number it is goes into every image: without it nobody could be identified by this type
+        raise PeopleRefused(
+            "identifier-issuer-missing", "a type of identifier has an issuer (Issuer of Patient ID, 0010,0021)"
+        )
     found["title"] = named(found["title"] or found["key"])
     return found
 

@@ -136,12 +136,15 @@ def test_roles_and_state_change_and_the_last_administrator_stays(site: Site, adm
 
 def test_sites_are_made_with_their_identifiers_and_closed(site: Site, admin: Visit) -> None:
     fields = {"key": "osorno", "title": "Osorno <b>", "key_0": "rut", "title_0": "RUT", "check_0": "rut"}
+    nameless = admin.post(f"{HOME}/sites", **fields)
+    assert nameless.status_code == 422 and "issuer" in words(nameless.text)
+    fields["issuer_0"] = "RUT-CL"
     page = admin.follow(admin.post(f"{HOME}/sites", **fields, system_0="urn:x"))
     assert "Osorno &lt;b&gt;" in page.text
     with site.database.read() as connection:
         (made,) = sites.all_sites(connection)
     assert [dict(one) for one in made.identifier_types] == [
-        {"key": "rut", "title": "RUT", "system": "urn:x", "issuer": "", "check": "rut"}
+        {"key": "rut", "title": "RUT", "system": "urn:x", "issuer": "RUT-CL", "check": "rut"}
     ]
     twice = admin.post(f"{HOME}/sites", **fields)
     assert twice.status_code == 422 and "already" in words(twice.text)

@@ -74,7 +74,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
             self.moment += timedelta(**span)
 
     made = Clock()
-    for module in ("backoff", "people", "record.sessions", "record.people", "record.audit"):
+    for module in ("desks.backoff", "desks.people", "record.sessions", "record.people", "record.audit"):
         monkeypatch.setattr(f"dicom_node.{module}.now", made.now)
     return made
 
@@ -492,11 +492,12 @@ def test_a_closed_site_takes_nobody_new_and_keeps_who_is_there(desk: People, dat
 @pytest.mark.parametrize(
     "kinds",
     [
-        [{"key": "RUT"}],
-        [{"key": "rut", "check": "luhn"}],
-        [{"key": "rut", "colour": "red"}],
-        [{"key": "rut"}, {"key": "rut"}],
-        [{"title": "RUT"}],
+        [{"key": "RUT", "issuer": "RUT-CL"}],
+        [{"key": "rut", "issuer": "RUT-CL", "check": "luhn"}],
+        [{"key": "rut", "issuer": "RUT-CL", "colour": "red"}],
+        [{"key": "rut", "issuer": "RUT-CL"}, {"key": "rut", "issuer": "RUT-CL"}],
+        [{"title": "RUT", "issuer": "RUT-CL"}],
+        [{"key": "rut", "check": "rut"}],
     ],
 )
 def test_a_type_of_identifier_that_is_not_understood_makes_no_site(

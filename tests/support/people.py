@@ -23,7 +23,13 @@ def password_hash() -> str:
 def make_sites(database: Database) -> None:
     """Two sites."""
     with database.write() as connection:
-        sites.add_site(connection, "test", key=HERE, title="Osorno", identifier_types=[{"key": "rut", "check": "rut"}])
+        sites.add_site(
+            connection,
+            "test",
+            key=HERE,
+            title="Osorno",
+            identifier_types=[{"key": "rut", "check": "rut", "issuer": "RUT-CL"}],
+        )
         sites.add_site(connection, "test", key=THERE, title="Valdivia")
 
 
