@@ -18,6 +18,7 @@ room that had to be handed the keys could be forgotten.  Ground floor: knows no 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -215,7 +216,7 @@ class Reader(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
         if base + offset < 0:
-            raise ValueError("a place before the beginning")
+            raise OSError(errno.EINVAL, "a place before the beginning")  # as files of the system say it
         self._at = base + offset
         return self._at
 

@@ -48,7 +48,9 @@ def stuck(node: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> slice
     node.close_series(chest.series_uid)
     node.quiet(chest.study_uid)
     node.engine.run(until_s=3.0)
-    other = {"PatientName": "DOE^JOHN", "StudyInstanceUID": chest.study_uid}
+    mixed = slices.series(tmp_path / "mixed", 8, **{**FLAIR, "Modality": "CT", "PatientID": "ID-9"})
+    node.receive(mixed.files)
+    other = {"PatientName": "DOE^JOHN", "StudyInstanceUID": mixed.study_uid}
     node.receive(slices.series(tmp_path / "other", 8, **{**FLAIR, **other}).files)
     return flair
 
@@ -66,7 +68,7 @@ def test_every_page_is_made_in_both_languages_and_names_nobody(
     first = somebody.get("/operation")
     assert first.status_code == 200 and f'lang="{language}"' in first.text
     studies = sorted({part.split('"')[0] for part in first.text.split('href="/operation/studies/')[1:]})
-    assert len(studies) == 2
+    assert len(studies) == 3
     pages = [somebody.get(f"/operation{page}") for page in PAGES]
     pages += [somebody.get(f"/operation/studies/{one}") for one in studies]
     for answer in pages:

@@ -51,6 +51,7 @@ def test_exported_names():
         "decode_in_child",
         "load_picture",
         "load_volume",
+        "nifti_bytes",
         "read_header",
         "read_nifti",
         "read_nifti_guarded",
