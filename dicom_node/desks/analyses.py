@@ -375,8 +375,8 @@ class Analyses:
             part = self.spool.part()
             part.write(photo.data)
             return self.spool.keep(part), photo.media_type
-        path = self.spool.path(row["photo_sha256"])
-        if row["photo_path"] is None or not path.is_file():
+        path = None if row["photo_path"] is None else self.spool.path(row["photo_sha256"])
+        if path is None or not path.is_file():
             raise Refused(RefusalCode.INPUT_EMPTY, "a photograph that is still kept", "none: it has to be taken again")
         return Upload(row["photo_sha256"], at_rest.size(path)), str(row["declared"]["claimed"])
 
