@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with Site(SiteOptions(folder=folder / "site", changes=changes)) as site:
             site.wait_ready()
             key = folder / "key"
-            key.write_text(keys.create(site.database(), "benchmark", ["predict:run"], actor="bench"), encoding="utf-8")
+            key.write_text(keys.create(site.database, "benchmark", ["predict:run"], actor="bench"), encoding="utf-8")
             key.chmod(0o600)
             command = [sys.executable, "-m", "dicom_node.cli", "benchmark", str(picture)]
             command += ["--url", f"{site.web_url}/api/v1/predict/nnUNet", "--key-file", str(key)]
