@@ -7,7 +7,9 @@ NIfTI file is no nested archive: it is one image, and its reader counts what it 
 
 from __future__ import annotations
 
+import io
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -15,15 +17,38 @@ from typing import NamedTuple
 
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.sealing import at_rest
+from dicom_node.sealing.master_keys import SealBroken
 from dicom_node.volume.nifti_header import starts_as_nifti
 
 MAX_ENTRIES = 5_000
 MAX_ENTRY_BYTES = 600_000_000
 MAX_TOTAL_BYTES = 4_000_000_000
 MAX_RATIO = 200
+MAX_DIRECTORY_BYTES = 4_000_000
+"""Of the list of entries, which is read in whole before anything of it can be counted."""
+_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""The other methods give out all that a piece unpacks to at once: gigabytes of one megabyte, before it is counted."""
 _PIECE = 1 << 20
 _NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"BZh")
 _SKIPPED = frozenset({"dicomdir", "thumbs.db", ".ds_store"})
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, IndexError,
+)  # fmt: skip
+"""What the library says of an archive that was damaged, by chance or by intent; none of it is a disk's own trouble."""
+
+
+class _Archive(io.BufferedReader):
+    """An archive as the library reads it: places and lengths in it are whatever its author wrote."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise Refused(RefusalCode.ARCHIVE_TOO_MANY_ENTRIES, f"at most {MAX_ENTRIES} files", "a longer list")
+        return super().read(size)
+
+    def seek(self, target: int, whence: int = io.SEEK_SET, /) -> int:
+        if whence == io.SEEK_SET and target < 0:
+            raise zipfile.BadZipFile("a place before the beginning")
+        return super().seek(target, whence)
 
 
 class Unpacked(NamedTuple):
@@ -43,7 +68,7 @@ def unpack(archive: Path, folder: Path, *, max_total_bytes: int = MAX_TOTAL_BYTE
         archive-too-many-entries, input-empty.
     """
     try:
-        with at_rest.opened(archive) as file, zipfile.ZipFile(file) as opened:
+        with _Archive(at_rest.Reader(archive)) as file, zipfile.ZipFile(file) as opened:
             entries = [entry for entry in opened.infolist() if not entry.is_dir()]
             _check_listing(entries)
             written: list[Unpacked] = []
@@ -54,7 +79,9 @@ def unpack(archive: Path, folder: Path, *, max_total_bytes: int = MAX_TOTAL_BYTE
                 target = folder / f"{number:05d}"
                 total += _write(opened, entry, target, max_total_bytes - total, archive.stat().st_size)
                 written.append(Unpacked(target, entry.filename))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except SealBroken:
+        raise
+    except _UNREADABLE as error:
         raise Refused(RefusalCode.ARCHIVE_DAMAGED, "a readable zip archive", type(error).__name__) from error
     if not written:
         raise Refused(RefusalCode.INPUT_EMPTY, "files in the archive", "none")
@@ -82,6 +109,8 @@ def _check_listing(entries: list[zipfile.ZipInfo]) -> None:
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             raise Refused(RefusalCode.ARCHIVE_UNSAFE_ENTRY, "plain files", "a link or device")
+        if entry.compress_type not in _METHODS:
+            raise Refused(RefusalCode.ARCHIVE_UNSAFE_ENTRY, "files that are stored or deflated", "another method")
         if entry.flag_bits & 0x1:
             raise Refused(RefusalCode.ARCHIVE_ENCRYPTED, "entries without a password", "an encrypted entry")
 
