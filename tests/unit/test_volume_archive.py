@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ def _zip(method: int = zipfile.ZIP_DEFLATED, **files: bytes) -> bytearray:
     return bytearray(made.getvalue())
 
 
-def _told(data: bytes, tmp_path: Path) -> str:
+def _told(data: bytes | bytearray, tmp_path: Path) -> str:
     """The code of the refusal; empty for an archive that was taken."""
     folder = tmp_path / "out"
     folder.mkdir(exist_ok=True)
@@ -72,7 +73,13 @@ def test_a_list_of_entries_is_bounded_before_it_is_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(many, "w") as archive:
         for number in range(3 * MAX_DIRECTORY_BYTES // (46 + 250)):
             archive.writestr(f"{number:0250d}", b"")
-    assert _told(many.getvalue(), tmp_path) == "archive-too-many-entries"
+    data = many.getvalue()
+    tracemalloc.start()
+    try:
+        assert _told(data, tmp_path) == "archive-too-many-entries"
+        assert tracemalloc.get_traced_memory()[1] < MAX_DIRECTORY_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def test_places_before_the_beginning_and_entries_without_a_name_are_damage(tmp_path: Path) -> None:
