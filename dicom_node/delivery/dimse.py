@@ -25,6 +25,7 @@ from dicom_node.delivery.outcomes import Outcome, classify_dimse
 from dicom_node.delivery.types import CStoreTarget, DimseTls, OutgoingObject, Seen, text_of
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from dicom_node.tls import TlsRefused, client_context
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # a path given to send_c_store is then sent as it lies on the disk, not decoded and encoded again
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -137,6 +138,8 @@ def _association(target: CStoreTarget, *context: str) -> Iterator[Association]:
     entity = AE(ae_title=target.calling_ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = target.timeout_s
     entity.connection_timeout = min(target.timeout_s, 20.0)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.add_requested_context(*context)
     association = entity.associate(
         address,

@@ -20,6 +20,7 @@ from pydicom.errors import InvalidDicomError
 from pynetdicom import AE, _config, evt
 
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # a path given to send_c_store is then sent as it lies on the disk
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -148,6 +149,8 @@ def _send_part(
     entity = AE(ae_title=calling_ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout_s
     entity.connection_timeout = min(timeout_s, 20.0)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     for kind in kinds:
         entity.add_requested_context(*kind)
     association = entity.associate(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import struct
 
-IMPLEMENTATION_CLASS_UID = "2.25.211366494093214370294527349071541213881"
-"""Ours, fixed for ever: which software wrote the file (PS3.10 7.1)."""
-IMPLEMENTATION_VERSION_NAME = "AINODE_1"
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 PREAMBLE = b"\0" * 128 + b"DICM"
 

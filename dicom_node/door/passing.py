@@ -27,6 +27,7 @@ from dicom_node.record import Database, analyses
 from dicom_node.record import arrivals as rows
 from dicom_node.settings import Settings
 from dicom_node.tls import client_context
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 log = structlog.get_logger(__name__)
 
@@ -115,6 +116,8 @@ class Passer:
         entity = AE(ae_title=self._settings.node.ae_title)
         entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 10, 60, 60
         entity.connection_timeout = 5
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         for pair in sorted({(r["sop_class_uid"], r["transfer_syntax_uid"]) for r in pending})[:_CONTEXTS]:
             entity.add_requested_context(pair[0], pair[1])
         association = entity.associate(

@@ -23,7 +23,6 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 from dicom_node.door import answers, table
 from dicom_node.door.gate import Gate
 from dicom_node.door.intake import Arrival, Intake
-from dicom_node.door.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.door.quiet import silence_libraries
 from dicom_node.door.vault import Incoming
 from dicom_node.door.wire import BoundedSocket, DoorAssociation, Spool
@@ -32,6 +31,7 @@ from dicom_node.record.arrivals import Kept
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import Sender, Settings
 from dicom_node.tls import ServerSide
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.words import PHOTOS_AE
 
 log = structlog.get_logger(__name__)
