@@ -65,8 +65,10 @@ class Person:
         Keys of the sites she works for.
     session_id, kind
         By what she is known now: a session of the kind ``portal`` or ``luna``; ``key``: an API key of her account.
-    must_change_password
+    must_change_password, must_add_second_factor
         Until she has, her account is all she may use.
+    has_second_factor
+        A code is asked for besides her password.
     """
 
     user_id: int
@@ -79,10 +81,12 @@ class Person:
     session_id: int | None
     kind: str
     must_change_password: bool = False
+    must_add_second_factor: bool = False
+    has_second_factor: bool = False
 
     def may(self, permission: str) -> bool:
         """Whether her roles have a permission."""
-        if self.must_change_password and permission != ACCOUNT:
+        if (self.must_change_password or self.must_add_second_factor) and permission != ACCOUNT:
             return False
         return roles_may(self.roles, permission)
 

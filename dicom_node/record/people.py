@@ -44,6 +44,7 @@ class User:
     created_at: str
     password_changed_at: str
     signed_in_at: str | None
+    second_factor_at: str | None
 
     @property
     def is_active(self) -> bool:
@@ -67,6 +68,7 @@ class User:
             session_id=session_id,
             kind=kind,
             must_change_password=self.must_change_password,
+            has_second_factor=self.second_factor_at is not None,
         )
 
 

@@ -509,11 +509,26 @@ users = Table(
     Column("signed_in_at", String(32)),
 )
 """People and services that sign in.  `sites`: keys of sites.  `state`: active or disabled; a row is never deleted,
-because the audit log names it."""
+because the audit log names it.  `second_factor_at`: since when a code is asked for besides the password."""
+
+second_factors = Table(
+    "second_factors",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("secret", Text),
+    Column("pending", Text),
+    Column("pending_session", Integer),
+    Column("last_step", Integer, nullable=False, default=0),
+    Column("recovery", Json, nullable=False),
+)
+"""Of what codes are made (RFC 6238), sealed.  `pending`: the same of a device that was not confirmed yet, by the
+session that asked for it.  `last_step`: of the last code that was taken; none before it counts.  `recovery`: digests of
+the one-time codes that are left."""
 
 sessions = Table(
     "sessions",
     metadata,
+    Column("second_factor_at", String(32)),
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("token_sha256", String(64), nullable=False, unique=True),
     Column("kind", String(16), nullable=False),
@@ -524,7 +539,8 @@ sessions = Table(
     Column("revoked_at", String(32)),
     Column("agent", String(255), nullable=False, default=""),
 )
-"""Who is signed in where: `kind` is portal (cookie) or luna (token).  Only the digest of the secret is kept."""
+"""Who is signed in where: `kind` is portal (cookie), luna (token), or half: a password was
+right, and a code is waited for.  Only the digest of the secret is kept."""
 
 sign_in_failures = Table(
     "sign_in_failures",
