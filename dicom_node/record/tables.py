@@ -507,6 +507,7 @@ users = Table(
     Column("created_at", String(32), nullable=False),
     Column("password_changed_at", String(32), nullable=False),
     Column("signed_in_at", String(32)),
+    Column("second_factor_at", String(32)),
 )
 """People and services that sign in.  `sites`: keys of sites.  `state`: active or disabled; a row is never deleted,
 because the audit log names it.  `second_factor_at`: since when a code is asked for besides the password."""
@@ -528,7 +529,6 @@ the one-time codes that are left."""
 sessions = Table(
     "sessions",
     metadata,
-    Column("second_factor_at", String(32)),
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("token_sha256", String(64), nullable=False, unique=True),
     Column("kind", String(16), nullable=False),
