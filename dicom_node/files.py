@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from dicom_node.sealing import at_rest
@@ -60,6 +61,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_once(target: Path, make: Callable[[], bytes]) -> None:
+    """Write a stored file that is not there yet, completely or not at all; of two processes the first one's stays."""
+    if target.exists():
+        return
+    beside = target.with_name(f".{secrets.token_hex(8)}.new")
+    write_sealed(beside, make())
+    try:
+        os.link(beside, target)
+    except FileExistsError:
+        pass
+    finally:
+        beside.unlink()
+    sync_folder(target.parent)
 
 
 def load(folder: Path, relative: str, sha256: str) -> bytes:

@@ -46,6 +46,7 @@ LABEL_VALUES: Mapping[str, frozenset[str]] = {
             "ae",
             "address",
             "password",
+            "second-factor",
             "back-off",
             "csrf",
         }

@@ -319,6 +319,8 @@ class PeopleSection(Section):
     """Every session of the portal is over after this."""
     password_token_h: float = Field(24.0, gt=0, le=168)
     """How long a one-time token for a password waits."""
+    second_factor: Literal["administrators", "all", "offered"] | None = None
+    """Who needs a code besides the password; None: administrators where others reach `web`, else whoever wants it."""
 
 
 class PhotosSection(Section):
@@ -396,6 +398,17 @@ class Settings(BaseSettings):
         if self.web.tls_mutual and not self.web.tls:
             raise ValueError("web.tls_mutual goes with web.tls")
         return self
+
+    @property
+    def second_factor(self) -> Literal["administrators", "all", "offered"]:
+        """Who needs a second factor.
+
+        What other machines reach is guessed at from other machines: by its address, or by a name that a proxy on this
+        machine passes on.
+        """
+        web = self.web
+        is_reached = web.host not in LOOPBACK or any(name not in LOOPBACK for name in web.allowed_hosts)
+        return self.people.second_factor or ("administrators" if is_reached else "offered")
 
     @property
     def uses_tls(self) -> bool:

@@ -13,7 +13,7 @@ from portal import administration, api, audit_events, cases, docs, health, luna,
 from portal.api import analyses as api_analyses
 from portal.api import outcomes
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
-from portal.pages import account, analyse, analyses, assets, install, navigation, troubles, trust
+from portal.pages import account, analyse, analyses, assets, install, navigation, second_factor, troubles, trust
 from portal.problems import STATUS, plain, refused
 from portal.services import PortalServices
 from portal.shell import Shell
@@ -64,6 +64,8 @@ def create_app(services: PortalServices) -> FastAPI:
         app.include_router(luna.router(services, services.luna))
     if services.people is not None:
         app.include_router(account.router(services, services.people))
+        if services.people.codes is not None:
+            app.include_router(second_factor.router(services.people, services.people.codes))
     if services.analyses is not None:
         app.include_router(analyse.router(services.analyses, services.predictions))
         app.include_router(analyses.router(services, services.analyses))

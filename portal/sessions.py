@@ -68,14 +68,35 @@ def sign_in(request: Request, people: People, email: str, password: str) -> Sign
 
     Raises
     ------
+    SignInRefused, SecondFactorNeeded
+    """
+    made = people.sign_in(_asked(request, email, password))
+    _leave(request, people)
+    return made
+
+
+def second_step(request: Request, people: People, half: str, code: str) -> SignedIn | None:
+    """The same for whoever has typed a right password a moment ago; None: it was too long ago.
+
+    Raises
+    ------
     SignInRefused
     """
-    made = people.sign_in(
-        Asked(email, password, address_of(request), request.headers.get("user-agent", ""), device_of(request))
-    )
+    made = people.second_step(half, _asked(request, code=code))
+    if made is not None:
+        _leave(request, people)
+    return made
+
+
+def _asked(request: Request, email: str = "", password: str = "", code: str = "") -> Asked:
+    agent = request.headers.get("user-agent", "")
+    return Asked(email, password, address_of(request), agent, device_of(request), code)
+
+
+def _leave(request: Request, people: People) -> None:
+    """The session that this browser had before ends."""
     if request.state.person is not None:
         people.sign_out(request.state.person)
-    return made
 
 
 def begin(request: Request, response: Response, made: SignedIn) -> None:

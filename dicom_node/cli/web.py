@@ -18,6 +18,7 @@ from dicom_node.audit_desk import AuditDesk
 from dicom_node.cli.readiness import Readiness, certificates_of
 from dicom_node.desks.administration import Administration
 from dicom_node.desks.analyses import Analyses
+from dicom_node.desks.codes import Codes
 from dicom_node.desks.operation import Operation
 from dicom_node.desks.people import People
 from dicom_node.desks.predictions import Predictions
@@ -109,7 +110,8 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
     put = put or Road(settings).put
     predictions_desk = Predictions(settings, database, put)
     studies_desk = StudyDesk(settings, database, predictions_desk)
-    people, analyses = People(settings.people, database), Analyses(settings, database, put)
+    codes = Codes(database, settings.data.folder, settings.second_factor, settings.node.organisation)
+    people, analyses = People(settings.people, database, codes), Analyses(settings, database, put)
     luna = LunaDesk(people, _tokens(settings, database), analyses, database)
     services = portal.PortalServices(
         verify_key=lambda token: keys.verify(database, token),

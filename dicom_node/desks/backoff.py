@@ -8,6 +8,9 @@ Counted are failures in a row, in one of two ways:
 - From anywhere else: by the account and by the address.  Both delays are short and bounded: enough that guessing leads
   nowhere, too little to keep somebody out for long, or a clinic whose doctors share one address.
 
+Codes of a second factor are counted the same way, and from strange places besides by themselves, with longer waits:
+whoever gets that far has the password.
+
 An attempt is counted before its password is looked at, so that a thousand at once are a thousand attempts; a success
 takes its count back.
 """
@@ -41,7 +44,8 @@ class Limit:
 FAMILIAR = Limit(free=6, most_s=60.0, forget=timedelta(days=90))
 ACCOUNT = Limit(free=10, most_s=60.0, forget=timedelta(hours=12))
 ADDRESS = Limit(free=100, most_s=30.0, forget=timedelta(hours=1))
-_LIMITS = {"familiar": FAMILIAR, "account": ACCOUNT, "address": ADDRESS}
+CODE = Limit(free=5, most_s=600.0, forget=timedelta(hours=12))
+_LIMITS = {"familiar": FAMILIAR, "account": ACCOUNT, "address": ADDRESS, "code": CODE}
 
 
 class TooSoon(Exception):
@@ -60,13 +64,18 @@ class Attempt:
     address: str
     familiar: str
     is_familiar: bool
+    code: str = ""
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        return (self.familiar,) if self.is_familiar else (self.account, self.address)
+        if self.is_familiar:
+            return (self.familiar,)
+        return (self.account, self.address, *([self.code] if self.code else []))
 
 
-def begin(connection: Connection, email: str, address: str, device: str, *, is_known: bool = False) -> Attempt:
+def begin(
+    connection: Connection, email: str, address: str, device: str, *, is_known: bool = False, is_code: bool = False
+) -> Attempt:
     """Count an attempt.
 
     Parameters
@@ -75,6 +84,8 @@ def begin(connection: Connection, email: str, address: str, device: str, *, is_k
         What a browser keeps from an earlier success; empty for a client that keeps nothing.
     is_known
         The place is familiar whatever was counted there: she is signed in and gives her password once more.
+    is_code
+        The password was right, and this is the code that was asked for then.
 
     Raises
     ------
@@ -88,6 +99,7 @@ def begin(connection: Connection, email: str, address: str, device: str, *, is_k
         address=_subject("address", place),
         familiar=_subject("familiar", email, f"device {device}" if device else f"address {place}"),
         is_familiar=is_known,
+        code=_subject("code", email) if is_code else "",
     )
     if sessions.counted(connection, attempt.familiar) is not None:
         attempt = replace(attempt, is_familiar=True)
@@ -102,6 +114,14 @@ def begin(connection: Connection, email: str, address: str, device: str, *, is_k
     return attempt
 
 
+def set_aside(connection: Connection, attempt: Attempt) -> None:
+    """The password was right and a code is asked for next: this attempt was none, and those before it stay counted."""
+    for subject in attempt.subjects:
+        found = sessions.counted(connection, subject)
+        if found is not None:
+            sessions.set_counter(connection, subject, max(0, found.count - 1), None)
+
+
 def succeeded(connection: Connection, attempt: Attempt, email: str, device: str) -> None:
     """Take an attempt's count back, and remember the place as familiar.
 
@@ -113,6 +133,8 @@ def succeeded(connection: Connection, attempt: Attempt, email: str, device: str)
     moment = now()
     if not attempt.is_familiar:
         sessions.drop_counter(connection, attempt.account)
+        if attempt.code:
+            sessions.drop_counter(connection, attempt.code)
         found = sessions.counted(connection, attempt.address)
         if found is not None:
             _write(connection, attempt.address, max(0, found.count - 1), moment)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -17,6 +17,8 @@ from sqlalchemy import Connection
 
 from dicom_node import passwords
 from dicom_node.desks import backoff
+from dicom_node.desks.codes import Codes
+from dicom_node.desks.signing_in import Asked, SecondFactorNeeded, SignedIn, SignInRefused
 from dicom_node.metrics import METRICS
 from dicom_node.permissions import Person
 from dicom_node.record import Database, audit, now, people, sessions
@@ -25,60 +27,25 @@ from dicom_node.record.sessions import LUNA, PORTAL, SessionRow
 from dicom_node.record.sites import PeopleRefused
 from dicom_node.settings import PeopleSection
 
-__all__ = ["LUNA", "PORTAL", "Asked", "People", "PeopleRefused", "SignInRefused", "SignedIn"]
+__all__ = ["LUNA", "PORTAL", "Asked", "People", "PeopleRefused", "SecondFactorNeeded", "SignInRefused", "SignedIn"]
 
 _log = structlog.get_logger("people")
 _DEVICE = re.compile(r"^[A-Za-z0-9_-]{43}$")
 
 
-class SignInRefused(Exception):
-    """No session: address or password is wrong (nobody is told which), or it is too soon to try again.
-
-    Attributes
-    ----------
-    wait_s
-        Seconds until the next attempt is looked at; 0 when it was looked at and was wrong.
-    """
-
-    def __init__(self, wait_s: float = 0.0) -> None:
-        self.wait_s = wait_s
-        super().__init__("signing in was refused")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Somebody asks to be signed in.
-
-    Attributes
-    ----------
-    address, agent
-        From where, and with what program, as it says itself.
-    device
-        What this browser keeps from an earlier success, if anything.
-    """
-
-    email: str
-    password: str
-    address: str = ""
-    agent: str = ""
-    device: str = ""
-
-
-@dataclass(frozen=True)
-class SignedIn:
-    """Who was signed in; the secret of her session, and what her browser keeps to be known by (portal only)."""
-
-    person: Person
-    secret: str
-    device: str = ""
-
-
 class People:
-    """Accounts and sessions of this installation."""
+    """Accounts and sessions of this installation.
 
-    def __init__(self, settings: PeopleSection, database: Database) -> None:
+    Parameters
+    ----------
+    codes
+        Second factors; without them nobody who has one signs in.
+    """
+
+    def __init__(self, settings: PeopleSection, database: Database, codes: Codes | None = None) -> None:
         self._settings = settings
         self._database = database
+        self.codes = codes
         self._idle = timedelta(minutes=settings.idle_min)
 
     # -- sessions
@@ -94,38 +61,109 @@ class People:
         Raises
         ------
         SignInRefused
+        SecondFactorNeeded
+            When the password is right and `asked` has no code of the second factor that the account has, or needs.
         """
         email = asked.email.strip().lower()
-        try:
-            with self._database.write() as connection:
-                attempt = backoff.begin(connection, email, asked.address, asked.device)
-                user = people.user_of_email(connection, email)
-        except backoff.TooSoon as soon:
-            METRICS.count("auth_failures_total", kind="back-off")
-            raise SignInRefused(soon.wait_s) from None
+        attempt = self._counted(email, asked)
+        with self._database.read() as connection:
+            user = people.user_of_email(connection, email)
         is_right = passwords.is_right(user.password_hash if user else None, asked.password)
         if user is None or not is_right or not user.is_active:
             self._note_failure(attempt, user, kind)
             raise SignInRefused
+        if user.second_factor_at is None:
+            if kind == LUNA and self._needs_factor(user):
+                raise SecondFactorNeeded(is_set_up=False)
+            return self._begin(user, attempt, asked, kind, life)
+        half = secrets.token_urlsafe(32) if kind == PORTAL and not asked.code else ""
+        with self._database.write() as connection:
+            backoff.set_aside(connection, attempt)
+            if half:
+                sessions.open_half(connection, user, half)
+        if not asked.code:
+            raise SecondFactorNeeded(half)
+        return self._by_code(user, asked, kind, life)
+
+    def second_step(self, half: str, asked: Asked) -> SignedIn | None:
+        """Begin the session for which the password was right a moment ago, with a code; None: it was too long ago.
+
+        Parameters
+        ----------
+        asked
+            Its address and password are not looked at any more.
+
+        Raises
+        ------
+        SignInRefused
+        """
+        with self._database.read() as connection:
+            user = sessions.user_of_half(connection, half)
+        if user is None:
+            return None
+        made = self._by_code(user, asked, PORTAL, None)
+        with self._database.write() as connection:
+            sessions.spend_half(connection, half)
+        return made
+
+    def _by_code(self, user: User, asked: Asked, kind: str, life: timedelta | None) -> SignedIn:
+        attempt = self._counted(user.email, asked, is_code=True)
+        if not self._takes(user, asked.code):
+            self._note_failure(attempt, user, kind, "second-factor")
+            raise SignInRefused
+        return self._begin(user, attempt, asked, kind, life)
+
+    def _takes(self, user: User, code: str) -> bool:
+        if self.codes is None:
+            return False
+        with self._database.write() as connection:
+            return self.codes.take(connection, user, code)
+
+    def _counted(self, email: str, asked: Asked, *, is_code: bool = False) -> backoff.Attempt:
+        try:
+            with self._database.write() as connection:
+                return backoff.begin(connection, email, asked.address, asked.device, is_code=is_code)
+        except backoff.TooSoon as soon:
+            METRICS.count("auth_failures_total", kind="back-off")
+            raise SignInRefused(soon.wait_s) from None
+
+    def _begin(self, user: User, attempt: backoff.Attempt, asked: Asked, kind: str, life: timedelta | None) -> SignedIn:
+        """Open the session, unless the account is not the one any more that was proved."""
         device = ""
         if kind == PORTAL:
             device = asked.device if _DEVICE.fullmatch(asked.device) else secrets.token_urlsafe(32)
         with self._database.write() as connection:
-            backoff.succeeded(connection, attempt, email, device)
-        if passwords.is_outdated(user.password_hash):
+            now_is = people.user_of_id(connection, user.id)
+            if now_is != replace(user, signed_in_at=None if now_is is None else now_is.signed_in_at):
+                raise SignInRefused  # disabled, or another password, role or second factor, since it was looked at
+            backoff.succeeded(connection, attempt, user.email, device)
+            person, secret = self._opened(connection, user, kind, life, asked.agent)
+        if asked.password and passwords.is_outdated(user.password_hash):
             newer = passwords.hash_of(asked.password)
             with self._database.write() as connection:
                 people.rehash(connection, user, newer)
-        person, secret = self.open_session(user, kind, life, asked.agent)
         return SignedIn(person, secret, device)
+
+    def _needs_factor(self, of: User | Person) -> bool:
+        has = of.has_second_factor if isinstance(of, Person) else of.second_factor_at is not None
+        return self.codes is not None and not has and self.codes.is_required(of.roles)
 
     def open_session(self, user: User, kind: str, life: timedelta | None = None, agent: str = "") -> tuple[Person, str]:
         """Begin a session of somebody who has proved who she is; its secret is new, always."""
+        with self._database.write() as connection:
+            return self._opened(connection, user, kind, life, agent)
+
+    def _opened(
+        self, connection: Connection, user: User, kind: str, life: timedelta | None, agent: str
+    ) -> tuple[Person, str]:
         secret = secrets.token_urlsafe(32)
         chosen = life or timedelta(hours=self._settings.session_h)
-        with self._database.write() as connection:
-            person = sessions.open_session(connection, user, secret, kind=kind, life=chosen, agent=agent)
-        return person, secret
+        person = sessions.open_session(connection, user, secret, kind=kind, life=chosen, agent=agent)
+        return self._held(person), secret
+
+    def _held(self, person: Person) -> Person:
+        """Somebody who has to set up a second factor first is held to that."""
+        return replace(person, must_add_second_factor=True) if self._needs_factor(person) else person
 
     def identify(self, secret: str, kind: str = PORTAL, *, is_background: bool = False) -> Person | None:
         """Whose living session this is; using it keeps it from ending for want of use.
@@ -144,7 +182,7 @@ class People:
         if is_due and not is_background and person.session_id is not None:
             with self._database.write() as connection:
                 sessions.touch(connection, person.session_id)
-        return person
+        return self._held(person)
 
     def sign_out(self, person: Person) -> None:
         """End the session that somebody is known by."""
@@ -172,20 +210,38 @@ class People:
             If the old one is wrong: counted like any other wrong one.
         PasswordRefused
         """
+        attempt, user = self._proved(person, old)
+        passwords.check(new, user.email, user.name)
+        made = passwords.hash_of(new)
+        with self._database.write() as connection:
+            backoff.succeeded(connection, attempt, person.email, "")
+            people.set_password(connection, person.actor, user, made, keep_session=person.session_id)
+
+    def prove(self, person: Person, password: str, code: str) -> None:
+        """Somebody who is signed in shows once more that it is she: by her password and, where she has one, a code.
+
+        Raises
+        ------
+        SignInRefused
+        """
+        attempt, user = self._proved(person, password)
+        if user.second_factor_at is not None and not self._takes(user, code):
+            self._note_failure(attempt, user, PORTAL, "second-factor")
+            raise SignInRefused
+        with self._database.write() as connection:
+            backoff.succeeded(connection, attempt, person.email, "")
+
+    def _proved(self, person: Person, password: str) -> tuple[backoff.Attempt, User]:
         try:
             with self._database.write() as connection:
                 attempt = backoff.begin(connection, person.email, "", f"session {person.session_id}", is_known=True)
                 user = self._user(connection, person)
         except backoff.TooSoon as soon:
             raise SignInRefused(soon.wait_s) from None
-        if not passwords.is_right(user.password_hash, old):
+        if not passwords.is_right(user.password_hash, password):
             self._note_failure(attempt, user, PORTAL)
             raise SignInRefused
-        passwords.check(new, user.email, user.name)
-        made = passwords.hash_of(new)
-        with self._database.write() as connection:
-            backoff.succeeded(connection, attempt, person.email, "")
-            people.set_password(connection, person.actor, user, made, keep_session=person.session_id)
+        return attempt, user
 
     def password_token(self, actor: str, email: str) -> str:
         """A one-time token with which the password of an account can be set; shown this once.
@@ -269,13 +325,14 @@ class People:
             user = self._user(connection, person)
             people.set_profile(connection, person.actor, user, name=name, language=language)
 
-    def _note_failure(self, attempt: backoff.Attempt, user: User | None, kind: str) -> None:
+    def _note_failure(self, attempt: backoff.Attempt, user: User | None, kind: str, what: str = "password") -> None:
         """An audit entry and a line in the log, the same whether the account exists or not."""
-        METRICS.count("auth_failures_total", kind="password")
+        METRICS.count("auth_failures_total", kind=what)
         _log.warning("sign-in.refused", kind=kind)
         with self._database.write() as connection:
             who = user.public_id if user else ""
-            audit.append(connection, "nobody", "sign-in-refused", user=who, account=attempt.account, kind=kind)
+            more = {} if what == "password" else {"wrong": what}
+            audit.append(connection, "nobody", "sign-in-refused", user=who, account=attempt.account, kind=kind, **more)
 
     @staticmethod
     def _user(connection: Connection, person: Person) -> User:

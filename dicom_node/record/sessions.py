@@ -17,7 +17,9 @@ from dicom_node.record import audit, people
 from dicom_node.record.database import now
 from dicom_node.record.tables import sessions, sign_in_failures
 
-PORTAL, LUNA = "portal", "luna"
+PORTAL, LUNA, HALF = "portal", "luna", "half"
+HALF_LIFE = timedelta(minutes=5)
+"""So long a right password waits for its code."""
 SEEN_RESOLUTION = timedelta(minutes=1)
 """`seen_at` is written at most this often, so that reading does not become writing."""
 KEPT_AFTER_END = timedelta(days=30)
@@ -61,6 +63,29 @@ def open_session(
     connection: Connection, user: people.User, secret: str, *, kind: str, life: timedelta, agent: str
 ) -> Person:
     """Begin a session of an account; `secret` is what its holder will show."""
+    number = _add(connection, user, secret, kind, life, agent)
+    people.note_sign_in(connection, user)
+    audit.append(connection, user.actor, "sign-in", user=user.public_id, kind=kind)
+    return user.person(number, kind)
+
+
+def open_half(connection: Connection, user: people.User, secret: str) -> None:
+    """A password was right: what a browser shows with the code that is asked for next.  It opens nothing."""
+    _add(connection, user, secret, HALF, HALF_LIFE, "")
+
+
+def user_of_half(connection: Connection, secret: str) -> people.User | None:
+    """Whose password was right a moment ago; None when that was too long ago, or ended."""
+    found = find(connection, secret, kind=HALF)
+    return None if found is None else people.user_of_id(connection, found[0].user_id)
+
+
+def spend_half(connection: Connection, secret: str) -> None:
+    """Its code was right: it is worth nothing any more."""
+    connection.execute(update(sessions).where(sessions.c.token_sha256 == digest(secret)).values(revoked_at=now()))
+
+
+def _add(connection: Connection, user: people.User, secret: str, kind: str, life: timedelta, agent: str) -> int:
     moment = now()
     connection.execute(delete(sessions).where(sessions.c.expires_at < later(moment, -KEPT_AFTER_END)))
     made = connection.execute(
@@ -74,10 +99,8 @@ def open_session(
             agent=agent[:255],
         )
     )
-    people.note_sign_in(connection, user)
-    audit.append(connection, user.actor, "sign-in", user=user.public_id, kind=kind)
     assert made.inserted_primary_key is not None
-    return user.person(int(made.inserted_primary_key[0]), kind)
+    return int(made.inserted_primary_key[0])
 
 
 def find(
@@ -121,6 +144,7 @@ def living(connection: Connection, user_id: int, idle: timedelta) -> list[Sessio
     """The sessions of an account that are not over, the newest first."""
     moment = now()
     mine = (sessions.c.user_id == user_id) & sessions.c.revoked_at.is_(None) & (sessions.c.expires_at > moment)
+    mine &= sessions.c.kind != HALF
     found = connection.execute(select(sessions).where(mine).order_by(sessions.c.id.desc()))
     return [
         SessionRow(row.id, row.kind, row.created_at, row.seen_at, row.expires_at, row.agent)

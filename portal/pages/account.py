@@ -11,14 +11,16 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from dicom_node.desks.people import People, PeopleRefused, SignInRefused
+from dicom_node.desks.people import People, PeopleRefused, SecondFactorNeeded, SignedIn, SignInRefused
 from dicom_node.passwords import PasswordRefused
 from dicom_node.permissions import Person
 from portal import sessions
 from portal.gate import OPEN, permission
+from portal.pages import second_factor
 from portal.pages.forms import fields_of
 from portal.pages.language import LANGUAGES
 from portal.pages.render import LANGUAGE_COOKIE, page, translator
+from portal.pages.troubles import led_to
 from portal.services import PortalServices
 from portal.sessions import person_of
 
@@ -26,7 +28,12 @@ SELF = permission("account:self")
 _BACK = re.compile(r"^/(?![/\\])[A-Za-z0-9/_.-]{0,200}$")
 """Where somebody may be led after signing in: a path of ours, never another host (S25)."""
 _A_YEAR_S = 365 * 86_400
-_SAID = {"saved": "account.saved", "ended": "account.ended", "password": "account.password_changed"}
+_SAID = {
+    "saved": "account.saved",
+    "ended": "account.ended",
+    "password": "account.password_changed",
+    "factor-removed": "account.factor_removed",
+}
 
 
 def router(services: PortalServices, people: People) -> APIRouter:
@@ -45,6 +52,7 @@ class _Account:
         for path, handler, method, extra in (
             ("/sign-in", self.sign_in_page, "GET", door),
             ("/sign-in", self.sign_in, "POST", door),
+            ("/sign-in/code", self.second_step, "POST", door),
             ("/sign-out", self.sign_out, "POST", SELF),
             ("/new-password", self.token_page, "GET", door),
             ("/new-password", self.set_password, "POST", door),
@@ -80,6 +88,8 @@ class _Account:
             signed_in = await run_in_threadpool(
                 sessions.sign_in, request, self._people, told["email"], told["password"]
             )
+        except SecondFactorNeeded as needed:
+            return second_factor.code_page(request, needed.half, _way_back(told["next"]))
         except SignInRefused as refused:
             status = 429 if refused.wait_s else 401
             headers = {"Retry-After": str(math.ceil(refused.wait_s))} if refused.wait_s else {}
@@ -87,10 +97,22 @@ class _Account:
             return _sign_in_page(
                 request, told["next"], email=told["email"], error=error, status=status, headers=headers
             )
-        way = "/account/password" if signed_in.person.must_change_password else _way_back(told["next"]) or "/"
-        answer = RedirectResponse(way, status_code=303)
-        sessions.begin(request, answer, signed_in)
-        return answer
+        return _signed_in(request, signed_in, told["next"])
+
+    async def second_step(self, request: Request) -> Response:
+        """The code that is asked for after a right password; the password waits a few minutes for it."""
+        told = await fields_of(request, ("half", "code", "recovery", "next"))
+        way = _way_back(told["next"])
+        try:
+            code = told["recovery"] or told["code"]
+            signed_in = await run_in_threadpool(sessions.second_step, request, self._people, told["half"], code)
+        except SignInRefused as refused:
+            words = translator(request)
+            error = _refusal(request, refused) if refused.wait_s else words("account.code_wrong")
+            return second_factor.code_page(request, told["half"], way, error, refused.wait_s)
+        if signed_in is None:
+            return _sign_in_page(request, way, error=translator(request)("account.code_late"), status=401)
+        return _signed_in(request, signed_in, way)
 
     async def sign_out(self, request: Request) -> Response:
         """End the session."""
@@ -184,7 +206,7 @@ class _Account:
         roles = sorted(role.value for role in person.roles)
         return page(
             request, "account.html", status=status, said=said, error=error, sessions=told, roles=roles,
-            sites=await run_in_threadpool(self._sites_of, person),
+            sites=await run_in_threadpool(self._sites_of, person), has_codes=self._people.codes is not None,
         )  # fmt: skip
 
     def _sites_of(self, person: Person) -> list[str]:
@@ -204,6 +226,13 @@ def device_name(agent: str) -> str:
 
 def _way_back(path: str) -> str:
     return path if _BACK.fullmatch(path) and path != "/sign-in" else ""
+
+
+def _signed_in(request: Request, made: SignedIn, way: str) -> Response:
+    """Where somebody goes who has just signed in: where she wanted to, or to what she has to do first."""
+    answer = RedirectResponse(led_to(made.person) or _way_back(way) or "/", status_code=303)
+    sessions.begin(request, answer, made)
+    return answer
 
 
 def _refusal(request: Request, refused: SignInRefused) -> str:

@@ -10,10 +10,18 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
-from portal.pages.render import page, translator
+from dicom_node.permissions import Person
+from portal.pages.render import page, reader_of, translator
 
 SIGN_IN = "/sign-in"
 _TOLD = (400, 403, 404, 429, 500, 502)
+
+
+def led_to(person: Person | None) -> str:
+    """What somebody has to do before anything else; empty: nothing."""
+    if person is None or not (person.must_change_password or person.must_add_second_factor):
+        return ""
+    return "/account/password" if person.must_change_password else "/account/second-factor"
 
 
 def wants_a_page(request: Request) -> bool:
@@ -33,6 +41,9 @@ def trouble(request: Request, status: int) -> Response:
             return Response(status_code=401)
         back = request.url.path if request.method == "GET" and request.url.path != "/" else ""
         return RedirectResponse(f"{SIGN_IN}?next={quote(back)}" if back else SIGN_IN, status_code=303)
+    led = led_to(reader_of(request)) if status == 403 else ""
+    if led and not request.headers.get("hx-request"):
+        return RedirectResponse(led, status_code=303)
     told = status if status in _TOLD else (500 if status >= 500 else 400)
     words = translator(request)
     correlation = str(request.state.correlation) if status >= 500 else ""
