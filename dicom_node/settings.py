@@ -59,6 +59,9 @@ __all__ = [
 ]
 
 
+_SITE = r"^[a-z][a-z0-9-]{0,62}$"
+
+
 class SettingsRefused(Exception):
     """The configuration is refused; the text says which key, what was expected and what to do (exit code 5)."""
 
@@ -144,7 +147,7 @@ class Sender(Section):
     """An Orthanc that forwards from the archive: its count is evidence, and originals are not passed back to it."""
     quiet_s: float | None = Field(None, gt=0)
     cap_s: float | None = Field(None, gt=0)
-    site: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    site: str | None = Field(None, pattern=_SITE)
     """Key of the site whose studies it brings; None: the only site there is, or none."""
     certificate_name: str = ""
     """Common name or DNS name in its certificate: it may then come by TLS only.  Empty: its AE title, where the node
@@ -202,6 +205,10 @@ class OrthancSection(Section):
     """Images that a modality sent straight to the node are passed on to this Orthanc."""
     count_as_promised: bool = False
     """True when this archive is fed by somebody other than the sender and the node: its counts are then a promise."""
+    institutions: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(pattern=_SITE)]] = (
+        Field(default_factory=dict)
+    )
+    """Institution Name (0008,0080) -> key of the site: whose a study of the archive is that the node never received."""
 
 
 _MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"

@@ -11,12 +11,12 @@ from dicom_node.delivery import multipart
 from dicom_node.delivery.dicomweb import DicomWeb, match_text
 from dicom_node.delivery.web import trouble
 
-MAX_STUDIES = 25
+MOST = 100
 KEYS = {"patient": "PatientID", "accession": "AccessionNumber"}
 """By what a study is looked for: exactly, so that nobody leafs through an archive."""
 
 _JSON = "application/dicom+json"
-_STUDY_FIELDS = "00100010,00100020,00100030,00080020,00080050,00081030,00080061,00201206,00201208"
+_STUDY_FIELDS = "00100010,00100020,00100030,00080020,00080050,00080080,00081030,00080061,00201206,00201208"
 _NO_IMAGES = frozenset({"SR", "SEG", "PR", "KO", "DOC", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "FID", "AU", "ECG"})
 
 
@@ -34,6 +34,8 @@ class FoundStudy:
     modalities: str
     series: str
     instances: str
+    institution: str = ""
+    """Institution Name (0008,0080), as far as the archive keeps one for a study."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class SearchableArchive(DicomWeb):
     """A connection to an archive for somebody who looks for a study.  Use as a context manager."""
 
     def find(self, by: str, value: str) -> list[FoundStudy]:
-        """Studies with exactly this patient identifier or accession number, newest first.
+        """Studies with exactly this patient identifier or accession number, newest first, `MOST` at most.
 
         Parameters
         ----------
@@ -64,7 +66,7 @@ class SearchableArchive(DicomWeb):
         """
         if not value or set(value) & set("*?\\"):
             return []
-        asked = {KEYS[by]: value, "includefield": _STUDY_FIELDS, "limit": str(4 * MAX_STUDIES)}
+        asked = {KEYS[by]: value, "includefield": _STUDY_FIELDS, "limit": str(MOST)}
         found = [
             FoundStudy(
                 uid=match_text(match, "0020000D"),
@@ -77,12 +79,13 @@ class SearchableArchive(DicomWeb):
                 modalities=match_text(match, "00080061"),
                 series=match_text(match, "00201206"),
                 instances=match_text(match, "00201208"),
+                institution=match_text(match, "00080080"),
             )
             for match in self.matches("/studies", asked)
         ]
         # an archive that does not know the key, or folds its case, answers with others: keep what was asked for
         same = [one for one in found if (one.patient_id if by == "patient" else one.accession) == value]
-        return sorted(same, key=lambda one: one.date, reverse=True)[:MAX_STUDIES]
+        return sorted(same, key=lambda one: one.date, reverse=True)[:MOST]
 
     def series(self, study_uid: str) -> list[FoundSeries]:
         """The series of a study that may hold images.

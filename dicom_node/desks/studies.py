@@ -2,7 +2,8 @@
 
 The work is that of every request (`dicom_node.desks.predictions`): same queue, same records, same limits.  What
 somebody may see is what she asked for herself; a stranger's request is like none.  Every search in the archive and
-every study that was fetched is audited; nobody leafs through an archive, because a search needs a whole identifier.
+every study that was fetched is audited; nobody leafs through an archive, because a search needs a whole identifier, and
+what is no study of the person's sites (`record.access.pickable`) is for her as if the archive did not have it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from dicom_node.desks.drafts import ARCHIVE, Draft, Drafts, Part, Told
 from dicom_node.desks.predictions import Asked, Predictions, UnknownModel
 from dicom_node.desks.uploads import GivenFile
 from dicom_node.permissions import Person
-from dicom_node.record import Database, audit, digest, predictions
+from dicom_node.record import Database, access, audit, digest, predictions
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.settings import Settings, read_secret
 from dicom_node.stages.kinds import fitting_set
 
 SHOWN = 30
+MAX_FOUND = 25
 _MB = 1_000_000
 
 
@@ -85,14 +87,14 @@ class StudyDesk:
     # -- the archive
 
     def search(self, person: Person, by: str, value: str) -> list[FoundStudy]:
-        """Studies of the archive with exactly this identifier.
+        """Studies of her sites in the archive with exactly this identifier.
 
         Raises
         ------
         PeerTrouble
         """
         with self._archive() as archive:
-            found = archive.find(by, value)
+            found = self._of_her_sites(person, archive.find(by, value))
         with self._database.write() as connection:
             # the identifier itself stays out of the log: that somebody searched, by what, and what she was shown
             shown = [one.uid for one in found]
@@ -109,7 +111,7 @@ class StudyDesk:
             ``input-empty`` when the search does not find the study; ``too-large``; as `Drafts.make`.
         """
         with self._archive() as archive:
-            if study_uid not in {one.uid for one in archive.find(by, value)}:
+            if study_uid not in {one.uid for one in self._of_her_sites(person, archive.find(by, value))}:
                 raise Refused(RefusalCode.INPUT_EMPTY, "a study that the search finds", "another")
             with self._database.write() as connection:
                 audit.append(connection, person.actor, "archive.study-fetched", study_uid)
@@ -123,6 +125,13 @@ class StudyDesk:
                     files.append(Told("", self.spool.keep(part)))
                 left -= sum(map(len, objects))
         return self.drafts.make(person.prefix, files, ARCHIVE)
+
+    def _of_her_sites(self, person: Person, found: Sequence[FoundStudy]) -> list[FoundStudy]:
+        sites = {_plain(name): key for name, key in self._settings.orthanc.institutions.items()}
+        said = {one.uid: sites.get(_plain(one.institution)) for one in found}
+        with self._database.read() as connection:
+            seen = access.pickable(connection, person, said)
+        return [one for one in found if one.uid in seen][:MAX_FOUND]
 
     def _archive(self) -> SearchableArchive:
         orthanc = self._settings.orthanc
@@ -211,3 +220,8 @@ class StudyDesk:
     def destinations(self) -> list[str]:
         """Where results of DICOM images may be sent."""
         return self._desk.destinations()
+
+
+def _plain(institution: str) -> str:
+    """A name as people write it at two machines: case and blanks do not count."""
+    return " ".join(institution.casefold().split())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,8 +14,8 @@ from dicom_node.delivery.searching import SearchableArchive
 from dicom_node.demo.site import free_ports
 from dicom_node.orthanc import OrthancChild
 from dicom_node.permissions import Role
-from dicom_node.record.sites import add_site
-from dicom_node.record.tables import audit, studies
+from dicom_node.record.sites import add_site, close_site, site_of
+from dicom_node.record.tables import audit, sites, studies
 from tests.component.test_study_pages import FLAIR, finished, node_study, roles
 from tests.fixtures_packages import make_tiny_package
 from tests.support.api import ApiNode, dicom
@@ -122,10 +124,69 @@ def test_it_is_analysed_now_and_opened_in_the_viewer_by_who_asked(
     assert somebody.client.get(series).status_code == 401, "a session that ended opens nothing"
 
 
+@pytest.fixture
+def two_sites(node: ApiNode) -> None:
+    with node.database.write() as connection:
+        for key in ("base", "coast"):
+            if site_of(connection, key) is None:
+                add_site(connection, "test", key=key, title=key.title())
+
+
+def search(visitor: Visit, value: str) -> str:
+    return words(visitor.post("/study/search", by="patient", value=value).text)
+
+
+@pytest.mark.usefixtures("two_sites")
+def test_the_archive_shows_each_site_its_own_studies_and_no_others(
+    node: ApiNode, address: str, orthanc: OrthancChild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose a study is: the node's own record says it, else the institution of its images, else nobody knows."""
+    patient = {"PatientName": "POE^JIM", "PatientID": "ID-4713", "InstitutionName": "Hospital  de la COSTA"}
+    files = dicom(tmp_path, **FLAIR, **patient)
+    with orthanc.client() as client:
+        for path in files:
+            assert client.post("/instances", content=path.read_bytes()).status_code == httpx.codes.OK
+    study = node_study(files)
+    base, coast = doctor(node, address), doctor(node, address, sites=("coast",))
+    both = doctor(node, address, sites=("base", "coast"))
+
+    def seen() -> list[bool]:
+        found = ["POE JIM" in search(one, "ID-4713") for one in (base, coast, both)]
+        picked = [one.post("/study/pick", by="patient", value="ID-4713", study=study) for one in (base, coast, both)]
+        assert [answer.status_code == 303 for answer in picked] == found, "what is not found cannot be picked"
+        return found
+
+    assert seen() == [False, False, False], "nobody knows whose it is"
+    strangers = re.sub("ID-47..", "", search(base, "ID-4713")), re.sub("ID-47..", "", search(base, "ID-4799"))
+    assert strangers[0] == strangers[1], "as one that does not exist"
+    named = node.settings.orthanc.model_copy(update={"institutions": {"Hospital de la Costa": "coast"}})
+    monkeypatch.setitem(node.settings.__dict__, "orthanc", named)
+    assert seen() == [False, True, True], "the institution of its images stands for the coast"
+    moment = "2026-11-22T12:00:00.000000+00:00"
+    with node.database.write() as connection:
+        values = {"uid": study, "public_id": "e" * 16, "identity": {}, "site": "base",
+                  "first_seen_at": moment, "last_activity_at": moment}  # fmt: skip
+        connection.execute(studies.insert().values(**values))
+    assert seen() == [True, False, True], "the node's own record goes before what images say"
+    with node.database.write() as connection:
+        close_site(connection, "test", "coast")
+        connection.execute(studies.update().where(studies.c.uid == study).values(site=None))
+    monkeypatch.setitem(node.settings.__dict__, "orthanc", named.model_copy(update={"institutions": {}}))
+    try:
+        assert seen() == [False, False, False], "a site that closed leaves its studies to nobody"
+    finally:
+        with node.database.write() as connection:
+            connection.execute(sites.update().values(closed_at=None))
+            connection.execute(studies.delete().where(studies.c.uid == study))
+    last = [row for row in node.rows(audit) if row["action"] == "archive.searched"][-1]
+    assert last["detail"]["found"] == 0, "the log says what was shown, not what there was"
+
+
 def test_a_study_of_the_node_is_opened_by_its_site(node: ApiNode, address: str, held: dict[str, str]) -> None:
     moment = "2026-11-22T12:00:00.000000+00:00"
     with node.database.write() as connection:
-        add_site(connection, "test", key="coast", title="Coast")
+        if site_of(connection, "coast") is None:
+            add_site(connection, "test", key="coast", title="Coast")
         values = {"uid": held["ID-4712"], "public_id": "c" * 16, "identity": {}, "site": "coast",
                   "first_seen_at": moment, "last_activity_at": moment}  # fmt: skip
         connection.execute(studies.insert().values(**values))
