@@ -243,7 +243,7 @@ class _Viewer:
         if not is_allowed:
             # Another person's study looks like one that does not exist.
             raise HTTPException(404)
-        query = query_for(request.query_params.multi_items(), study)
+        query = query_for(request.query_params.multi_items(), study, is_over_studies=path == _STUDIES)
         is_filtered = path == _STUDIES and request.state.person is not None
         if is_filtered:
             query = [*((name, value) for name, value in query if name.lower() != "limit"), ("limit", MOST_STUDIES)]
@@ -262,7 +262,11 @@ class _Viewer:
         if answer.is_redirect or answer.status_code in (401, 403) or answer.status_code >= 500:
             await answer.aclose()
             raise PeerTrouble("the archive answered with an error")
-        await self._note(request, path)
+        try:
+            await self._note(request, path)
+        except BaseException:
+            await answer.aclose()  # nobody is shown what could not be written down
+            raise
         if is_filtered:
             return await self._seen_only(answer, request.state.person)
         kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
@@ -320,9 +324,9 @@ class _Viewer:
         now = time.monotonic()
         if now < self._noted.get(looked, 0.0):
             return
+        await run_in_threadpool(self._on_access, request, Access("dicomweb", "ImagingStudy", (), study))
         self._noted = {key: until for key, until in self._noted.items() if now < until}
         self._noted[looked] = now + NOTE_AGAIN_S
-        await run_in_threadpool(self._on_access, request, Access("dicomweb", "ImagingStudy", (), study))
 
 
 async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:

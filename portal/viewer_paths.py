@@ -45,9 +45,14 @@ def allowed_study(path: str, visitor: KeyIdentity | Person) -> tuple[bool, str]:
     return (named == mine, "") if named else (True, mine)
 
 
-def query_for(pairs: Iterable[tuple[str, str]], study: str) -> list[tuple[str, str]]:
-    """The query passed on: known-shaped names only; a narrowed search asks for its study and nothing else's."""
+def query_for(pairs: Iterable[tuple[str, str]], study: str, *, is_over_studies: bool = True) -> list[tuple[str, str]]:
+    """The query passed on: known-shaped names only; a narrowed search asks for its study and nothing else's.
+
+    Where the path itself names the study, that is the one who calls was held to: a query names no other.
+    """
     kept = [(name, value) for name, value in pairs if _QUERY_NAME.fullmatch(name) and len(value) <= 1024]
+    if not is_over_studies:
+        return [(name, value) for name, value in kept if name.lower() not in STUDY_NAMES]
     if not study:
         return kept
     paging = ("limit", "offset", "includefield", "fuzzymatching")

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node.metrics import Metrics
 from dicom_node.record.keys import SCOPES, KeyIdentity
+from fhir_bridge.server import Access
 from portal import PortalServices, TicketOffice, ViewerSettings, create_app
 from portal.tickets import ANY_STUDY, COOKIE, TicketRefused, Visitor
 from portal.viewer import static_file
@@ -22,6 +25,7 @@ from portal.viewer_paths import accept_for, allowed_study, query_for
 pytestmark = pytest.mark.unit
 
 MINE, OTHER = "1.2.3", "1.2.4"
+SECRET = '[{"00100010": "DOE^JANE"}]'
 
 
 @pytest.fixture
@@ -48,11 +52,41 @@ def build(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(office: TicketOffice, build: Path) -> TestClient:
+def looks() -> list[Access]:
+    """What was written down of those who looked."""
+    return []
+
+
+@pytest.fixture
+def trouble() -> list[Exception]:
+    """What writing down fails with, once for each."""
+    return []
+
+
+@pytest.fixture
+def client(office: TicketOffice, build: Path, looks: list[Access], trouble: list[Exception]) -> TestClient:
+    def on_access(_request: Request, access: Access) -> None:
+        if trouble:
+            raise trouble.pop()
+        looks.append(access)
+
     viewer = ViewerSettings(build, "http://127.0.0.1:9/dicom-web", office)
     key = KeyIdentity("all", "1", frozenset(SCOPES))
-    services = PortalServices({"all": key}.get, {}, metrics=Metrics(), viewer=viewer)
+    services = PortalServices({"all": key}.get, {}, metrics=Metrics(), viewer=viewer, on_access=on_access)
     return TestClient(create_app(services), base_url="http://127.0.0.1", follow_redirects=False)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What an archive that always answers was asked."""
+    found: list[str] = []
+
+    async def send(_client: httpx.AsyncClient, request: httpx.Request, **_: Any) -> httpx.Response:
+        found.append(request.url.raw_path.decode())
+        return httpx.Response(200, stream=httpx.ByteStream(SECRET.encode()), request=request)
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", send)
+    return found
 
 
 def _visit(client: TestClient, office: TicketOffice, study: str) -> Any:
@@ -239,6 +273,28 @@ def test_a_visitors_search_is_narrowed_to_the_one_study() -> None:
     assert query_for([("StudyInstanceUID", OTHER)], MINE) == [("StudyInstanceUID", "0.0")]
     assert query_for([("0020000D", OTHER)], MINE) == [("StudyInstanceUID", "0.0")]
     assert query_for([("a b", "x"), ("ok", "1")], "") == [("ok", "1")]
+
+
+def test_no_query_names_another_study_than_the_path(client: TestClient, asked: list[str]) -> None:
+    client.headers["X-API-Key"] = "all"
+    path = f"/dicom-web/studies/{MINE}/series"
+    client.get(f"{path}?StudyInstanceUID={OTHER}&0020000d={OTHER}&Modality=MR")
+    assert asked == [f"{path}?Modality=MR"]
+    client.get(f"/dicom-web/studies?StudyInstanceUID={OTHER}")
+    assert asked[1:] == [f"/dicom-web/studies?StudyInstanceUID={OTHER}"]
+
+
+def test_what_cannot_be_written_down_is_not_shown(
+    client: TestClient, asked: list[str], looks: list[Access], trouble: list[Exception]
+) -> None:
+    client.headers["X-API-Key"] = "all"
+    path = f"/dicom-web/studies/{MINE}/metadata"
+    trouble += [OSError("disk"), OSError("disk")]
+    for _ in range(2):  # a look that was not written down is not taken for one that was
+        answer = client.get(path)
+        assert answer.status_code == 500 and SECRET not in answer.text
+    assert [client.get(path).text for _ in range(2)] == [SECRET, SECRET]
+    assert [one.study_uid for one in looks] == [MINE] and len(asked) == 4
 
 
 def test_bulk_data_is_asked_for_as_octets() -> None:
