@@ -115,6 +115,7 @@ class RefusalCode(StrEnum):
     PATIENT_CONTRADICTED = "patient-contradicted"
     PUBLICATION_BARRED = "publication-barred"
     PEER_REJECTED = "peer-rejected"
+    REMOVED = "removed"
 
 
 _C = RefusalCode
@@ -320,6 +321,10 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.PEER_REJECTED: (
         "The receiving system rejected the result for good.",
         "See what it found; correct its configuration or ours; then release it with `ai-node held`.",
+    ),
+    _C.REMOVED: (
+        "This was deleted by the rules of retention of this node.",
+        "The archive may have its own copy. To have it read again here, send the whole series again.",
     ),
 }
 

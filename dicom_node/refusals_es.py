@@ -255,6 +255,10 @@ SPANISH: Mapping[RefusalCode, tuple[str, str]] = {
         "El sistema receptor rechazó el resultado definitivamente.",
         "Vea qué encontró; corrija su configuración o la nuestra; luego libérelo con `ai-node held`.",
     ),
+    _C.REMOVED: (
+        "Esto se eliminó según las reglas de conservación de este nodo.",
+        "El archivo puede tener su propia copia. Para que se lea de nuevo aquí, envíe otra vez la serie entera.",
+    ),
 }
 
 

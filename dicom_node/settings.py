@@ -36,6 +36,7 @@ from dicom_node.destination_settings import (
     Webhook,
 )
 from dicom_node.luna_settings import BridgeSection, LunaSection
+from dicom_node.retention_settings import RetentionSection
 from dicom_node.tls import Identity
 from dicom_node.words import HOOK
 from dicom_node.zones import is_zone, offset, offset_of_study
@@ -359,6 +360,7 @@ class Settings(BaseSettings):
     api: ApiSection = ApiSection()
     photos: PhotosSection = PhotosSection()
     people: PeopleSection = PeopleSection()
+    retention: RetentionSection = RetentionSection()
     luna: LunaSection = LunaSection()
     bridge: BridgeSection = BridgeSection()
     destinations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")], Destination] = Field(

@@ -207,6 +207,8 @@ class Instance:
     """Content digest (design section 4): by content, not by bytes."""
     header: Mapping[str, Any]
     """The attributes of `dicom_node.volume.header` by keyword, JSON values."""
+    removed_at: str | None = None
+    """Since when its file is deleted; None: it is kept."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ STATUS: Mapping[RefusalCode, int] = {
     RefusalCode.MODEL_UNTRUSTED: 503,
     RefusalCode.MODEL_HASH_MISMATCH: 503,
     RefusalCode.DELIVERY_CONFLICT: 409,
+    RefusalCode.REMOVED: 410,
 }
 """HTTP status by refusal code (hardening section 3); every other code is 422."""
 
@@ -46,6 +47,7 @@ PLAIN: Mapping[int, tuple[str, str]] = {
     404: ("not-found", "There is nothing here."),
     405: ("method-not-allowed", "This cannot be done here."),
     406: ("not-acceptable", "The answer is not available in the form asked for."),
+    410: ("removed", WORDS[RefusalCode.REMOVED][0]),
     413: ("too-large", "The request is larger than the limit."),
     415: ("media-type", "This type of content is not read here."),
     421: ("misdirected", "The node is not known by this name."),

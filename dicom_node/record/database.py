@@ -133,6 +133,15 @@ class Database:
         with self.read() as connection:
             return str(connection.execute(select(site.c.value).where(site.c.key == key)).scalar_one())
 
+    def forget(self) -> None:
+        """Bring what was overwritten out of SQLite's log: deleted words are in no file of the database any more.
+
+        Where somebody reads just now, the next one who asks does it.
+        """
+        if self.is_sqlite:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()

@@ -79,10 +79,11 @@ instances = Table(
     Column("own_result", Boolean, nullable=False, default=False),
     Column("pass_state", String(8), index=True),
     Column("pass_attempts", Integer, nullable=False, default=0),
+    Column("removed_at", String(32)),
 )
 """One row per SOP Instance UID.  `content_sha256` is empty until the indexer has read the file.  `pass_state`: whether
 the original goes on to the archive: empty (it came from there), pending, passed, failed (the archive refused it), or
-private (it stays in the node)."""
+private (it stays in the node).  `removed_at`: since when its file is deleted (`removals`)."""
 
 copies = Table(
     "copies",
@@ -117,13 +118,14 @@ studies = Table(
     Column("reader", String(64)),
     Column("reader_deaths", Integer, nullable=False, default=0, server_default="0"),
     Column("site", String(64), index=True),
+    Column("identity_removed_at", String(32)),
 )
 """`identity`: patient and study attributes by keyword, from the first instance.  `public_id` is opaque, for logs and
 pages.  `quiet_at`: when the quiet period was declared over, emptied by new arrivals; `quiet_number` counts these
 declarations, `quiet_put_at` says that the last one was put to the road.  `submitter`, `turn`: who brought its first
 closed series, and its place among what others brought (`record.turns`).  `reader`: the worker that reads and decides on
 it at this moment; `reader_deaths`: how many died of it in a row.  `site`: key of the site whose study it is,
-empty where none could be told."""
+empty where none could be told.  `identity_removed_at`: since when nothing here says whose study it is."""
 
 series = Table(
     "series",
@@ -242,8 +244,10 @@ artefacts = Table(
     Column("sop_instance_uid", String(64), index=True),
     Column("series_uid", String(64)),
     Column("created_at", String(32), nullable=False),
+    Column("removed_at", String(32)),
     UniqueConstraint("run_id", "kind"),
 )
+"""What a run left, by kind.  `removed_at`: since when its file is deleted (`removals`)."""
 
 deliveries = Table(
     "deliveries",
@@ -341,10 +345,13 @@ reports = Table(
     Column("study_uid", String(64), nullable=False, index=True),
     Column("resource", Json, nullable=False),
     Column("is_current", Boolean, nullable=False, default=True, server_default=true()),
+    Column("removed_at", String(32)),
     UniqueConstraint("resource_type", "resource_id", "version"),
     Index("ix_reports_shown", "resource_type", "is_current", "updated_at", "resource_id"),
 )
-"""What the node's own read-only FHIR endpoint shows: every version of every resource of a published report."""
+"""What the node's own read-only FHIR endpoint shows: every version of every resource of a published report.
+
+`removed_at`: since when the resource is deleted; of its body nothing is left but type and id."""
 
 report_tokens = Table(
     "report_tokens",
@@ -632,6 +639,49 @@ outcomes = Table(
 )
 """What histology said: rows are only added, the latest counts.  `user_id` is empty where a key without an account
 wrote it."""
+
+removals = Table(
+    "removals",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("study_uid", String(64), nullable=False, index=True),
+    Column("parts", Json, nullable=False),
+    Column("rule", String(64), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("begun_at", String(32), nullable=False),
+    Column("done_at", String(32)),
+    Column("paths", Json),
+    Column("files", Integer, nullable=False, default=0),
+    Column("size_bytes", Integer, nullable=False, default=0),
+)
+"""What was deleted of a study.  `parts`: images, results, identity.  `rule`: the setting that said so, or erase.
+`state`: begun (decided, and every page says so; files may be left) or done.  `paths`: the files, relative to the data
+folder, until they are gone."""
+
+legal_holds = Table(
+    "legal_holds",
+    metadata,
+    Column("study_uid", String(64), primary_key=True),
+    Column("since", String(32), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""Studies of which nothing is deleted until an administrator says otherwise."""
+
+retention_rounds = Table(
+    "retention_rounds",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", String(32), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("studies", Integer, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+)
+"""When the node last looked what is due, and what went: `outcome` is done, more (the rest is for the next round) or
+busy (the road comes first).  Of rounds that deleted nothing the last of each outcome is kept."""
 
 Index("ix_events_study_id", events.c.study_uid, events.c.id)
 
