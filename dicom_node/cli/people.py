@@ -15,7 +15,7 @@ from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, stop
 from dicom_node.cli.operate import actor, print_rows, record
 from dicom_node.desks.people import People
 from dicom_node.passwords import PasswordRefused
-from dicom_node.record import Database, people, sites
+from dicom_node.record import Database, people, second_factors, sites
 from dicom_node.record.people import User
 from dicom_node.record.sites import PeopleRefused
 from dicom_node.settings import LOOPBACK, Settings, SettingsRefused, read_secret
@@ -81,6 +81,7 @@ def users_list(as_json: bool = JSON_OPTION) -> None:
             "roles": ", ".join(sorted(user.roles)),
             "sites": ", ".join(user.sites),
             "state": user.state,
+            "second factor": "yes" if user.second_factor_at else "",
             "last used (UTC)": (user.signed_in_at or "")[:16],
         }
         for user in found
@@ -130,6 +131,18 @@ def users_reset_password(email: str = EMAIL, as_json: bool = JSON_OPTION) -> Non
         emit({"email": email, "link": link})
     else:
         _say_link(chosen, link)
+
+
+@users_app.command("reset-second-factor")
+def users_reset_second_factor(email: str = EMAIL) -> None:
+    """Ask an account for no code any more, whose device and recovery codes are lost; its sessions end.
+
+    Be sure who asks: then the password alone opens the account, and whoever has it can set up a device of her own.
+
+    Example: ai-node users reset-second-factor ana@hospital.example
+    """
+    with desk() as (_, database, _), database.write() as connection:
+        second_factors.reset(connection, actor(), people.account(connection, email))
 
 
 @sites_app.command("create")
@@ -206,6 +219,7 @@ def _told(user: User) -> dict[str, Any]:
         "sites": list(user.sites),
         "language": user.language,
         "state": user.state,
+        "second_factor_at": user.second_factor_at,
         "created_at": user.created_at,
         "signed_in_at": user.signed_in_at,
     }

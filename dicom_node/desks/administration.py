@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from dicom_node.desks.people import People
-from dicom_node.record import Database, audit, audit_search, keys, people, sites
+from dicom_node.record import Database, audit, audit_search, keys, people, second_factors, sites
 from dicom_node.record.audit_search import Wanted
 from dicom_node.record.keys import KeyRow
 from dicom_node.record.people import User
@@ -87,6 +87,17 @@ class Administration:
             If the account is disabled.
         """
         return self._people.password_token(actor, user.email)
+
+    def reset_second_factor(self, actor: str, user: User) -> None:
+        """Take somebody's second factor away, whose device is lost; her sessions end.
+
+        Raises
+        ------
+        PeopleRefused
+            If there is none, or it is her own.
+        """
+        with self._database.write() as connection:
+            second_factors.reset(connection, actor, self._again(connection, user))
 
     def set_roles(self, actor: str, user: User, roles: Iterable[str], sites: Iterable[str]) -> None:
         """Give an account other roles and sites; whoever is signed in with it has to do so again.

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from dicom_node.record import audit, people
 from dicom_node.record.database import now
 from dicom_node.record.people import User
+from dicom_node.record.sites import PeopleRefused
 from dicom_node.record.tables import second_factors, users
 
 
@@ -73,6 +74,22 @@ def spend_recovery(connection: Connection, user: User, digest: str) -> bool:
     connection.execute(update(second_factors).where(mine).values(recovery=left))
     audit.append(connection, user.actor, "recovery-code-used", user=user.public_id, left=len(left))
     return True
+
+
+def reset(connection: Connection, actor: str, user: User) -> None:
+    """Take somebody's second factor away, whose device is lost; her sessions end.
+
+    Raises
+    ------
+    PeopleRefused
+        If there is none, or it is that of the account that asks: a session that somebody left open shall not do without
+        the device.
+    """
+    if user.actor == actor:
+        raise PeopleRefused("second-factor-own", "one's own second factor is changed on the account page")
+    if user.second_factor_at is None:
+        raise PeopleRefused("second-factor-none", "this account has no second factor")
+    remove(connection, actor, user)
 
 
 def remove(connection: Connection, actor: str, user: User, *, keep_session: int | None = None) -> None:

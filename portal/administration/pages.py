@@ -49,6 +49,7 @@ def router(desk: Administration) -> APIRouter:
         ("/users/{public_id}/roles", pages.set_roles, "POST", user),
         ("/users/{public_id}/state", pages.set_state, "POST", user),
         ("/users/{public_id}/password", pages.password_link, "POST", user),
+        ("/users/{public_id}/second-factor", pages.reset_second_factor, "POST", user),
         ("/roles", pages.roles, "GET", user),
         ("/sites", pages.sites, "GET", site),
         ("/sites", pages.add_site, "POST", site),
@@ -125,6 +126,11 @@ class _Pages:
         except PeopleRefused as refused:
             return self._user(request, user, status=422, wrong=refused.reason)
         return self._user(request, user, link=_link(request, token))
+
+    def reset_second_factor(self, request: Request, public_id: _Id) -> Response:
+        """Take a second factor away whose device is lost."""
+        user = self._found(public_id)
+        return self._done(request, user, lambda: self._desk.reset_second_factor(_actor(request), user))
 
     def _done(self, request: Request, user: User, act: Callable[[], None]) -> Response:
         try:

@@ -26,6 +26,7 @@ class SignIn(_Body):
     email: str = Field("", max_length=254)
     username: str = Field("", max_length=254, description="Another name of `email`.")
     password: str = Field(min_length=1, max_length=MAX_PASSWORD)
+    code: str = Field("", max_length=24, description="Of the second factor, for an account that has one.")
 
     @model_validator(mode="after")
     def _has_one_name(self) -> Self:

@@ -30,14 +30,14 @@ class LunaDesk:
         self._tokens = tokens
         self._database = database
 
-    def sign_in(self, account: str, password: str, address: str, agent: str) -> SignedIn:
+    def sign_in(self, account: str, password: str, code: str, address: str, agent: str) -> SignedIn:
         """Begin a session that a token stands for.
 
         Raises
         ------
-        SignInRefused
+        SignInRefused, SecondFactorNeeded
         """
-        asked = Asked(account, password, address, agent)
+        asked = Asked(account, password, address, agent, code=code)
         begun = self.people.sign_in(asked, LUNA, self._tokens.lifetime)
         issued = self._tokens.issue(begun.person.public_id, begun.secret)
         return SignedIn(begun.person, issued.token, issued.expires_at)

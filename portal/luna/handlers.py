@@ -41,7 +41,7 @@ class LunaApi(Callers):
         """A token for whoever knows the password."""
         said = await self._body(request, SignIn)
         agent = request.headers.get("user-agent", "")
-        begun = await self._run(self._desk.sign_in, said.account, said.password, address_of(request), agent)
+        begun = await self._run(self._desk.sign_in, said.account, said.password, said.code, address_of(request), agent)
         told = {"user": answers.account(begun.person), "token": begun.token}
         return JSONResponse({**told, "expiresAt": begun.expires_at.isoformat()})
 

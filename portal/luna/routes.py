@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse
 
-from dicom_node.desks.people import PeopleRefused, SignInRefused
+from dicom_node.desks.people import PeopleRefused, SecondFactorNeeded, SignInRefused
 from dicom_node.passwords import PasswordRefused
 from dicom_node.refusals import RefusalCode, Refused
 from portal.api.answers import refusal_problem
@@ -33,6 +33,31 @@ _SIGN_IN = {
 }
 
 
+_SECOND_FACTOR = {
+    "en": {
+        True: ("This account has a second factor.", "Send the code of its device as `code`, or a recovery code."),
+        False: ("This account needs a second factor.", "Set one up on the portal's account page; then sign in here."),
+    },
+    "es": {
+        True: (
+            "Esta cuenta tiene un segundo factor.",
+            "Envíe el código de su dispositivo como `code`, o un código de recuperación.",
+        ),
+        False: (
+            "Esta cuenta necesita un segundo factor.",
+            "Configúrelo en la página de la cuenta del portal; después inicie sesión aquí.",
+        ),
+    },
+}
+
+
+def _unauthenticated(request: Request, title: str, advice: str, **more: Any) -> Response:
+    status, body = refusal_problem({"code": RefusalCode.UNAUTHENTICATED.value}, request.state.correlation)
+    body |= {"title": title, "message": title, "detail": advice, **more}
+    headers = {"WWW-Authenticate": 'Bearer realm="dicom-ai-node"'}
+    return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
 def _for_people(api: LunaApi, handler: Handler) -> Handler:
     """What accounts and passwords say no with, as everything below ``/api`` says it."""
 
@@ -44,11 +69,10 @@ def _for_people(api: LunaApi, handler: Handler) -> Handler:
         except SignInRefused as no:
             if no.wait_s:
                 raise Slower(no.wait_s) from None
-            title, advice = _SIGN_IN[api.language(request)]
-            status, body = refusal_problem({"code": RefusalCode.UNAUTHENTICATED.value}, request.state.correlation)
-            body |= {"title": title, "message": title, "detail": advice}
-            headers = {"WWW-Authenticate": 'Bearer realm="dicom-ai-node"'}
-            return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+            return _unauthenticated(request, *_SIGN_IN[api.language(request)])
+        except SecondFactorNeeded as needed:
+            words = _SECOND_FACTOR[api.language(request)][needed.is_set_up]
+            return _unauthenticated(request, *words, secondFactor="code" if needed.is_set_up else "set-up")
         except (PeopleRefused, PasswordRefused) as no:
             raise Refused(RefusalCode.VALIDATION, str(no), "something else") from None
 
