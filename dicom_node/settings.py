@@ -55,6 +55,7 @@ __all__ = [
     "SftpDestination",
     "StowDestination",
     "Webhook",
+    "check_private",
     "load_settings",
     "read_secret",
 ]
@@ -491,6 +492,18 @@ def load_settings(path: Path | None = None) -> Settings:
         raise SettingsRefused("configuration refused:\n  " + "\n  ".join(lines)) from None
 
 
+def check_private(path: Path) -> None:
+    """Refuse a secret file that others may read.
+
+    Raises
+    ------
+    SettingsRefused
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise SettingsRefused(f"secret file {path}: mode {mode:04o} lets others read it; expected 0600 or 0400.")
+
+
 def read_secret(path: Path) -> str:
     """Read a secret from a file that only its owner may read (0400 or 0600).
 
@@ -500,9 +513,7 @@ def read_secret(path: Path) -> str:
         If the file is absent, empty, or readable by group or others.
     """
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise SettingsRefused(f"secret file {path}: mode {mode:04o} lets others read it; expected 0600 or 0400.")
+        check_private(path)
         secret = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsRefused(f"secret file {path}: {error.strerror}.") from None

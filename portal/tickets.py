@@ -3,7 +3,8 @@
 A ticket is made on this machine (by `ai-node`, which shares a folder with the web process), is good once and for a few
 minutes, and names the one study it opens.  Whoever redeems it gets a signed cookie for that study and no other.
 
-Both are ``payload.signature`` with HMAC-SHA256 under a key of this installation (file 0600).  That a ticket is good
+Both are ``payload.signature`` with HMAC-SHA256 under a key of this installation (file 0600, sealed where stored files
+are).  That a ticket is good
 once is kept on disk, by exclusive creation of a file named by its digest, so that a restart does not forget it.
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dicom_node.record.keys import KeyIdentity
+from dicom_node.sealing.box import own_key
 
 COOKIE = "ainode_visit"
 ANY_STUDY = "*"
@@ -73,7 +75,7 @@ class TicketOffice:
         self._clock = clock
         self._spent = folder / "spent"
         self._spent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._key = _key(folder / "ticket.key")
+        self._key = own_key(folder / "ticket.key")
 
     def issue(self, study: str) -> str:
         """A ticket for one Study Instance UID, or for `ANY_STUDY`.
@@ -137,21 +139,3 @@ class TicketOffice:
         for path in self._spent.iterdir():
             if int(path.name.partition("-")[0]) < self._clock():
                 path.unlink(missing_ok=True)
-
-
-def _key(path: Path) -> bytes:
-    """The installation's ticket key; whoever comes first makes it, whole or not at all."""
-    if not path.exists():
-        part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            pass  # another process was first; its key is the key
-        finally:
-            part.unlink()
-    return path.read_bytes()

@@ -22,6 +22,8 @@ from dicom_node.sealing.master_keys import HEAD_BYTES, Keys, SealBroken, id_of, 
 
 FOLDERS = ("vault", "artefacts", "cache", "spool", "photos", "predictions", "analyses")
 """Of the data folder: where patients' data lie in files.  The database is not among them."""
+KEY_FILES = ("luna-keys.json", "tickets/ticket.key", "second-factor.key")
+"""Of the data folder: what signs tokens and viewer links, and what opens second factors."""
 PLAIN = ""
 """Stands for no key."""
 _MARKER = "at-rest-keys"
@@ -37,6 +39,7 @@ def stored(folder: Path) -> Iterator[Path]:
         for path in (folder / name).rglob("*"):
             if path.is_file() and not path.is_symlink() and path.name != ".lock" and not path.name.endswith(".part"):
                 yield path
+    yield from (path for path in (folder / name for name in KEY_FILES) if path.is_file())
 
 
 def census(folder: Path) -> Counter[str]:
@@ -121,6 +124,9 @@ def _bring(path: Path, beside: Path, keys: Keys, wanted: str) -> str:
             os.utime(target.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))  # caches go by their age
             os.fsync(target.fileno())
         _exchange(part, path)
+        if part.stat().st_ino != status.st_ino:  # another took its place meanwhile, as a rotated key does: it stays
+            _exchange(part, path)
+            return _bring(path, beside, keys, wanted)
         files.sync_folder(path.parent)
     except FileNotFoundError:
         return "gone"

@@ -1,8 +1,8 @@
 """The keys that sign the tokens of the LUNA API (S5, S8): the newest signs, the older ones only verify.
 
-One file of mode 0600 in the data folder, made at the first start.  `rotate` adds a key and throws away those whose last
-token has ended; every process that reads the file sees the change with its next token, so nobody is signed out and
-nothing is restarted.
+One file of mode 0600 in the data folder, made at the first start, sealed where stored files are.  `rotate` adds a key
+and throws away those whose last token has ended; every process that reads the file sees the change with its next token,
+so nobody is signed out and nothing is restarted.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import base64
 import hashlib
 import itertools
 import json
-import os
-import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +20,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from dicom_node.files import write_durably
-from dicom_node.settings import SettingsRefused, read_secret
+from dicom_node import files
+from dicom_node.sealing import at_rest
+from dicom_node.settings import SettingsRefused, check_private
 
 NAME = "luna-keys.json"
 """Of the file, in the data folder."""
@@ -62,8 +61,7 @@ class KeyFile:
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] = (0, 0)
         self._keys: tuple[SigningKey, ...] = ()
-        if not path.exists():
-            self._make()
+        files.make_once(path, lambda: _written([_new(self._clock())]))
         self.known()
 
     def known(self) -> tuple[SigningKey, ...]:
@@ -95,19 +93,8 @@ class KeyFile:
         new = _new(self._clock())
         known = [*self.known(), new]
         living = [key for key, successor in itertools.pairwise(known) if new.made_at - successor.made_at < lifetime]
-        write_durably(self._path, _written([*living, new]))
+        files.write_sealed(self._path, _written([*living, new]))
         return new
-
-    def _make(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside = self._path.with_name(f".{secrets.token_hex(8)}.new")
-        write_durably(beside, _written([_new(self._clock())]))
-        try:
-            os.link(beside, self._path)  # two processes that start at once: one of them makes it, both read it
-        except FileExistsError:
-            pass
-        finally:
-            beside.unlink()
 
 
 def _new(made_at: datetime) -> SigningKey:
@@ -130,7 +117,8 @@ def _written(keys: list[SigningKey]) -> bytes:
 
 def _parsed(path: Path) -> tuple[SigningKey, ...]:
     try:
-        told: list[dict[str, Any]] = json.loads(read_secret(path))["keys"]
+        check_private(path)
+        told: list[dict[str, Any]] = json.loads(at_rest.read(path))["keys"]
         found = tuple(
             SigningKey(
                 str(one["kid"]),

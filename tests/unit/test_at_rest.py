@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
+import stat
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +18,19 @@ from hypothesis import strategies as st
 
 from ai_engine.geometry import Affine
 from dicom_node import files
+from dicom_node.desks.codes import KEY_FILE
 from dicom_node.door import Disk, Vault
 from dicom_node.sealing import at_rest, reseal
 from dicom_node.sealing.at_rest import CHUNK_BYTES
+from dicom_node.sealing.box import Box
 from dicom_node.sealing.master_keys import HEAD_BYTES, MAGIC, TAG_BYTES, AtRestRefused, Keys, SealBroken
-from dicom_node.settings import Settings
+from dicom_node.settings import Settings, SettingsRefused
 from dicom_node.spool import Spool
 from dicom_node.volume import load_volume, save_volume
 from dicom_node.words import Volume
+from portal import TicketOffice
+from portal.luna.keys import NAME as LUNA_KEYS
+from portal.luna.keys import KeyFile
 from tests.support.sealing import add_key, sealing
 
 pytestmark = pytest.mark.unit
@@ -312,14 +320,82 @@ def test_what_a_killed_run_left_goes_and_what_cannot_be_opened_is_said(tmp_path:
     assert not list((data / "reseal").iterdir())
 
 
+# keys that lie in the data folder
+
+
+def test_keys_of_the_data_folder_are_sealed_brought_and_rotated(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "tickets").mkdir(parents=True)
+
+    def made() -> tuple[str, str, str]:
+        """A viewer ticket, a kid and a kept secret, by the keys as they are."""
+        office, keys, box = TicketOffice(data / "tickets"), KeyFile(data / LUNA_KEYS), Box(data / KEY_FILE)
+        return office.issue("1.2.3"), keys.signing().kid, box.seal("secret", "eva")
+
+    def still_good(ticket: str, kid: str, kept: str) -> bool:
+        TicketOffice(data / "tickets").redeem(ticket, "1.2.3")
+        return KeyFile(data / LUNA_KEYS).signing().kid == kid and Box(data / KEY_FILE).open(kept, "eva") == "secret"
+
+    before = made()
+    plain = {name: (data / name).read_bytes() for name in reseal.KEY_FILES}
+    private = json.loads(plain[LUNA_KEYS])["keys"][0]["private"].encode()
+    with sealing(tmp_path / "keys") as keys:
+        assert still_good(*before), "what lay there before the option was switched on is read as it is"
+        assert reseal.apply(data, keys)["changed"] == 3
+        on_disk = b"".join(p.read_bytes() for p in data.rglob("*") if p.is_file())
+        assert not [one for one in (private, plain["tickets/ticket.key"], plain[KEY_FILE]) if one in on_disk]
+        between = made()
+        add_key(tmp_path / "keys")
+        assert reseal.apply(data, keys)["changed"] == 3 and still_good(*between)
+        KeyFile(data / LUNA_KEYS).rotate(timedelta(hours=8))
+        assert set(reseal.census(data)) == {keys.ids[0]}, "a new key is sealed like the old ones"
+        assert all(stat.S_IMODE((data / name).stat().st_mode) == 0o600 for name in reseal.KEY_FILES)
+        last = made()
+    with sealing(tmp_path / "keys", seals=False) as keys:
+        assert reseal.apply(data, keys)["changed"] == 3
+    assert still_good(*last) and (data / KEY_FILE).read_bytes() == plain[KEY_FILE]
+
+
+def test_new_keys_of_the_data_folder_are_sealed_from_the_first(tmp_path: Path) -> None:
+    with sealing(tmp_path / "keys") as keys:
+        TicketOffice(tmp_path / "data" / "tickets")
+        KeyFile(tmp_path / "data" / LUNA_KEYS)
+        Box(tmp_path / "data" / KEY_FILE).seal("secret", "eva")
+        assert reseal.census(tmp_path / "data") == {keys.ids[0]: 3}
+    # without the master key none of them is taken for another key
+    with pytest.raises(SealBroken):
+        TicketOffice(tmp_path / "data" / "tickets")
+    with pytest.raises(SettingsRefused):
+        KeyFile(tmp_path / "data" / LUNA_KEYS)
+    with pytest.raises(SealBroken):
+        Box(tmp_path / "data" / KEY_FILE).seal("secret", "eva")
+
+
+def test_a_key_that_is_rotated_while_files_are_brought_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys_of_luna = KeyFile(tmp_path / "data" / LUNA_KEYS)
+    real, rotated = reseal._exchange, []
+
+    def late(one: Path, other: Path) -> None:
+        if not rotated:
+            rotated.append(keys_of_luna.rotate(timedelta(hours=8)).kid)
+        real(one, other)
+
+    monkeypatch.setattr(reseal, "_exchange", late)
+    with sealing(tmp_path / "keys") as keys:
+        reseal.apply(tmp_path / "data", keys)
+        assert KeyFile(tmp_path / "data" / LUNA_KEYS).signing().kid == rotated[0]
+        assert set(reseal.census(tmp_path / "data")) == {keys.ids[0]}
+
+
 # nobody goes past it
 
 PAST_IT = {
     # keys, settings, packages, and what lies outside the data folder
     "dicom_node/authority.py", "dicom_node/tls.py", "dicom_node/sealing/at_rest.py",
     "dicom_node/sealing/reseal.py", "dicom_node/files.py", "dicom_node/orthanc.py",
-    "portal/luna/keys.py", "portal/tickets.py", "portal/viewer.py",
-    "portal/pages/assets.py",
+    "portal/viewer.py", "portal/pages/assets.py",
     # parts that are written through a sealer, and the children, which get a descriptor
     "dicom_node/spool.py", "dicom_node/volume/archive.py", "dicom_node/volume/cache.py",
     "dicom_node/photo/child.py", "dicom_node/photo/decode.py", "dicom_node/volume/child.py",
