@@ -147,6 +147,7 @@ class ClassifierEngine:
             settings=tuple(sorted(settings)),
             intended_use=description.intended_use,
             licence=description.licence,
+            words=description.words,
         )
 
 

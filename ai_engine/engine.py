@@ -213,6 +213,7 @@ class Engine:
             ),
             intended_use=description.intended_use,
             licence=description.licence,
+            words=description.words,
         )
 
 

@@ -10,6 +10,7 @@ numpy-free on purpose: a findings file is JSON and can be read by anything.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,8 @@ class ModelIdentity:
     manufacturer: str = "dicom-ai-node"
     intended_use: str = ""
     licence: str = ""
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
+    """Language -> what the package says in English -> the same in that language."""
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,9 @@ class Classification(PackageDescription):
             raise ValueError("metrics: output is none of outputs")
         return self
 
+    def _names(self) -> tuple[str, ...]:
+        return tuple(output.meaning for output in self.outputs if output.meaning)
+
     @property
     def accepted_roles(self) -> tuple[tuple[str, ...], ...]:
         """The one role set: the picture."""

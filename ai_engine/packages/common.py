@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ai_engine.findings import Code
 
@@ -65,6 +65,10 @@ class Measured(Strict):
     data: Annotated[str, Field(min_length=1)]
 
 
+Window = Literal["patch", "box", "located"]
+"""How a network's windows are laid: overlapping patches, one over everything, or one where a look saw something."""
+
+
 class Precisions(Strict):
     """The arithmetic asked of each device.  What was really used is read back and stands in every result."""
 
@@ -89,6 +93,25 @@ class PackageDescription(Strict):
     limits: Annotated[tuple[str, ...], Field(min_length=1)]
     training_data: Annotated[str, Field(min_length=1)]
     licence: Annotated[str, Field(min_length=1)]
+    words: dict[Literal["es"], dict[str, Annotated[str, Field(min_length=1)]]] = {}
+    """Language -> every one of `texts` -> the same in that language; people who read it are told so."""
+
+    @model_validator(mode="after")
+    def _words_are_whole(self) -> Self:
+        for language, known in self.words.items():
+            missing, strange = set(self.texts) - set(known), set(known) - set(self.texts)
+            if missing or strange:
+                told = "lacks" if missing else "has, and the package does not say,"
+                raise ValueError(f"words.{language} {told}: {min(missing or strange)[:120]}")
+        return self
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the package says to people, in English."""
+        return tuple(dict.fromkeys((self.title, self.intended_use, *self.limits, *self._names())))
+
+    def _names(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def reference(self) -> str:

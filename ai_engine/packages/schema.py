@@ -302,6 +302,9 @@ class Description(PackageDescription):
         if strange or any(not set(metric.roles) <= set(roles) for metric in self.metrics):
             raise ValueError("metrics: roles names a set that is not one of role_sets")
 
+    def _names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in (*self.labels, *self.composites))
+
     @property
     def accepted_roles(self) -> tuple[tuple[str, ...], ...]:
         """The sets of roles that a case may fill, best first, each in the order of `inputs`."""

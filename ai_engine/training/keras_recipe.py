@@ -21,6 +21,7 @@ from ai_engine.packages.schema import Preparation
 from ai_engine.packages.store import DESCRIPTION, NETWORK
 from ai_engine.runners.keras_layers import FEATURES, Network, multiscale_unet
 from ai_engine.training.keras_data import ROLE_SETS, ROLES, Drawing, Patches, brats_studies, read_tumour_study
+from ai_engine.training.spanish import with_words
 from ai_engine.training.tumour_cases import fold_of
 
 Say = Callable[[str], None]
@@ -144,7 +145,7 @@ def write_package(
 
 
 def _seal(folder: Path, tree: Mapping[str, Any]) -> str:
-    text = yaml.safe_dump(json.loads(json.dumps(tree)), sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.safe_dump(with_words(json.loads(json.dumps(tree))), sort_keys=False, allow_unicode=True, width=110)
     (folder / DESCRIPTION).write_text(text.replace("'1':", "1:").replace("'2':", "2:").replace("'3':", "3:"))
     for path in folder.iterdir():
         path.chmod(0o644)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ai_engine.packages import seal_package
 from ai_engine.packages.store import GATE, INT8
+from ai_engine.training.spanish import with_words
 
 WEIGHTS = "weights.safetensors"
 SELF_TEST = "self_test.safetensors"
@@ -81,7 +82,7 @@ def export_package(
         save_file({name: value.contiguous() for name, value in self_test.items()}, folder / SELF_TEST)
     for name, content in (("plans.json", run_time_plans(plans)), ("dataset.json", description)):
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    text = yaml.safe_dump(dict(model), sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.safe_dump(with_words(model), sort_keys=False, allow_unicode=True, width=110)
     (folder / "model.yaml").write_text(text, encoding="utf-8")
     (folder / "CARD.md").write_text(card, encoding="utf-8")
     for path in folder.iterdir():

@@ -20,6 +20,7 @@ from ai_engine.packages.classification import Calibration
 from ai_engine.runners.classifier import HEAD_BIAS, HEAD_WEIGHT, ClassifierRunner
 from ai_engine.training.package import SELF_TEST, WEIGHTS, compact_weights
 from ai_engine.training.skin_trainer import HEADS, MEAN, STD
+from ai_engine.training.spanish import with_words
 
 LESION = {"value": "52988006", "scheme": "SCT", "meaning": "Lesion"}
 CODES: Mapping[str, dict[str, str]] = {
@@ -188,7 +189,7 @@ def write_skin_package(
 
 
 def _describe(folder: Path, tree: Mapping[str, Any]) -> None:
-    text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.safe_dump(with_words(tree), sort_keys=False, allow_unicode=True, width=110)
     (folder / "model.yaml").write_text(text, encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o644)
