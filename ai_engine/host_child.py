@@ -20,6 +20,7 @@ from ai_engine import wire
 from ai_engine.children import die_with
 from ai_engine.faults import EngineFault
 from ai_engine.geometry import Affine
+from ai_engine.spared import spare
 
 REQUEST_LIMIT_BYTES = 4 * 1024**3
 
@@ -30,6 +31,7 @@ def main() -> int:
     _die_with(parent, lifeline)
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)  # libraries that print must not reach whoever started us
+    spare()
     with os.fdopen(requests, "rb", buffering=0) as source, os.fdopen(answers, "wb", buffering=0) as sink:
         return _serve(_Pipe(source, sink))
 

@@ -50,8 +50,6 @@ def predict(
     from ai_engine.packages import Classification, find_package, load_package
     from ai_engine.prediction import EngineSettings
     from dicom_node import logs
-    from dicom_node.models import engine_settings
-    from dicom_node.stages.inputs import cases_of, parse_argument
 
     logs.set_up("predict")
     chosen = settings()
@@ -63,14 +61,9 @@ def predict(
     with answering(as_json=as_json):
         folder = find_package(chosen.engine.models, model)
         package = load_package(folder, weights=False)
-        arguments = [parse_argument(text) for text in inputs]
-        missing = [a for a in arguments if not a.path.exists()]
-        if missing:
-            stop(Exit.USAGE, f"no such file or folder: input {arguments.index(missing[0]) + 1}")
         is_of_photos = isinstance(package.description, Classification)
         if is_of_photos and (step is not None or no_mirroring or declared is not None):
             stop(Exit.USAGE, "--step, --no-mirroring and --spacing-mm are for models that read volumes")
-        cases = [] if is_of_photos else cases_of(arguments, package.segmentation)
         engine = EngineSettings(
             device=device,  # type: ignore[arg-type]  # checked above
             backend=backend,  # type: ignore[arg-type]
@@ -82,13 +75,14 @@ def predict(
         limits = HostSettings(job_timeout_s=chosen.engine.timeout_s, memory_limit_mb=chosen.engine.memory_limit_mb)
         if is_of_photos:
             from dicom_node.cli.predict_photos import predict_photos
+            from dicom_node.models import engine_settings
 
             override = engine_settings(
                 chosen.engine, package.description.runner, package.description.name
             ).site_override
             predict_photos(
                 package,
-                [a.path for a in arguments],
+                [argument.path for argument in _named(inputs)],
                 "" if dermoscopic is None else "dermoscopic" if dermoscopic else "plain",
                 replace(engine, site_override=override),
                 limits,
@@ -101,6 +95,9 @@ def predict(
         refused_any = False
         host = ModelHost(folder, engine, limits, pinned_sha256=package.digest_sha256)
         with host, _loading(host), _progress() as progress:
+            from dicom_node.stages.inputs import cases_of  # its imports take a while: the model is loading beside them
+
+            cases = cases_of(_named(inputs), package.segmentation)
             task = progress.add_task("loading the model", total=len(cases))
             for number, case in enumerate(cases, start=1):
                 target = out if len(cases) == 1 else out / str(number)
@@ -121,6 +118,17 @@ def predict(
                     _tell(result, target)
     if refused_any:
         raise typer.Exit(int(Exit.REFUSED))
+
+
+def _named(inputs: Sequence[str]) -> list[Any]:
+    """The arguments, each of which exists."""
+    from dicom_node.stages.inputs import parse_argument
+
+    arguments = [parse_argument(text) for text in inputs]
+    for number, argument in enumerate(arguments, start=1):
+        if not argument.path.exists():
+            stop(Exit.USAGE, f"no such file or folder: input {number}")
+    return arguments
 
 
 @contextmanager
