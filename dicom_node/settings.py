@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dicom_node.audit_settings import AuditSection
 from dicom_node.destination_settings import (
     LOOPBACK,
     AETitle,
@@ -364,6 +365,7 @@ class Settings(BaseSettings):
     retention: RetentionSection = RetentionSection()
     luna: LunaSection = LunaSection()
     bridge: BridgeSection = BridgeSection()
+    audit: AuditSection = AuditSection()
     destinations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")], Destination] = Field(
         default_factory=dict
     )

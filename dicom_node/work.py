@@ -17,6 +17,7 @@ import structlog
 
 from ai_engine.packages import list_packages
 from dicom_node import durable
+from dicom_node.auditing import AuditOut
 from dicom_node.durable import Put, Worker
 from dicom_node.record import deliveries, now, registry, runs, studies, withdrawals, workers
 from dicom_node.record.tables import cases
@@ -54,6 +55,9 @@ def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
     worker.start()
     try:
         bury_the_dead(tools)
+        threading.Thread(
+            target=AuditOut(tools.settings, tools.database).run, args=(stop,), name="audit-out", daemon=True
+        ).start()
         threading.Thread(target=warm_up, args=(tools,), name="warm-up", daemon=True).start()
         client = durable.connect(settings.engine_url)
         reconcile(tools, client, is_start=True)

@@ -17,9 +17,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from dicom_node.audit_codes import ACTION_SYSTEM, ACTOR_SYSTEM
 from dicom_node.audit_desk import AuditDesk, Patient
 from dicom_node.record.audit_search import Wanted
-from fhir_bridge.audit_event import ACTION_SYSTEM, ACTOR_SYSTEM, KIND, STUDY_SYSTEM, audit_event
+from fhir_bridge.audit_event import KIND, STUDY_SYSTEM, audit_event
 from fhir_bridge.search import DEFAULT_PAGE, MAX_PAGE, SearchError, parse_token, period
 from fhir_bridge.server import MAX_FORM_BYTES, MEDIA_TYPE, Access, Pages, outcome
 from portal.gate import permission

@@ -1,20 +1,25 @@
-"""Commands for the audit log: verify the chain, read it, take a copy."""
+"""Commands for the audit log: verify the chain, read it, take a copy, sign."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import typer
+from sqlalchemy import Connection
 
+from dicom_node import auditing
+from dicom_node.auditing.heads import of_record
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, stop
 from dicom_node.cli.operate import actor, record
 from dicom_node.desks.administration import Administration
 from dicom_node.desks.people import People
-from dicom_node.record import audit, audit_search
+from dicom_node.record import Database, audit, audit_heads, audit_search
 from dicom_node.record.audit_search import Wanted
+from dicom_node.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="The audit log: who did what to which study, and when.")
 
@@ -29,22 +34,86 @@ _HEAD = re.compile(r"^(\d+):([0-9a-f]{64})$")
 @app.command("verify")
 def verify(
     head: str = typer.Option("", "--head", help="NUMBER:SHA256 that was kept elsewhere: shows a cut tail."),
+    heads: Path | None = typer.Option(
+        None, "--heads", help="File or folder of signed heads that were kept elsewhere: shows a log that was rewritten."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Walk the hash chain; say where it breaks. Keep the printed head elsewhere: a cut tail shows against it.
+    """Walk the hash chain and check the signed heads; say where something does not fit.
 
-    Example: ai-node audit verify
+    Heads on this machine can be changed with the log: bring those that were kept elsewhere (docs/how-to).
+
+    Example: ai-node audit verify --heads /mnt/audit
     """
     kept = _kept(head)
-    with record() as (_, database), database.read() as connection:
+    with record() as (chosen, database), database.read() as connection:
         broken = audit.verify(connection, kept)
         count, newest = audit.head(connection)
+        outside = [] if heads is None else _outside(heads, database)
+        problems = [] if broken is None else [broken]
+        problems += audit_problems(chosen, database, connection, outside)
+        signed = audit_heads.newest(connection)
     if as_json:
-        emit({"entries": count, "head_sha256": newest, "broken": broken})
+        told = {"entries": count, "head_sha256": newest, "signed_entries": signed["entries"] if signed else 0}
+        emit({**told, "heads_compared": len(outside), "broken": problems[0] if problems else None, "found": problems})
+    elif problems:
+        for problem in problems:
+            out.print(f"broken: {problem}", soft_wrap=True, markup=False)
     else:
-        out.print(f"{count} entries, head {count}:{newest}" if broken is None else f"broken: {broken}", soft_wrap=True)
-    if broken is not None:
+        fit = f"; {len(outside)} heads kept elsewhere fit" if heads else ""
+        out.print(f"{count} entries, head {count}:{newest}{fit}", soft_wrap=True)
+    if problems:
         raise typer.Exit(int(Exit.FAULT))
+
+
+def audit_problems(
+    chosen: Settings, database: Database, connection: Connection, outside: Sequence[auditing.Head] = ()
+) -> list[str]:
+    """What signed heads, those of the record and those from outside, find out about the log."""
+    keys = auditing.AuditKeys(chosen.data.folder / auditing.KEY_FILE)
+    log = database.site_fact("node_instance")
+    try:
+        return auditing.compare(connection, log, keys, [*of_record(connection, log), *outside])
+    except auditing.AuditKeysRefused as refused:
+        return [str(refused)]
+
+
+def _outside(place: Path, database: Database) -> list[auditing.Head]:
+    try:
+        found = auditing.read_heads(place)
+    except auditing.HeadsUnreadable as refused:
+        stop(Exit.USAGE, f"--heads: {refused}")
+    log = database.site_fact("node_instance")
+    ours = [head for head in found if head.log == log]
+    if not ours:
+        stop(Exit.USAGE, f"--heads: expected signed heads of this log ({log}), found {len(found)} of others")
+    return ours
+
+
+@app.command("rotate-key")
+def rotate_key() -> None:
+    """Sign heads with a new key from now on; the old one verifies what it signed, and can sign nothing any more.
+
+    Example: ai-node audit rotate-key
+    """
+    with record() as (chosen, database):
+        new = auditing.AuditKeys(chosen.data.folder / auditing.KEY_FILE).rotate()
+        with database.write() as connection:
+            audit.append(connection, actor(), "audit-key-rotated", key=new.key_id)
+    out.print(f"heads are signed by {new.key_id} from now on", markup=False)
+
+
+@app.command("sign")
+def sign() -> None:
+    """Sign a head now and print it: to be kept elsewhere.
+
+    Example: ai-node audit sign
+    """
+    with record() as (chosen, database):
+        head = auditing.AuditOut(chosen, database).sign(audit.START)
+    if head is None:
+        stop(Exit.FAULT, "not signed: the chain is broken, or the key file cannot be used; `ai-node audit verify`")
+    out.print(head.line(), markup=False, soft_wrap=True, highlight=False)
 
 
 @app.command("list")

@@ -18,7 +18,7 @@ import typer
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
 from dicom_node.cli.destinations import Verdict, check_destinations
 from dicom_node.settings import LOOPBACK, Settings, SettingsRefused, read_secret
-from dicom_node.tls import client_context
+from dicom_node.tls import TlsRefused, client_context
 
 config_app = typer.Typer(no_args_is_help=True, help="The settings in force.")
 
@@ -89,6 +89,8 @@ def _disk(chosen: Settings) -> Iterator[Verdict]:
 
 
 def _records(chosen: Settings) -> Iterator[Verdict]:
+    from dicom_node import auditing
+    from dicom_node.cli.audit import audit_problems
     from dicom_node.record import Database, arrivals, audit
 
     database = Database(chosen.records_url)
@@ -100,11 +102,17 @@ def _records(chosen: Settings) -> Iterator[Verdict]:
         with database.read() as connection:
             missing = arrivals.missing_files(connection)
             broken = audit.verify(connection)
+            problems = audit_problems(chosen, database, connection)
+            late = auditing.concerns(chosen, connection)
         level = "bad" if missing else "ok"
         advice = "Restore the vault from the backup." if missing else ""
         yield Verdict("records", level, f"written and read back; {missing} objects without their file", advice)
         if broken is not None:
             yield Verdict("audit", "bad", broken, "Somebody changed the audit log: compare with a backup.")
+        for problem in problems:
+            yield Verdict("audit", "bad", problem, "See `ai-node audit verify`, and the heads kept elsewhere.")
+        for one in late:
+            yield Verdict("audit", "warning", one.found, one.advice)
     finally:
         database.close()
 
@@ -307,6 +315,23 @@ def _broker(chosen: Settings) -> Iterator[Verdict]:
         yield Verdict("broker", "ok", "the message broker is there and takes the account")
 
 
+def _repository(chosen: Settings) -> Iterator[Verdict]:
+    from dicom_node.auditing.out import repository
+    from dicom_node.auditing.syslog import SyslogTrouble, send
+
+    place = repository(chosen)
+    if place is None:
+        yield Verdict("audit repository", "ok", "none: the audit log stays on this machine (audit.syslog_host)")
+        return
+    try:
+        send([], place)
+    except (SyslogTrouble, TlsRefused) as trouble:
+        yield Verdict("audit repository", "bad", str(trouble), "Entries wait in the log until it is back.")
+    else:
+        found = "sent to by UDP: nobody knows what arrives" if place.transport == "udp" else "is reached"
+        yield Verdict("audit repository", "ok", found)
+
+
 CHECKS: tuple[Callable[[Settings], Iterator[Verdict]], ...] = (
     _disk,
     _records,
@@ -316,6 +341,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Verdict]], ...] = (
     _orthanc,
     check_destinations,
     _broker,
+    _repository,
     _ports,
     _certificates,
     _at_rest,

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import portal
+from dicom_node import auditing
 from dicom_node.metrics import METRICS
 from dicom_node.models import check_models
 from dicom_node.record import Database, DatabaseRefused, arrivals, audit, digest, registry, workers
@@ -159,16 +160,20 @@ class Readiness:
     def audit(self) -> portal.CheckResult:
         """The audit log can be read, and what came since the last look continues its chain.
 
-        A chain that is broken turns no image away; it is told here, and by the age of a metric.
+        A chain that is broken turns no image away; it is told here, and by the age of a metric.  So is what has waited
+        for long to leave this machine.
         """
         with self._database.read() as connection:
             reached, broken = audit.follow(connection, self._audited, AUDITED_AT_ONCE)
             head = audit.head(connection)
+            late = auditing.concerns(self._settings, connection)
         self._audited = reached
         if broken is not None:
             return portal.CheckResult(True, f"the audit log is broken: {broken}", "See `ai-node audit verify`.")
         if reached == head:
             METRICS.gauge("audit_chain_last_verified_timestamp", time.time())
+        if late:
+            return portal.CheckResult(True, "; ".join(one.found for one in late), late[0].advice)
         return portal.CheckResult(True)
 
     def worker(self) -> portal.CheckResult:

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 
 import portal
-from dicom_node import durable
+from dicom_node import auditing, durable
 from dicom_node.audit_desk import AuditDesk
 from dicom_node.cli.readiness import Readiness, certificates_of
 from dicom_node.desks.administration import Administration
@@ -242,6 +242,7 @@ def _refresh(settings: Settings, database: Database) -> None:
         states.update(predictions.counts(connection))
         states.update(transfers.counts(connection))
         codes = [str((row["reason"] or {}).get("code")) for row in views.held(connection)]
+        METRICS.gauge("audit_spool_entries", auditing.backlog(settings, connection))
         away, oldest = circuits.states(connection), deliveries.oldest_open(connection)
     # the destination that shows nothing is always there, as 0 too, so that an alert has something to look at
     held = Counter({RefusalCode.DELIVERY_INCOMPLETE.value: 0})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, RowMapping, func, select, update
 
 from dicom_node.record.tables import events, instances, revisions, series, studies
 from dicom_node.words import RevisionState
@@ -27,6 +27,19 @@ def of_patient(connection: Connection, patient_id: str, issuers: Collection[str]
     if issuers is not None:
         query = query.where(studies.c.identity["IssuerOfPatientID"].as_string().in_(sorted(issuers)))
     return [str(uid) for uid in connection.execute(query.order_by(studies.c.uid)).scalars()]
+
+
+def told_in_audit(connection: Connection, study_uid: str, *, with_patient: bool) -> tuple[dict[str, int], str]:
+    """What an audit message tells of a study: its SOP Classes with their numbers of instances, and its patient.
+
+    The patient is ``id^^^issuer``, as HL7 writes it; empty where it is not wanted or not known.
+    """
+    query = select(instances.c.sop_class_uid, func.count()).where(instances.c.study_uid == study_uid)
+    counted = connection.execute(query.group_by(instances.c.sop_class_uid)).all()
+    identity = connection.execute(select(studies.c.identity).where(studies.c.uid == study_uid)).scalar()
+    identity = identity if with_patient and identity else {}
+    patient, issuer = (str(identity.get(key) or "") for key in ("PatientID", "IssuerOfPatientID"))
+    return {str(uid): int(count) for uid, count in counted}, f"{patient}^^^{issuer}" if patient else ""
 
 
 def series_rows(connection: Connection, study_uid: str) -> list[RowMapping]:

@@ -318,6 +318,27 @@ audit = Table(
 )
 """Who did what and when, as a hash chain (I21)."""
 
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("entries", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("made_at", String(32), nullable=False),
+    Column("key", String(16), nullable=False),
+    Column("signature", String(88), nullable=False),
+)
+"""Signed statements of how far the audit log went (`dicom_node.auditing`)."""
+
+audit_exports = Table(
+    "audit_exports",
+    metadata,
+    Column("way", String(16), primary_key=True),
+    Column("upto", Integer, nullable=False),
+    Column("at", String(32), nullable=False),
+)
+"""The last head, or entry, that has left this machine by a way."""
+
 api_keys = Table(
     "api_keys",
     metadata,

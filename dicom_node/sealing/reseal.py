@@ -22,7 +22,7 @@ from dicom_node.sealing.master_keys import HEAD_BYTES, Keys, SealBroken, id_of, 
 
 FOLDERS = ("vault", "artefacts", "cache", "spool", "photos", "predictions", "analyses")
 """Of the data folder: where patients' data lie in files.  The database is not among them."""
-KEY_FILES = ("luna-keys.json", "tickets/ticket.key", "second-factor.key")
+KEY_FILES = ("luna-keys.json", "tickets/ticket.key", "second-factor.key", "audit-keys")
 """Of the data folder: what signs tokens and viewer links, and what opens second factors."""
 PLAIN = ""
 """Stands for no key."""
