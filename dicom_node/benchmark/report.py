@@ -49,7 +49,7 @@ def figures(measured: Measured, facts: Mapping[str, Any], models: Mapping[str, M
 
 def _arm(levels: Sequence[Level], sampler: Sampler | None) -> dict[str, Any]:
     answers = [answer for level in levels for answer in level.answers]
-    memory = [answer.memory_mb for answer in answers if answer.memory_mb is not None]
+    memory = [[answer.memory_mb for answer in level.answers if answer.memory_mb is not None] for level in levels]
     told = {answer.model for answer in answers if answer.model}
     counted = {answer.parameters for answer in answers if answer.parameters is not None}
     return {

@@ -92,14 +92,27 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
     return Comparison(ratio, float(test.statistic), float(test.pvalue))
 
 
-def memory_slope(mb_after_run: Sequence[float]) -> Slope:
-    """Least squares over the runs' order, with a 95 % interval; a verdict needs ten runs."""
-    if len(mb_after_run) < 10:
+def memory_slope(mb_after_run: Sequence[Sequence[float]]) -> Slope:
+    """One least-squares slope over the runs' order, with a 95 % interval; a verdict needs ten runs.
+
+    Parameters
+    ----------
+    mb_after_run
+        Level by level.  Each level has a mean of its own, because more users at once hold more pictures: that is no
+        growth.
+    """
+    levels = [np.asarray(level, dtype=float) for level in mb_after_run if len(level)]
+    free = sum(level.size for level in levels) - len(levels) - 1
+    if sum(level.size for level in levels) < 10 or free < 1:
         return Slope(0.0, 0.0, 0.0, "too few runs")
     from scipy import stats
 
-    line = stats.linregress(range(len(mb_after_run)), mb_after_run)
-    half = float(stats.t.ppf(0.975, len(mb_after_run) - 2)) * float(line.stderr)
-    slope, low, high = (100 * float(value) for value in (line.slope, line.slope - half, line.slope + half))
+    order = np.concatenate([np.arange(level.size) - (level.size - 1) / 2 for level in levels])
+    memory = np.concatenate([level - level.mean() for level in levels])
+    spread = float(order @ order)
+    slope = float(order @ memory) / spread
+    error = math.sqrt(float(((memory - slope * order) ** 2).sum()) / free / spread)
+    half = float(stats.t.ppf(0.975, free)) * error
+    slope, low, high = (100 * value for value in (slope, slope - half, slope + half))
     grows = low > 0 and slope > SLOPE_MB_PER_100_RUNS
     return Slope(slope, low, high, "grows" if grows else "steady")

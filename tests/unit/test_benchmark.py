@@ -46,9 +46,15 @@ def test_two_equal_arms_do_not_differ_and_a_slower_one_does() -> None:
 
 def test_memory_that_grows_is_told_from_memory_that_wavers() -> None:
     noise = np.random.default_rng(2).normal(0, 5, 60)
-    assert memory_slope([1000 + n for n in noise]).verdict == "steady"
-    assert memory_slope([1000 + 2 * i + n for i, n in enumerate(noise)]).verdict == "grows"
-    assert memory_slope([1.0, 2.0]).verdict == "too few runs"
+    growing = [1000 + 2 * i + n for i, n in enumerate(noise)]
+    assert memory_slope([[1000 + n for n in noise]]).verdict == "steady"
+    assert memory_slope([growing]).verdict == "grows"
+    assert memory_slope([[1.0, 2.0]]).verdict == "too few runs"
+    # more users hold more pictures: a step between levels is no growth, growth within levels is
+    assert memory_slope([[1000 + n for n in noise], [1500 + n for n in noise]]).verdict == "steady"
+    found = memory_slope([growing, [500 + value for value in growing]])
+    assert found.verdict == "grows"
+    assert found.low < 200 < found.high
 
 
 def test_every_request_carries_a_picture_of_its_own(picture: Path) -> None:
