@@ -18,7 +18,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,13 +104,16 @@ def _workflow(job: str, args: list[Any], queue: str = "") -> int:
             SetEnqueueOptions(priority=item["priority"], delay_seconds=item["delay_s"] or None),
         ):
             DBOS.enqueue_workflow(item["queue"], _workflow, item["job"], item["args"], item["queue"])
-    if follow:
-        _bell.ring_again()
+    _bell.ring({item["queue"] for item in follow})
+    _bell.ring_later(queue)
     return len(follow)
 
 
 class _Bell:
-    """Ends the pause of the queues' threads when this very process has put a job: four pauses lie on a study's road.
+    """Ends the pause of a queue's thread when this very process has put a job for it, or has a place free again.
+
+    Four pauses lie on a study's road, and between the photographs of a clinic lies one each.  Only the queue that has
+    something to do is woken: a look of one costs the engine's database a few milliseconds of this whole process.
 
     The engine's queue threads sleep on a stop event between two looks, and have no other way to be woken.  Only their
     wait is replaced, by one that also hears the bell; a ring during a look is heard right after it.  In an engine that
@@ -118,42 +122,45 @@ class _Bell:
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._rings = 0
+        self._rings: Counter[str] = Counter()
         self._heard = threading.local()
 
-    def ring(self) -> None:
+    def ring(self, queues: Collection[str]) -> None:
         with self._condition:
-            self._rings += 1
+            self._rings.update(queues)
             self._condition.notify_all()
 
-    def ring_again(self) -> None:
-        """Ring now, and twice a moment later: this job itself still counts in its queue until it has returned."""
-        self.ring()
-        for pause_s in (0.05, 0.5):
-            later = threading.Timer(pause_s, self.ring)
-            later.daemon = True
-            later.start()
+    def ring_later(self, queue: str) -> None:
+        """Ring a moment later: the job that ends now still counts in its queue until it has returned."""
+        later = threading.Timer(_RETURNED_S, self.ring, [(queue,)])
+        later.daemon = True
+        later.start()
 
     def hang_on(self, stop: threading.Event) -> None:
         """Let those that wait for `stop` hear the bell."""
         wait_as_before, stop_as_before = stop.wait, stop.set
 
         def wait(timeout: float | None = None) -> bool:
-            if not threading.current_thread().name.startswith(_QUEUE_THREAD):
+            name = threading.current_thread().name
+            if not name.startswith(_QUEUE_THREAD):
                 return wait_as_before(timeout)
+            queue = name.removeprefix(_QUEUE_THREAD)
             with self._condition:
                 heard = getattr(self._heard, "rings", 0)
-                self._condition.wait_for(lambda: stop.is_set() or self._rings != heard, timeout)
-                self._heard.rings = self._rings
+                self._condition.wait_for(lambda: stop.is_set() or self._rings[queue] != heard, timeout)
+                self._heard.rings = self._rings[queue]
             return stop.is_set()
 
         def end() -> None:
             stop_as_before()
-            self.ring()
+            with self._condition:
+                self._condition.notify_all()
 
         stop.wait, stop.set = wait, end  # type: ignore[method-assign]
 
 
+_RETURNED_S = 0.03
+"""So long after its last put a job is taken to have returned; where it has not, the next look finds its place free."""
 _QUEUE_THREAD = "queue-worker-"
 _bell = _Bell()
 

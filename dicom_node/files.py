@@ -37,8 +37,17 @@ def write_sealed(target: Path, data: bytes) -> None:
     write_durably(target, at_rest.seal(data))
 
 
+def write_cache(target: Path, data: bytes) -> None:
+    """Write a file that may be lost, whose reader knows a torn one by its digest: as `write_sealed`, without fsync."""
+    _write(target, at_rest.seal(data), is_durable=False)
+
+
 def write_durably(target: Path, data: bytes) -> None:
     """Write a file completely or not at all, as it is."""
+    _write(target, data, is_durable=True)
+
+
+def _write(target: Path, data: bytes, *, is_durable: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = target.with_name(f".{secrets.token_hex(8)}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -46,12 +55,14 @@ def write_durably(target: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if is_durable:
+                os.fsync(file.fileno())
         os.replace(part, target)
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    sync_folder(target.parent)
+    if is_durable:
+        sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

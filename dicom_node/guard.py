@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import select
 import struct
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from dicom_node import nursery
 
 _CHUNK = 1 << 20
 
@@ -29,7 +30,7 @@ class Unanswered(Exception):
 class Answer:
     """What comes back from the child, until its deadline."""
 
-    process: subprocess.Popen[bytes]
+    process: nursery.Started
     deadline: float
 
     def message(self, max_bytes: int) -> bytes:
@@ -81,16 +82,7 @@ def guarded(command: Sequence[str], file: BinaryIO, wall_s: float) -> Iterator[A
         Seconds until it must have answered; afterwards it is killed whatever it does.
     """
     with tempfile.TemporaryDirectory(prefix="guarded-") as empty:
-        process = subprocess.Popen(
-            [*command, str(os.getpid())],
-            stdin=file,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=empty,
-            env={"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            close_fds=True,
-            start_new_session=True,
-        )
+        process = nursery.start(command, empty, file)
         try:
             yield Answer(process, time.monotonic() + wall_s)
         finally:

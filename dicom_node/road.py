@@ -8,9 +8,10 @@ PACS, the EHR finds a report, and everybody can see why:
     write     findings become SEG, SR, PDF; they are checked and put into the outbox             (queue `cpu`)
     deliver   one run's objects go to one destination and are then seen there                    (queue `out-<name>`)
 
-A photograph that somebody asked about here comes onto the road by `submit` (queue `photos`), through the node's own
-door.  Beside the road, `trial` lets another model version read a case that was read before (queue `model`, behind every
-case), and `predict` does on the same queues what was asked for over HTTP.
+A photograph that somebody asked about here comes onto the road by `submit`, through the node's own door; photographs
+are read and written in the same queue (`photos`), so that studies and photographs never wait for each other there.
+Beside the road, `trial` lets another model version read a case that was read before (queue `model`, behind every case),
+and `predict` does on the same queues what was asked for over HTTP.
 
 Each is a job with a derived key, short, idempotent, and returns the jobs that follow from it.  What goes wrong is one
 of three kinds: a refusal of the input is written to the revision, case or run; trouble with a peer is tried again by
@@ -52,7 +53,7 @@ NODE_FAULT = "node-fault"
 
 def queues(settings: Settings) -> dict[str, int]:
     """The queues and how many jobs of each run at once."""
-    return {"cpu": settings.work.cpu_jobs, "model": 1, PHOTOS: 1} | {
+    return {"cpu": settings.work.cpu_jobs, "model": 1, PHOTOS: settings.work.cpu_jobs} | {
         f"out-{name}": 1
         for name in (*settings.destinations, *(f"{HOOK}{name}" for name in settings.webhooks), OWN_ENDPOINT)
     }

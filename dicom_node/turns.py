@@ -22,6 +22,16 @@ def place(urgency: int, turn: int) -> int:
     return urgency + min(max(turn, 0), TURNS - 1)
 
 
+def ahead(at: int) -> int:
+    """The place of work that is nearly done: before everything of its urgency that is not, at the same turn."""
+    return at - TURNS
+
+
+def behind(at: int) -> int:
+    """The place of work that is not begun: after everything of its urgency that is, at the same turn."""
+    return at + TURNS
+
+
 def turn_in(at: int) -> int:
     """The turn that a place was made from."""
     return at % TURNS

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import structlog
 
 from ai_engine.packages import list_packages
-from dicom_node import durable
+from dicom_node import durable, nursery
 from dicom_node.auditing import AuditOut
 from dicom_node.durable import Put, Worker
 from dicom_node.record import deliveries, now, registry, runs, studies, withdrawals, workers
@@ -51,6 +51,11 @@ def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
     AlreadyRunning
         When another worker holds this data folder.
     """
+    with nursery.kept():
+        _run(settings, tools, stop)
+
+
+def _run(settings: Settings, tools: Tools, stop: threading.Event) -> None:
     worker = Worker(settings.engine_url, jobs(tools), queues(settings))
     worker.start()
     try:
@@ -65,6 +70,7 @@ def run_work(settings: Settings, tools: Tools, stop: threading.Event) -> None:
         due = time.monotonic() + settings.work.reconcile_s
         while not stop.wait(min(BEAT_S, settings.work.reconcile_s)):
             try:
+                nursery.look_after()
                 with tools.database.write() as connection:
                     workers.beat(connection)
                 if time.monotonic() >= due:

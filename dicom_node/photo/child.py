@@ -27,6 +27,11 @@ from dicom_node.refusals import RefusalCode, Refused
 Answer = tuple[dict[str, Any], npt.NDArray[np.uint8] | None]
 
 
+def preload() -> None:
+    """Load what every photograph needs, for a process that forks such children (`dicom_node.nursery`)."""
+    Image.preinit()
+
+
 def main() -> int:
     """Decode one photograph; returns the exit status."""
     die_with_parent(int(sys.argv[-1]))

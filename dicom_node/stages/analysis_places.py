@@ -1,4 +1,9 @@
-"""Where photographs wait for the road, and the job that brings one there: what web process and worker both know."""
+"""Where photographs wait for the road, and the job that brings one there: what web process and worker both know.
+
+Photographs have a queue of their own, so that a study never waits behind a clinic's hundred, nor one of them behind a
+volume that is read.  In it, what is nearly done goes first: written before read, read before brought to the door.  The
+first doctor has her answer while the last one's photograph waits, instead of all of them at the end.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from dicom_node.durable import Put
 from dicom_node.record.analyses import Row
 from dicom_node.settings import Settings
 from dicom_node.spool import Spool
-from dicom_node.turns import ROUTINE, place
+from dicom_node.turns import ROUTINE, behind, place
 
 QUEUE = "photos"
 
@@ -27,4 +32,4 @@ def submit_put(row: Row, suffix: str = "", *, turn: int = 0, attempt: int = 0, d
         How often in a row the door was not there.
     """
     args = (int(row["id"]), attempt)
-    return Put(QUEUE, "submit", f"submit/{row['id']}{suffix}", args, place(ROUTINE, turn), delay_s)
+    return Put(QUEUE, "submit", f"submit/{row['id']}{suffix}", args, behind(place(ROUTINE, turn)), delay_s)

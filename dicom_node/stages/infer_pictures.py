@@ -23,12 +23,14 @@ from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refusal, Refused
+from dicom_node.stages.analysis_places import QUEUE as PHOTOS
 from dicom_node.stages.context import FINDINGS, HEAT_MAP, ChildDied, Tools, Unwanted, pack_mask
 from dicom_node.stages.infer import after_death, fail, infer, is_wanted, refuse, start
 from dicom_node.stages.prediction_cache import picture_digest
 from dicom_node.stages.read import case_picture
 from dicom_node.stages.trial import shadow_trials
 from dicom_node.stages.twins import note_twins
+from dicom_node.turns import ahead
 from dicom_node.words import RunState
 
 log = structlog.get_logger()
@@ -184,4 +186,4 @@ def _taken_along(tools: Tools, run_id: int) -> list[Put] | None:
 
 
 def _write_put(run_id: int, attempt: int, priority: int) -> Put:
-    return Put("cpu", "write", f"write/{run_id}/{attempt}", (run_id,), priority)
+    return Put(PHOTOS, "write", f"write/{run_id}/{attempt}", (run_id,), ahead(priority))

@@ -8,10 +8,12 @@ the door knows them again.  One that was taken back meanwhile is taken back as a
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import RowMapping
@@ -40,12 +42,26 @@ _GRACE_S = 3600.0
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
+_submitting: WeakValueDictionary[int, threading.Lock] = WeakValueDictionary()
+_table = threading.Lock()
+
+
 class _UploadGone(Exception):
     """The upload is not there: it was taken back meanwhile, or the disk lost it."""
 
 
 def submit(tools: Tools, number: int, attempt: int) -> list[Put]:
-    """Bring one photograph to the door, once; the next try where it does not take it."""
+    """Bring one photograph to the door, once; the next try where it does not take it.
+
+    What another job has to do about the same photograph, which was taken back meanwhile, waits until this one knows.
+    """
+    with _table:
+        lock = _submitting.setdefault(number, threading.Lock())
+    with lock:
+        return _submit(tools, number, attempt)
+
+
+def _submit(tools: Tools, number: int, attempt: int) -> list[Put]:
     with tools.database.read() as connection:
         row = analyses.by_id(connection, number)
     if row["state"] == analyses.WITHDRAWN:

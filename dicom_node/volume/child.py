@@ -13,6 +13,7 @@ The child opens no file: what it decodes comes by the pipe.  It ends when the pi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -21,6 +22,15 @@ import warnings
 from typing import Any, BinaryIO
 
 from dicom_node.lockdown import die_with_parent, forbid_system_calls, limit_resources
+
+
+def preload() -> None:
+    """Load every decoder that is there, for a process that forks such children (`dicom_node.nursery`)."""
+    from dicom_node.volume import codecs, colour_codecs  # noqa: F401
+
+    for decoder in codecs.DECODERS:
+        with contextlib.suppress(ImportError):  # said by the child that needs it
+            codecs.load(decoder)
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ _MODULES = {
     "pillow": ("PIL.JpegImagePlugin",),
     "lcms": ("PIL.ImageCms",),
 }
+DECODERS = tuple(_MODULES)
 _GDCM_SYNTAXES = frozenset({f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70)})
 JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC3})
 """Baseline, extended sequential, lossless (T.81 table B.1): what the accepted transfer syntaxes may hold."""

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dicom_node import nursery
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.sealing import at_rest
 from dicom_node.volume.codecs import FrameSpec
@@ -175,16 +176,7 @@ class Child:
 
     def __enter__(self) -> Child:
         self._folder = tempfile.TemporaryDirectory(prefix="decode-")
-        self._process = subprocess.Popen(
-            [*self._command, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=self._folder.name,
-            env={"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            close_fds=True,
-            start_new_session=True,
-        )
+        self._process = nursery.start(self._command, self._folder.name)
         self.pid = self._process.pid
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:

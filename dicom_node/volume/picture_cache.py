@@ -40,7 +40,7 @@ def save_picture(picture: Picture, path: Path) -> None:
     }
     head = json.dumps(told, allow_nan=False).encode()
     body = struct.pack("<Q", len(head)) + head + np.ascontiguousarray(picture.pixels).tobytes()
-    files.write_sealed(path, _MAGIC + hashlib.sha256(body).digest() + body)
+    files.write_cache(path, _MAGIC + hashlib.sha256(body).digest() + body)
 
 
 def load_picture(path: Path) -> Picture:

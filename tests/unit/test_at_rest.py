@@ -399,7 +399,7 @@ PAST_IT = {
     # parts that are written through a sealer, and the children, which get a descriptor
     "dicom_node/spool.py", "dicom_node/volume/archive.py", "dicom_node/volume/cache.py",
     "dicom_node/photo/child.py", "dicom_node/photo/decode.py", "dicom_node/volume/child.py",
-    "dicom_node/volume/nifti_child.py",
+    "dicom_node/volume/nifti_child.py", "dicom_node/nursery.py",
     # files of the user's, from the command line
     "dicom_node/volume/nifti.py",
     # the one answer that is a stored file
