@@ -80,7 +80,7 @@ def create_app(services: PortalServices) -> FastAPI:
     app.state.places = frozenset(p.path for p in navigation.PLACES) & {r.path for r in routes_of(app)}
     open_paths = {r.path for r in routes_of(app) if r.permission == OPEN or r.permission.startswith(LOOPBACK)}
     app.add_middleware(Gate, services=services, open_paths=open_paths, page_for=troubles.for_nobody)
-    app.add_middleware(Shell, settings=services.settings)
+    app.add_middleware(Shell, settings=services.settings, page_for=troubles.for_a_fault)
     return app
 
 

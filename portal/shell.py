@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import secrets
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.refusals import RefusalCode
@@ -82,11 +84,18 @@ def check_json(raw: bytes, max_depth: int) -> None:
 
 
 class Shell:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the whole application.
 
-    def __init__(self, app: ASGIApp, settings: PortalSettings) -> None:
+    Parameters
+    ----------
+    page_for
+        How a person with a browser is told of a fault; None for a program, which reads a problem.
+    """
+
+    def __init__(self, app: ASGIApp, settings: PortalSettings, page_for: Callable[[Request], ASGIApp | None]) -> None:
         self._app = app
         self._settings = settings
+        self._page_for = page_for
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -107,7 +116,7 @@ class Shell:
         except Exception as error:  # the request boundary: a fault of ours must not reach the caller or a raw log
             where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
             _log.error("request-fault", correlation=correlation, error=type(error).__name__, where=where)
-            await self._instead(answer, scope, receive, plain(500, correlation))
+            await self._instead(answer, scope, receive, self._page_for(Request(scope)) or plain(500, correlation))
 
     @staticmethod
     async def _instead(answer: _Answer, scope: Scope, receive: Receive, response: ASGIApp) -> None:

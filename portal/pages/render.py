@@ -125,6 +125,7 @@ def page(
         "person": reader,
         "csrf": "" if is_kept else getattr(request.state, "csrf", ""),
         "is_kept": is_kept,
+        "is_part": "hx-request" in request.headers,
         "places": places_of(reader.may, known) if reader else [],
         "site_name": settings.organisation,
         "version": settings.version,

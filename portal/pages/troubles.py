@@ -34,6 +34,14 @@ def for_nobody(request: Request) -> Response | None:
     return trouble(request, 401) if wants_a_page(request) else None
 
 
+def for_a_fault(request: Request) -> Response | None:
+    """The page of a fault of ours; None for a program, and where the fault is in making pages."""
+    try:
+        return trouble(request, 500) if wants_a_page(request) else None
+    except Exception:  # the caller is the request boundary: it has its own words for this
+        return None
+
+
 def trouble(request: Request, status: int) -> Response:
     """The page of an HTTP status; for somebody who is not signed in, the way to sign in and back."""
     if status == 401:

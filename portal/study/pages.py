@@ -218,10 +218,10 @@ class _Pages:
         row = await self._row(request, public_id)
         return page(request, "study/request.html", **self._values(request, row))
 
-    async def state(self, request: Request, public_id: str) -> Response:
-        """The part of the page that changes while somebody waits."""
-        row = await self._row(request, public_id)
-        return page(request, "study/state.html", **self._values(request, row))
+    async def state(self, request: Request, public_id: str, seen: str = "") -> Response:
+        """The part of the page that changes while somebody waits, or that nothing is new."""
+        told = self._values(request, await self._row(request, public_id))
+        return Response(status_code=204) if told["seen"] == seen else page(request, "study/state.html", **told)
 
     async def cancel(self, request: Request, public_id: str) -> Response:
         """End a request that nobody wants any more."""
@@ -253,6 +253,7 @@ class _Pages:
             "step": _STAGES.index(stage) if stage in _STAGES else 0,
             "stages": _STAGES,
             "stage": stage,
+            "seen": f"{state}-{stage}",
             "classes": [
                 {**one, "name": region_name(str(one["key"]), str(one["name"]), language)}
                 for one in said.get("classes", [])

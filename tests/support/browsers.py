@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.support.chromium import FLAGS
@@ -54,6 +58,14 @@ class Window:
         # not add_script_tag: the policy of our pages forbids what it does
         self.page.evaluate(AXE.read_text())
         return [found for found in self.page.evaluate(_RUN) if found[0] in ("serious", "critical")]
+
+
+def pinned(certificate: Path) -> str:
+    """Flag of a browser that believes one key, and through it no other."""
+    key = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    told = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    digest = base64.b64encode(hashlib.sha256(told).digest()).decode()
+    return f"--ignore-certificate-errors-spki-list={digest}"
 
 
 @contextmanager

@@ -57,25 +57,12 @@ def _observed(key: str, value: float, threshold: float) -> Observation:
     return Observation(key, name, lesion, skin, measured, Code(f"AI-OP-{side}", "99AINODE", side), 100 * threshold)
 
 
-@dataclass
-class Clinic:
-    """A node with one post, served on a port of this machine."""
+class Played:
+    """A node on which the test plays the road: what was asked lies in its record, and what would have come of it."""
 
     folder: Path
-    sections: dict[str, Any] = field(default_factory=dict)
-    puts: list[Put] = field(default_factory=list)
-    url: str = ""
-
-    def __post_init__(self) -> None:
-        node = {"organisation": "Posta Rural Quillón", "timezone": "America/Santiago"}
-        self.settings = Settings(data={"folder": self.folder, "min_free_gb": 0}, **{"node": node, **self.sections})
-        self.database = Database(self.settings.records_url)
-        self.database.migrate()
-        with self.database.write() as connection:
-            for key in ("post-1", "post-2"):
-                add_site(connection, "test", key=key, title=key.title(), identifier_types=[RUT, PASSPORT])
-        self.people = People(self.settings.people, self.database)
-        self.app = make_app(self.settings, self.database, self.puts.append)
+    database: Database
+    people: People
 
     def account(self, email: str, *roles: str, name: str = "María José Fuentes", sites: tuple[str, ...] = ("post-1",),
                 language: str = "en") -> None:  # fmt: skip
@@ -160,6 +147,27 @@ class Clinic:
         case = add_row(connection, tables.cases, study_uid=study, case_key=study, state="ready", model="skin-lesion")
         return add_row(connection, tables.runs, study_uid=study, case_id=case, run_key=study, state=state,
                        created_at=ANSWERED, **known)  # fmt: skip
+
+
+@dataclass
+class Clinic(Played):
+    """A node with one post, served on a port of this machine."""
+
+    folder: Path
+    sections: dict[str, Any] = field(default_factory=dict)
+    puts: list[Put] = field(default_factory=list)
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        node = {"organisation": "Posta Rural Quillón", "timezone": "America/Santiago"}
+        self.settings = Settings(data={"folder": self.folder, "min_free_gb": 0}, **{"node": node, **self.sections})
+        self.database = Database(self.settings.records_url)
+        self.database.migrate()
+        with self.database.write() as connection:
+            for key in ("post-1", "post-2"):
+                add_site(connection, "test", key=key, title=key.title(), identifier_types=[RUT, PASSPORT])
+        self.people = People(self.settings.people, self.database)
+        self.app = make_app(self.settings, self.database, self.puts.append)
 
 
 @contextmanager

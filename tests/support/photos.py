@@ -110,3 +110,14 @@ def corners(pixels: npt.NDArray[np.uint8]) -> list[str]:
 
 
 UPRIGHT = ["red", "green", "blue", "white"]
+
+
+def lesion(side: int = 640) -> Image.Image:
+    """A picture with enough grain and light to stand out in nothing."""
+    noise = np.random.default_rng(7).normal(0, 6, (side, side, 3))
+    return Image.fromarray(np.clip(scene(side, side).astype(float) + noise, 0, 255).astype(np.uint8))
+
+
+def as_file(picture: Image.Image, name: str = "lesion.jpg") -> Any:
+    """A picture as a browser's page is given it from the gallery."""
+    return {"name": name, "mimeType": "image/jpeg", "buffer": saved(picture, quality=95)}

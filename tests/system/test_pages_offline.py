@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, Route
 
 from tests.support.browsers import PHONE, Window, chromium, window
-from tests.support.chromium import FLAGS
 from tests.support.clinics import PASSWORD, Clinic, clinic
 from tests.support.lines import line
+from tests.support.phones import PHOTOGRAPH, fill, profile, ready, rows_of, send, until, until_gone, waiting
 from tests.support.photos import saved, scene
 
 pytestmark = pytest.mark.system
 
 ANA, EVA = "ana@posta.example", "eva@posta.example"
 SEND_TO = "**/api/v1/analyses"
-PHOTOGRAPH = saved(scene(480, 640), quality=95)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +40,7 @@ def browser() -> Iterator[Browser]:
 def phone(site: Clinic, browser: Browser) -> Iterator[Window]:
     """Ana's phone, with the portal opened once."""
     with window(browser, site.url, **PHONE) as seen:
-        ready(seen)
+        ready(seen, ANA)
         yield seen
 
 
@@ -55,59 +51,6 @@ def tapped(site: Clinic, browser: Browser) -> Iterator[Window]:
         seen.sign_in(ANA, PASSWORD)
         seen.go("/analyse")
         yield seen
-
-
-def ready(seen: Window) -> None:
-    """Sign in and wait until the phone has what it needs without a line."""
-    seen.sign_in(ANA, PASSWORD)
-    seen.go("/analyse")
-    until(
-        seen.page,
-        """async () => (await navigator.serviceWorker.getRegistration())?.active && navigator.serviceWorker.controller
-        && await (await caches.open("pages")).match("/analyse") && true""",
-    )
-
-
-def fill(page: Page, words: str, photograph: bytes = PHOTOGRAPH) -> None:
-    """Everything up to the button."""
-    page.fill("#patient_id", "12.345.678-5")
-    page.click("#look-up")
-    page.wait_for_selector("#patient_family")
-    page.fill("#patient_family", "Soto Pérez")
-    page.fill("#patient_given", "María")
-    page.fill("#patient_birth_date", "1961-02-03")
-    page.check("[name=patient_confirmed]")
-    page.click("[data-go=photo]")
-    page.set_input_files("#gallery", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": photograph})
-    page.wait_for_selector("#hints p")
-    page.click("#photo-go")
-    page.check("[name=impression][value=unsure]", force=True)
-    page.fill("#description", words)
-
-
-def send(page: Page) -> None:
-    page.click("#analyse button[type=submit]")
-
-
-def waiting(page: Page) -> int:
-    """How many photographs lie in the phone."""
-    return int(page.evaluate("async () => (await luna.queue.all()).length"))
-
-
-def until_gone(page: Page) -> None:
-    until(page, "async () => (await luna.queue.all()).length === 0")
-
-
-def until(page: Page, asked: str) -> None:
-    """Wait for what takes a while to find out: `wait_for_function` takes a promise for a yes."""
-    deadline = time.monotonic() + 20
-    while not page.evaluate(asked):
-        assert time.monotonic() < deadline, asked
-        page.wait_for_timeout(50)
-
-
-def rows_of(site: Clinic, words: str) -> list[Any]:
-    return [row for row in site.rows() if row["description"] == words]
 
 
 def test_made_without_a_line_it_goes_later_once_and_as_it_was(site: Clinic, phone: Window) -> None:
@@ -149,7 +92,7 @@ def test_it_survives_the_browser_and_the_phone_being_switched_off(
 ) -> None:
     words = "switched off"
     with profile(browser, tmp_path, site.url) as seen:
-        ready(seen)
+        ready(seen, ANA)
         fill(seen.page, words)
         seen.context.set_offline(True)
         send(seen.page)
@@ -161,20 +104,6 @@ def test_it_survives_the_browser_and_the_phone_being_switched_off(
         seen.sign_in(ANA, PASSWORD)
         until_gone(seen.page)
         assert len(rows_of(site, words)) == 1
-
-
-@contextmanager
-def profile(browser: Browser, folder: Path, url: str) -> Iterator[Window]:
-    """A browser with a folder of its own, that is closed and opened again."""
-    context = browser.browser_type.launch_persistent_context(
-        str(folder), executable_path=shutil.which("chromium"), headless=True, args=FLAGS, **PHONE
-    )
-    try:
-        page = context.pages[0]
-        page.set_default_timeout(20_000)
-        yield Window(context, page, url)
-    finally:
-        context.close()
 
 
 def test_an_answer_that_is_lost_makes_no_second_analysis(site: Clinic, tapped: Window) -> None:
@@ -199,7 +128,7 @@ def test_an_answer_that_is_lost_makes_no_second_analysis(site: Clinic, tapped: W
 def test_a_line_that_drops_in_the_middle_loses_nothing(site: Clinic, browser: Browser) -> None:
     words, large = "dropped in the middle", saved(scene(1600, 1600), "PNG")
     with line(urlsplit(site.url).port or 0) as wire, window(browser, f"http://127.0.0.1:{wire.port}", **PHONE) as seen:
-        ready(seen)
+        ready(seen, ANA)
         page = seen.page
         fill(page, words, large)
         wire.mend()

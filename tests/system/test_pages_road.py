@@ -3,8 +3,6 @@ middle, and the processes are started anew while the photograph is on its way.""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import shutil
 import ssl
@@ -14,15 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.sync_api import Page
 
 from dicom_node.demo.site import free_ports
 from dicom_node.desks.people import People
 from dicom_node.record.tables import analyses
 from tests.fixtures_photo import drawn_lesion, jpeg
-from tests.support.browsers import PHONE, chromium, window
+from tests.support.browsers import PHONE, chromium, pinned, window
 from tests.support.certificates import new_site
 from tests.support.clinic_site import ClinicSite
 from tests.support.clinics import PASSWORD
@@ -56,13 +52,6 @@ def orthanc(tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(20)
-
-
-def pinned(certificate: Path) -> str:
-    """The browser's way to believe one key, and through it no other."""
-    key = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
-    told = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return base64.b64encode(hashlib.sha256(told).digest()).decode()
 
 
 def photograph(page: Page, picture: bytes) -> None:
@@ -104,7 +93,7 @@ def test_from_the_camera_to_the_answer_while_line_and_processes_break(tmp_path: 
         site.wait_for(lambda: _answers(site.url, certificates.authority))
         with (
             line(port) as wire,
-            chromium(f"--ignore-certificate-errors-spki-list={pinned(mine.certificate_file)}") as browser,
+            chromium(pinned(mine.certificate_file)) as browser,
             window(browser, f"https://127.0.0.1:{wire.port}", **PHONE) as seen,
         ):
             page = seen.page

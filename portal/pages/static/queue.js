@@ -69,9 +69,16 @@ luna.queue = {
     return navigator.locks.request("luna-uploads", { ifAvailable: true }, (lock) => lock ? sendAll() : "busy");
   },
 
-  // Asks the browser to send as soon as there is a line, even when the page is closed (Background Sync).
+  // For the worker: sends what is left when no page is sending any more, also because it was closed while it did.
+  async rest() {
+    return navigator.locks ? navigator.locks.request("luna-uploads", sendAll) : sendAll();
+  },
+
+  // Asks the browser to send what waits as soon as there is a line, even when the page is closed (Background Sync; where
+  // there is none, as on an iPhone, a page of the portal sends it as soon as one is open).
   async later() {
     if (!("serviceWorker" in navigator)) return;
+    if (!(await luna.queue.all()).some((one) => one.state === "waiting")) return;
     const registration = await navigator.serviceWorker.ready;
     if ("sync" in registration) await registration.sync.register("uploads").catch(() => {});
   },
@@ -93,7 +100,7 @@ async function sessionNow() {
   try {
     const answer = await fetch("/account/token", {
       headers: { Accept: "application/json", "X-Unattended": "yes" },
-      redirect: "error", cache: "no-store", signal: AbortSignal.timeout(20_000),
+      redirect: "error", cache: "no-store", signal: AbortSignal.timeout && AbortSignal.timeout(20_000),
     });
     if (answer.status === 401) return "sign-in";
     const told = answer.ok ? await answer.json() : {};

@@ -45,11 +45,12 @@ self.luna = self.luna || {};
 let again = 0;
 luna.send = async () => {
   clearTimeout(again);
-  const outcome = await luna.queue.send();
-  if (outcome === "no-line") {
-    luna.queue.later();
-    again = setTimeout(luna.send, 30_000);
-  } else if (outcome === "busy") again = setTimeout(luna.send, 5_000);
+  const sending = luna.queue.send();
+  // Not only when it has failed: the page may be closed while it is sending.
+  luna.queue.later().catch(() => {});
+  const outcome = await sending;
+  if (outcome === "no-line") again = setTimeout(luna.send, 30_000);
+  else if (outcome === "busy") again = setTimeout(luna.send, 5_000);
   document.dispatchEvent(new CustomEvent("luna:line", { detail: outcome }));
 };
 // A page that was kept on the phone has no token of the session: it is fetched when there is a line.
@@ -63,6 +64,7 @@ if (luna.queue && document.body.dataset.user) {
     luna.send().catch(() => {});
   };
   window.addEventListener("online", online);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && navigator.onLine) online(); });
   if (navigator.onLine) online();
 }
 

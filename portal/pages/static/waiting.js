@@ -22,16 +22,21 @@
     const mine = owner() ? all.filter((one) => one.owner === owner()) : [];
     const others = all.length - mine.length;
     box.hidden = !all.length;
+    const held = document.activeElement.dataset.delete;
     list.replaceChildren(...mine.map((entry) => {
       const row = document.getElementById("waiting-one").content.cloneNode(true).firstElementChild;
       row.querySelector("[data-who]").textContent = nameOf(entry);
       row.querySelector("[data-when]").textContent = new Date(entry.made).toLocaleString(document.documentElement.lang);
       row.querySelector("[data-state]").textContent = stateOf(entry);
-      row.querySelector("[data-delete]").addEventListener("click", async () => {
+      const button = row.querySelector("[data-delete]");
+      button.dataset.delete = entry.id;
+      button.addEventListener("click", async () => {
         if (window.confirm(box.dataset.deleteSure)) await luna.queue.remove(entry.id);
       });
       return row;
     }));
+    // Drawn anew with every piece that went: whoever stood on a button still stands there.
+    if (held) (list.querySelector(`[data-delete="${held}"]`) || document.getElementById("main")).focus();
     said.textContent = others ? (owner() ? box.dataset.ofOthers : box.dataset.onPhone).replace("%", others) : "";
     document.getElementById("send-now").hidden = !mine.some((one) => one.state === "waiting");
   };

@@ -30,7 +30,7 @@ self.addEventListener("fetch", (event) => {
 self.addEventListener("sync", (event) => {
   if (event.tag !== "uploads") return;
   // A sync that fails is tried again by the browser.
-  event.waitUntil(luna.queue.send().then((outcome) => { if (outcome === "no-line") throw new Error("no line"); }));
+  event.waitUntil(luna.queue.rest().then((outcome) => { if (outcome === "no-line") throw new Error("no line"); }));
 });
 
 async function file(request) {
