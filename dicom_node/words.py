@@ -222,6 +222,10 @@ class SeriesFacts:
     series_uid: str
     study_uid: str
     attributes: Mapping[str, Any]
+    instance_uid: str = ""
+    """The one photograph that these facts speak of; empty: a series as a whole."""
+    photographs: tuple[SeriesFacts, ...] = ()
+    """Of a series of several photographs: the facts of each, in the order of their UIDs."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from dicom_node.record.database import digest, now
+from dicom_node.record.indexing import hold_series
 from dicom_node.record.runs import move
 from dicom_node.record.studies import decide_again
 from dicom_node.record.tables import arrivals, copies, instances, revisions, series, studies
 from dicom_node.record.timeline import note
+from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.words import Grade, Instance, Revision, RevisionState
 
 
@@ -131,7 +133,9 @@ def close_revision(
     -------
     int or None
         The new revision's id.  None when there is nothing to freeze: another set of instances than `seen` is there by
-        now (the series stays open), or the last revision already holds exactly this set.
+        now (the series stays open), or the last revision already holds exactly this set.  None too when images of the
+        study were deleted: read without them it would be another study, and its result would take the place of the
+        old one, so the series is held until all of them have come again.
     """
     row = connection.execute(select(series.c.study_uid, series.c.held).where(series.c.uid == series_uid)).one()
     members = connection.execute(
@@ -148,18 +152,23 @@ def close_revision(
     if frozenset(uids) != seen or row.held is not None or not uids:
         return None
     set_sha256 = digest([[m.uid, m.content_sha256] for m in members])
-    connection.execute(
-        update(series)
-        .where(series.c.uid == series_uid)
-        .values(is_open=False, facts=dict(facts), expected=dict(evidence.get("expected", {})))
-    )
     last = connection.execute(
         select(revisions.c.id, revisions.c.number, revisions.c.set_sha256)
         .where(revisions.c.series_uid == series_uid)
         .order_by(revisions.c.number.desc())
         .limit(1)
     ).one_or_none()
-    if last is not None and last.set_sha256 == set_sha256:
+    is_known = last is not None and last.set_sha256 == set_sha256
+    if not is_known and _deleted_of(connection, row.study_uid):
+        found = "some that were deleted by retention"
+        hold_series(connection, series_uid, Refusal(RefusalCode.REMOVED, "all images of the study", found))
+        return None
+    connection.execute(
+        update(series)
+        .where(series.c.uid == series_uid)
+        .values(is_open=False, facts=dict(facts), expected=dict(evidence.get("expected", {})))
+    )
+    if is_known:
         return None
     number = 1 if last is None else last.number + 1
     if last is not None:
@@ -189,6 +198,14 @@ def close_revision(
     )
     connection.execute(update(studies).where(studies.c.uid == row.study_uid).values(quiet_at=None, quiet_put_at=None))
     return int(result.inserted_primary_key[0])  # type: ignore[index]
+
+
+def _deleted_of(connection: Connection, study_uid: str) -> bool:
+    """Whether received images of a study are deleted now."""
+    query = select(instances.c.id).where(
+        instances.c.study_uid == study_uid, instances.c.own_result.is_(False), instances.c.removed_at.is_not(None)
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def close_unreadable(connection: Connection, series_uid: str) -> None:
@@ -229,6 +246,15 @@ def load_revision(connection: Connection, revision_id: int) -> Revision:
     )
 
 
+def first_revisions(connection: Connection, series_uid: str) -> dict[str, int]:
+    """SOP Instance UID -> the first revision of the series that holds it."""
+    query = select(revisions.c.id, revisions.c.instance_uids).where(revisions.c.series_uid == series_uid)
+    found: dict[str, int] = {}
+    for number, members in connection.execute(query.order_by(revisions.c.number.desc())):
+        found |= dict.fromkeys(members, int(number))
+    return found
+
+
 def _instance(row: RowMapping) -> Instance:
     return Instance(
         uid=row["uid"],
@@ -240,6 +266,7 @@ def _instance(row: RowMapping) -> Instance:
         size_bytes=row["size_bytes"],
         content_sha256=row["content_sha256"],
         header=row["header"] or {},
+        removed_at=row["removed_at"],
     )
 
 

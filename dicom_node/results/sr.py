@@ -92,7 +92,8 @@ def build_picture_sr(job: Job, picture: Picture, others: Sequence[ResultObject])
         observation_context=_observation_context(job),
         procedure_reported=concept(_ANY_PROCEDURE),
         imaging_measurements=[
-            _observation(job, o, source, tracking_key(picture.series_uid, o.key)) for o in job.findings.observations
+            _observation(job, o, source, tracking_key(picture.sop_instance_uid, o.key))
+            for o in job.findings.observations
         ],
     )
     *context, measurements = report[0].ContentSequence

@@ -49,9 +49,9 @@ def tracking_uid(site_namespace: str, study_uid: str, region_key: str, root: str
     return derived_uid(uuid.UUID(site_namespace), study_uid + region_key, root)
 
 
-def tracking_key(series_uid: str, key: str) -> str:
-    """What a statement about one photograph is tracked by: a study may hold several, each in a series of its own."""
-    return f"{series_uid}/{key}"
+def tracking_key(picture_uid: str, key: str) -> str:
+    """What a statement about one photograph is tracked by: a study may hold several, and so may a series."""
+    return f"{picture_uid}/{key}"
 
 
 def device_uid(product: str, model: str, version: str) -> str:

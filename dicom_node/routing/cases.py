@@ -55,10 +55,13 @@ def decide(routes: RouteBook, study: StudyState) -> list[Decision]:
 
 
 def _decide_each_series(family: str, members: Sequence[Route], study: StudyState) -> list[Decision]:
-    """One decision per series that a route looks at, or that has a case; and one that says that the family was seen."""
+    """One decision per series that a route looks at, or that has a case; and one that says that the family was seen.
+
+    A series of photographs is as many as it holds.
+    """
     by_name = {
-        family_of_series(family, closed.facts.series_uid): closed
-        for closed in study.closed
+        own_family(family, closed.facts.instance_uid or closed.facts.series_uid): closed
+        for closed in (one for series in study.closed for one in _one_by_one(series))
         if any(fit_route(route, replace(study, closed=(closed,))).concerns_study for route in members)
     }
     names = {*by_name, *(c.result_family for c in study.cases if base_family(c.result_family) == family)} - {family}
@@ -70,15 +73,26 @@ def _decide_each_series(family: str, members: Sequence[Route], study: StudyState
             study,
             closed=() if own is None else (own,),
             gathering=study.gathering & ({own.facts.series_uid} if own is not None else study.gathering),
+            cases=tuple(c for c in study.cases if c.result_family == name),
         )
         fits = [fit_route(route, alone) for route in members]
         decisions.append(_decide_family(name, fits, alone, _current(study, name), study))
     return decisions
 
 
-def family_of_series(family: str, series_uid: str) -> str:
-    """The result family of one series where each has a result of its own."""
-    return f"{family}.{hashlib.sha256(series_uid.encode()).hexdigest()[:12]}"
+def _one_by_one(closed: ClosedSeries) -> tuple[ClosedSeries, ...]:
+    """Each photograph of a series by itself, since the revision that brought it; anything else as it is."""
+    if not closed.facts.photographs:
+        return (closed,)
+    return tuple(
+        replace(closed, facts=one, revision_id=closed.since.get(one.instance_uid, closed.revision_id), since={})
+        for one in closed.facts.photographs
+    )
+
+
+def own_family(family: str, uid: str) -> str:
+    """The result family of one photograph, or of one series, where each has a result of its own."""
+    return f"{family}.{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
 
 
 def base_family(name: str) -> str:
@@ -261,6 +275,7 @@ def _case_spec(found: Pick, study: StudyState) -> CaseSpec:
         priority=_priority(route, chosen, study),
         reasons=_reasons(found, chosen),
         others=_not_chosen(fit, chosen),
+        instance_uid=next((c.facts.instance_uid for c in chosen.values()), ""),
         stands_in_for=tuple((gone.route, gone.code) for gone in found.gave_way),
     )
 
@@ -326,8 +341,9 @@ def differing_identity(study: StudyState) -> tuple[str, ...]:
     found = []
     for keyword in IDENTITY_ATTRIBUTES:
         values = {
-            "\\".join(str(v).strip().rstrip("^") for v in values_of(closed.facts.attributes.get(keyword)))
+            "\\".join(str(v).strip().rstrip("^") for v in values_of(facts.attributes.get(keyword)))
             for closed in study.closed
+            for facts in closed.facts.photographs or (closed.facts,)
         }
         if keyword != "PatientID":
             values.discard("")

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 
 from dicom_node.routing.clauses import number_of, values_of
+from dicom_node.routing.kinds import PHOTOGRAPHS
 from dicom_node.words import SeriesFacts
 
 PLANE_COSINE = 0.8
@@ -42,7 +44,8 @@ def facts(headers: Sequence[Mapping[str, Any]], *, calling_ae: str | None = None
     -------
     SeriesFacts
         Attributes of the lowest slice along the normal (ties by SOP Instance UID), and the computed ones of
-        `dicom_node.routing.attributes.COMPUTED_ATTRIBUTES` where they are known.
+        `dicom_node.routing.attributes.COMPUTED_ATTRIBUTES` where they are known.  Of photographs also which one it is,
+        or the facts of each where the series holds several.
 
     Raises
     ------
@@ -71,7 +74,13 @@ def facts(headers: Sequence[Mapping[str, Any]], *, calling_ae: str | None = None
     age = age_in_years(first.get("PatientAge"))
     if age is not None:
         attributes["PatientAgeYears"] = age
-    return SeriesFacts(series.pop(), studies.pop(), attributes)
+    found = SeriesFacts(series.pop(), studies.pop(), attributes)
+    if not all(str(h.get("SOPClassUID", "")) in PHOTOGRAPHS for h in headers):
+        return found
+    if len(headers) == 1:
+        return replace(found, instance_uid=str(headers[0].get("SOPInstanceUID", "")))
+    ordered = sorted(headers, key=lambda h: str(h.get("SOPInstanceUID", "")))
+    return replace(found, photographs=tuple(facts([header], calling_ae=calling_ae) for header in ordered))
 
 
 def age_in_years(text: Any) -> float | None:

@@ -6,7 +6,7 @@ Frozen values without behaviour; `dicom_node.routing.cases` thinks over them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dicom_node.refusals import Refusal, RefusalCode
@@ -33,6 +33,9 @@ class ClosedSeries:
     revision_id: int
     held: RefusalCode | None = None
     """Why the series is held (uid-conflict, patient-conflict), if it is."""
+    since: Mapping[str, int] = field(default_factory=dict)
+    """Of several photographs: the first revision that holds each, by SOP Instance UID.  A later one changes nothing
+    about it."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class CaseSpec:
     priority: Priority
     reasons: tuple[str, ...]
     others: tuple[NotChosen, ...]
+    instance_uid: str = ""
+    """The photograph that is read, where it is one; empty: whole series."""
     stands_in_for: tuple[tuple[str, RefusalCode], ...] = ()
     """Routes that gave way to this one, the nearest first, each with the code of why."""
 

@@ -8,7 +8,7 @@ first, so that what cannot be read is known before something is chosen.  The dec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 from sqlalchemy import Connection
@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.record import runs, studies, withdrawals
-from dicom_node.record.revisions import load_revision
+from dicom_node.record.revisions import first_revisions, load_revision
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refusal, RefusalCode
 from dicom_node.registry import resolve
@@ -30,7 +30,7 @@ from dicom_node.routing import (
     Verb,
     decide,
 )
-from dicom_node.routing.cases import IDENTITY_ATTRIBUTES, base_family, family_of_series
+from dicom_node.routing.cases import IDENTITY_ATTRIBUTES, base_family, own_family
 from dicom_node.routing.facts import facts
 from dicom_node.routing.roles import assign_roles
 from dicom_node.stages.context import ModelDescription, Tools
@@ -55,6 +55,8 @@ class _Series:
     refusal: dict[str, str] | None
     rejected: bool = False
     """Somebody decided that it goes no further."""
+    since: Mapping[str, int] = field(default_factory=dict)
+    """Of several photographs: the first revision that holds each."""
 
 
 def assemble(tools: Tools, routes: RouteBook, study_uid: str, read_revision: ReadRevision) -> list[Put]:
@@ -109,6 +111,7 @@ def _closed(connection: Connection, study_uid: str, known: Mapping[str, _Series]
             held=RefusalCode(own["code"]) if own and not own.get("rejected") else None,
             refusal=row["refusal"],
             rejected=bool(own.get("rejected")),
+            since=first_revisions(connection, uid) if series_facts.photographs else {},
         )
     return found
 
@@ -119,7 +122,9 @@ def _state(
     usable = {uid: entry for uid, entry in closed.items() if entry.refusal is None and not entry.rejected}
     return StudyState(
         study_uid=study_uid,
-        closed=tuple(ClosedSeries(e.facts, roles[u], e.revision_id, e.held) for u, e in sorted(usable.items())),
+        closed=tuple(
+            ClosedSeries(e.facts, roles[u], e.revision_id, e.held, e.since) for u, e in sorted(usable.items())
+        ),
         # a held series does not gather: it waits for a person, and the rest of the study does not
         gathering=frozenset(
             r["uid"] for r in studies.series_rows(connection, study_uid) if r["is_open"] and not r["held"]
@@ -139,16 +144,7 @@ def _decisions(connection: Connection, routes: RouteBook, state: StudyState) -> 
     first = decide(routes, state)
     if not passed:
         return first
-    alike = tuple(
-        replace(
-            entry,
-            facts=replace(
-                entry.facts,
-                attributes={k: v for k, v in entry.facts.attributes.items() if k not in IDENTITY_ATTRIBUTES},
-            ),
-        )
-        for entry in state.closed
-    )
+    alike = tuple(replace(entry, facts=_without_identity(entry.facts)) for entry in state.closed)
     again = {decision.result_family: decision for decision in decide(routes, replace(state, closed=alike))}
     return [
         again[d.result_family]
@@ -159,6 +155,11 @@ def _decisions(connection: Connection, routes: RouteBook, state: StudyState) -> 
         else d
         for d in first
     ]
+
+
+def _without_identity(told: SeriesFacts) -> SeriesFacts:
+    attributes = {k: v for k, v in told.attributes.items() if k not in IDENTITY_ATTRIBUTES}
+    return replace(told, attributes=attributes, photographs=tuple(_without_identity(one) for one in told.photographs))
 
 
 def _roles(
@@ -271,7 +272,7 @@ def _unreadable(
     members = routes.families().get(base, ())
     wanted = {role for route in members for names in route.role_sets for role in names}
     for uid, entry in sorted(closed.items()):
-        if family != base and family_of_series(base, uid) != family:
+        if family != base and own_family(base, entry.facts.instance_uid or uid) != family:
             continue
         if entry.refusal is not None and roles[uid].role in wanted:
             told = entry.refusal

@@ -44,7 +44,8 @@ def start_case(
     reasons = [*spec.reasons, *(f"not used: {o.role} series: {o.reason}" for o in spec.others)]
     # the newest case before it makes the key new when the same choice comes again after a refusal
     before = max((c["id"] for c in runs.cases_of(connection, study_uid)), default=0)
-    key = digest([study_uid, spec.route, dict(spec.revisions), decision.supersedes, before])
+    photograph = [spec.instance_uid] if spec.instance_uid else []
+    key = digest([study_uid, spec.route, dict(spec.revisions), *photograph, decision.supersedes, before])
     model = described[spec.model]
     priority = _place(tools, connection, study_uid, spec)
     case_id, is_new = runs.add_case(
@@ -82,6 +83,7 @@ def start_case(
         stands_in_for={route: code.value for route, code in spec.stands_in_for},
         model=f"{model.name}@{model.version}",
         roles={role: spec.series[role] for role in spec.roles},
+        **({"photograph": spec.instance_uid} if spec.instance_uid else {}),
         reasons=reasons,
         supersedes=decision.supersedes,
         publish=spec.publish.value,
@@ -155,7 +157,8 @@ def _insert_run(
     reasons: Sequence[str],
 ) -> int | None:
     """The run's id; None when the same run stands already for another result family."""
-    by_role = {r: load_revision(connection, int(i)).instances for r, i in spec.revisions.items()}
+    of_series = {r: load_revision(connection, int(i)).instances for r, i in spec.revisions.items()}
+    by_role = {r: tuple(i for i in all_ if spec.instance_uid in ("", i.uid)) for r, all_ in of_series.items()}
     revisions = {r: studies.revision_row(connection, int(i)) for r, i in spec.revisions.items()}
     reference = by_role[model.reference_role]
     attributes = {**reference[0].header, "CallingAETitle": studies.calling_ae(connection, reference[0].series_uid)}
@@ -184,12 +187,13 @@ def _insert_run(
             "attributes": attributes,
             "predecessor": predecessor,
             "reference_revision": int(spec.revisions[model.reference_role]),
+            "photograph": spec.instance_uid,
             "series": [
                 {
                     "series_uid": spec.series[role],
                     "modality": str(by_role[role][0].header.get("Modality", "")),
                     "role": role,
-                    "number_of_instances": len(by_role[role]),
+                    "number_of_instances": len(of_series[role]),
                     "body_part": str(by_role[role][0].header.get("BodyPartExamined") or ""),
                 }
                 for role in spec.roles

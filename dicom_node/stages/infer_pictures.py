@@ -81,7 +81,7 @@ def _infer_pictures(tools: Tools, run_id: int, model: str, at_once: int) -> list
             runs.end_attempt(connection, attempt, "done")
             return [_write_put(run_id, attempt.number, int(case["priority"]))]
     try:
-        first = _Turn(attempt, case, run, case_picture(tools, int(run["identity"]["reference_revision"])))
+        first = _Turn(attempt, case, run, case_picture(tools, run))
     except Refused as refused:
         return refuse(tools, attempt, refused)
     others = [] if run["child_deaths"] else _others(tools, run, model, at_once - 1)
@@ -95,7 +95,7 @@ def _others(tools: Tools, run: dict[str, Any], model: str, count: int) -> list[_
     turns = []
     for row in waiting:
         try:
-            picture = case_picture(tools, int(row["identity"]["reference_revision"]))
+            picture = case_picture(tools, row)
         except Refused:
             continue  # its own job says so
         started = start(tools, int(row["id"]), "infer")

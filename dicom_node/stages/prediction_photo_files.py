@@ -20,7 +20,7 @@ from ai_engine.predict import InputFacts, picture_json
 from dicom_node import files
 from dicom_node.record import digest
 from dicom_node.results import build_picture, check_picture, tracking_key, tracking_uid
-from dicom_node.routing.cases import family_of_series
+from dicom_node.routing.cases import own_family
 from dicom_node.stages.context import Mask, PhotoRoute, Tools
 from dicom_node.stages.pictures import as_picture
 from dicom_node.stages.prediction_words import HEAT_MAP, REPORT_BUNDLE
@@ -104,14 +104,14 @@ def report_of(
         organisation=fhir_bridge.Organisation(
             name=settings.node.organisation or "dicom-ai-node", contact=settings.node.contact
         ),
-        result_family=family_of_series(route.result_family, picture.series_uid),
+        result_family=own_family(route.result_family, picture.sop_instance_uid),
         series=(fhir_bridge.UsedSeries(picture.series_uid, picture.modality, row["inputs"][0]["role"], 1),),
         issuer_systems=systems,
         accession_systems={"": settings.report.accession_system} if settings.report.accession_system else {},
         options=report_options(tools, findings),
         tracking_uids={
             one.key: tracking_uid(
-                identity.site_namespace, identity.study_uid, tracking_key(picture.series_uid, one.key)
+                identity.site_namespace, identity.study_uid, tracking_key(picture.sop_instance_uid, one.key)
             )
             for one in findings.observations
         },
@@ -141,6 +141,7 @@ def _answer(findings: Findings, quality: Mapping[str, Any]) -> dict[str, Any]:
         "title": model.title,
         "settings": dict(model.settings),
         "notes": list(findings.notes),
+        "words": {language: dict(known) for language, known in model.words.items()},
     }
 
 

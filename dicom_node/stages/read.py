@@ -15,7 +15,7 @@ from dicom_node import files
 from dicom_node.record import studies
 from dicom_node.record.revisions import load_revision
 from dicom_node.record.timeline import note
-from dicom_node.refusals import Refused
+from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.routing.appearance import appearance
 from dicom_node.stages.context import Tools
 from dicom_node.stages.inputs import as_input
@@ -31,12 +31,14 @@ from dicom_node.volume import (
     save_picture,
     save_volume,
 )
-from dicom_node.words import Picture, Revision, Volume
+from dicom_node.words import Picture, Volume
 
 log = structlog.get_logger()
 
 Read = TypeVar("Read", Volume, Picture)
 
+MAX_PHOTOGRAPHS = 50
+"""Of one series; each has a result of its own, and more is no series of lesions but a film."""
 CACHE_BYTES = 10 * 1000**3
 """A volume that is gone is built again from the vault."""
 
@@ -91,8 +93,15 @@ def _read(tools: Tools, revision_id: int) -> bool:
 
 def _seen(tools: Tools, revision_id: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a revision looks like, for routing and for the timeline."""
-    if holds_picture(tools, revision_id):
-        picture = load_or_read_picture(tools, revision_id)
+    shown = photographs(tools, revision_id)
+    if len(shown) > MAX_PHOTOGRAPHS:
+        raise Refused(
+            RefusalCode.TOO_LARGE, f"at most {MAX_PHOTOGRAPHS} photographs in a series", f"{len(shown)} photographs"
+        )
+    if len(shown) > 1:  # each is decoded by the run that reads it, so that a bad one is refused alone
+        return {"photographs": len(shown)}, {"photographs": len(shown)}
+    if shown:
+        picture = load_or_read_picture(tools, revision_id, shown[0])
         size = {"rows": picture.pixels.shape[0], "columns": picture.pixels.shape[1]}
         return size, {**size, "declared": picture.declared, "notes": list(picture.notes)}
     volume = load_or_build(tools, revision_id)
@@ -104,36 +113,56 @@ def _seen(tools: Tools, revision_id: int) -> tuple[dict[str, Any], dict[str, Any
     return appearance(volume.array, volume.affine).to_json(), told
 
 
-def holds_picture(tools: Tools, revision_id: int) -> bool:
-    """Whether the objects of a revision are photographs, by their class."""
+def photographs(tools: Tools, revision_id: int) -> tuple[str, ...]:
+    """SOP Instance UIDs of a revision whose objects are photographs by their class; else none."""
     with tools.database.read() as connection:
-        return _is_picture(load_revision(connection, revision_id))
+        held = load_revision(connection, revision_id).instances
+    return tuple(i.uid for i in held) if all(i.sop_class_uid in PICTURE_CLASSES for i in held) else ()
 
 
-def _is_picture(revision: Revision) -> bool:
-    return bool(revision.instances) and all(i.sop_class_uid in PICTURE_CLASSES for i in revision.instances)
-
-
-def load_or_read_picture(tools: Tools, revision_id: int) -> Picture:
-    """The photograph of a revision: from the cache file, else decoded from the vault and cached.
-
-    Raises
-    ------
-    Refused
-        If it is no photograph that can be trusted, or the series holds several (each goes in a series of its own).
-    """
-    return _from_cache(tools, revision_id, load_picture, read_picture, save_picture)
-
-
-def case_picture(tools: Tools, revision_id: int) -> InputPicture:
-    """What a classifier is handed for a case.
+def run_photograph(tools: Tools, run: Any) -> Picture | None:
+    """The photograph that a run reads; None where it reads volumes.
 
     Raises
     ------
     Refused
         As `load_or_read_picture`.
     """
-    return as_picture(load_or_read_picture(tools, revision_id))
+    identity = run["identity"]
+    revision_id = int(identity["reference_revision"])
+    if not photographs(tools, revision_id):
+        return None
+    return load_or_read_picture(tools, revision_id, str(identity.get("photograph", "")))
+
+
+def load_or_read_picture(tools: Tools, revision_id: int, instance_uid: str = "") -> Picture:
+    """One photograph of a revision: from the cache file, else decoded from the vault and cached.
+
+    Parameters
+    ----------
+    instance_uid
+        Which one; empty: the only one.
+
+    Raises
+    ------
+    Refused
+        If it is no photograph that can be trusted, or nothing says which of several.
+    """
+    return _from_cache(tools, revision_id, load_picture, read_picture, save_picture, instance_uid)
+
+
+def case_picture(tools: Tools, run: Any) -> InputPicture:
+    """What a classifier is handed for the case of a run.
+
+    Raises
+    ------
+    Refused
+        As `load_or_read_picture`.
+    """
+    picture = run_photograph(tools, run)
+    if picture is None:
+        raise Refused(RefusalCode.SOP_CLASS_UNSUPPORTED, "a photograph", "a volume")
+    return as_picture(picture)
 
 
 def _from_cache(
@@ -142,8 +171,9 @@ def _from_cache(
     load: Callable[[Path], Read],
     build: Callable[..., Read],
     save: Callable[[Read, Path], object],
+    instance_uid: str = "",
 ) -> Read:
-    target = cache_path(tools, revision_id)
+    target = cache_path(tools, revision_id, instance_uid)
     if target.exists():
         try:
             return load(target)
@@ -151,7 +181,9 @@ def _from_cache(
             log.warning("cache.damaged", revision=revision_id)
     with tools.database.read() as connection:
         instances = load_revision(connection, revision_id).instances
-    read = build([tools.vault_path(instance.path) for instance in instances], limits=_limits(tools))
+    read = build(
+        [tools.stored(one) for one in instances if instance_uid in ("", one.uid)], limits=_limits(tools)
+    )
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     save(read, target)
     return read
@@ -193,6 +225,6 @@ def trim_cache(tools: Tools, limit_bytes: int = CACHE_BYTES) -> int:
     return files.trim(tools.volume_folder, limit_bytes)
 
 
-def cache_path(tools: Tools, revision_id: int) -> Path:
-    """Where the volume of a revision is cached."""
-    return tools.volume_folder / f"{revision_id}"
+def cache_path(tools: Tools, revision_id: int, instance_uid: str = "") -> Path:
+    """Where the volume of a revision is cached, or one photograph of it."""
+    return tools.volume_folder / (f"{revision_id}-{instance_uid}" if instance_uid else f"{revision_id}")

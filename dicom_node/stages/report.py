@@ -42,7 +42,7 @@ def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool
         said = tools.load(connection, run_id, FINDINGS)
         pdf = tools.load(connection, run_id, PDF_PAGE)
         kept = runs.artefacts_of(connection, run_id)
-        because = reason(tools, connection, run_id) if withdrawn else ""
+        because = reason(tools, connection, run_id, tools.settings.node.language) if withdrawn else ""
         systems = {**analyses.issuer_system(connection, run["study_uid"]), **tools.settings.report.issuers}
     if said is None or pdf is None:
         raise LookupError(f"run {run_id} has no findings or no page, and yet its report is to be sent")
@@ -53,6 +53,7 @@ def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool
         _check_gate(tools, attributes, run["study_uid"], case, destination)
     findings = findings_from_json(json.loads(said))
     identity = identity_of(run)
+    picture_uid = str(run["identity"].get("photograph") or run["identity"]["series"][0]["series_uid"])
     settings = tools.settings
     kinds = {kind.value for kind in ObjectKind}
     return fhir_bridge.ReportInput(
@@ -80,8 +81,7 @@ def report_input(tools: Tools, run_id: int, destination: str, *, withdrawn: bool
             for region in findings.regions
         }
         | {
-            o.key: tracking_uid(identity.site_namespace, identity.study_uid, tracking_key(series["series_uid"], o.key))
-            for series in run["identity"]["series"][:1]
+            o.key: tracking_uid(identity.site_namespace, identity.study_uid, tracking_key(picture_uid, o.key))
             for o in findings.observations
         },
         device_uid=producer(tools).device_uid(findings.model.name, findings.model.version),
@@ -96,6 +96,7 @@ def report_options(tools: Tools, findings: Findings) -> fhir_bridge.ReportOption
         identifier_system=settings.report.identifier_system,
         status=settings.report.status,
         title=findings.model.title,
+        language=settings.node.language,
         research_use_only=settings.node.research_use_only,
         time_zone=settings.node.timezone,
     )

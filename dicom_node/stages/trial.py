@@ -33,7 +33,7 @@ from dicom_node.stages.context import (
     pack_mask,
     unpack_mask,
 )
-from dicom_node.stages.read import case_inputs, case_picture, holds_picture, load_or_build
+from dicom_node.stages.read import case_inputs, case_picture, load_or_build, photographs
 from dicom_node.turns import TRIAL
 
 log = structlog.get_logger()
@@ -92,7 +92,7 @@ def _trial(tools: Tools, trial_id: int) -> None:
         _end(tools, trial_id, registry.FAILED, "the run has no findings to compare with")
         return
     reference = int(run["identity"]["reference_revision"])
-    if holds_picture(tools, reference):
+    if photographs(tools, reference):
         _trial_of_picture(tools, trial_id, row, run, findings_from_json(json.loads(said)))
         return
     if packed is None:
@@ -131,7 +131,7 @@ def _trial(tools: Tools, trial_id: int) -> None:
 def _trial_of_picture(tools: Tools, trial_id: int, row: Any, run: Any, said: Findings) -> None:
     """Ask another version about the photograph of a run, and compare what both say about the whole picture."""
     try:
-        picture = case_picture(tools, int(run["identity"]["reference_revision"]))
+        picture = case_picture(tools, run)
         (answer,) = tools.models.classify(row["candidate"], [picture])
     except Refused as refused:
         _end(tools, trial_id, registry.REFUSED, json.dumps(refused.refusal.to_json(), ensure_ascii=False))

@@ -22,10 +22,11 @@ from sqlalchemy import Connection
 from ai_engine.findings import findings_from_json
 from dicom_node import files
 from dicom_node.durable import Put
-from dicom_node.record import canonical_json, deliveries, digest, now, runs, withdrawals
+from dicom_node.record import canonical_json, deliveries, digest, now, removals, runs, withdrawals
 from dicom_node.record.revisions import load_revision
 from dicom_node.record.tables import cases
 from dicom_node.record.timeline import note
+from dicom_node.refusals_es import spoken
 from dicom_node.results import build_rejection
 from dicom_node.stages.context import FINDINGS, Tools, identity_of
 from dicom_node.stages.destinations import is_report
@@ -127,9 +128,9 @@ def _replaced_at(tools: Tools, connection: Connection, run_id: int) -> set[str]:
 # -- what is sent ------------------------------------------------------------------------------------------------------
 
 
-def reason(tools: Tools, connection: Connection, run_id: int) -> str:
+def reason(tools: Tools, connection: Connection, run_id: int, language: str) -> str:
     """Why a run was withdrawn, in fixed words without anything of a patient."""
-    return str(_notice(tools, connection, run_id)["message"])
+    return spoken(_notice(tools, connection, run_id), language)["message"]
 
 
 def rejection(tools: Tools, run_id: int, name: str) -> tuple[bytes, str] | None:
@@ -149,9 +150,10 @@ def rejection(tools: Tools, run_id: int, name: str) -> tuple[bytes, str] | None:
         run = runs.run_row(connection, run_id)
         notice = _notice(tools, connection, run_id)
         said = tools.load(connection, run_id, FINDINGS)
-        reference = load_revision(connection, int(run["identity"]["reference_revision"])).instances[0]
+        held = load_revision(connection, int(run["identity"]["reference_revision"])).instances
+        reference = next(one for one in held if run["identity"].get("photograph", "") in ("", one.uid))
     if known is not None:
-        return files.load(tools.artefact_folder, known["path"], known["sha256"]), str(known["sha256"])
+        return files.load(tools.artefact_folder, *removals.place(known)), str(known["sha256"])
     if said is None:
         raise LookupError(f"run {run_id} has no findings, and yet its objects are to be rejected")
     # a key of its own: the run may have rejected its predecessor by an object of the same kind
@@ -159,7 +161,7 @@ def rejection(tools: Tools, run_id: int, name: str) -> tuple[bytes, str] | None:
     made = build_rejection(
         identity,
         there,
-        SliceSource(reference.sop_class_uid, reference.uid, str(tools.vault_path(reference.path))),
+        SliceSource(reference.sop_class_uid, reference.uid, str(tools.stored(reference))),
         findings_from_json(json.loads(said)).model,
         producer(tools),
         because=f"{notice['message']} There is no current result.",

@@ -29,7 +29,7 @@ from dicom_node.stages.exports import OVERLAY, PDF_PAGE, chosen, extra_files
 from dicom_node.stages.infer import fail, refuse, start
 from dicom_node.stages.producer import producer
 from dicom_node.stages.publication import holds
-from dicom_node.stages.read import holds_picture, load_or_build, load_or_read_picture
+from dicom_node.stages.read import load_or_build, photographs, run_photograph
 from dicom_node.words import (
     ObjectKind,
     Picture,
@@ -159,10 +159,9 @@ def inputs(tools: Tools, run_id: int) -> tuple[Volume | Picture, Mask | None, Fi
         packed = tools.load(connection, run_id, MASK) or tools.load(connection, run_id, HEAT_MAP)
         said = tools.load(connection, run_id, FINDINGS)
     revision = int(run["identity"]["reference_revision"])
-    is_picture = holds_picture(tools, revision)
-    if said is None or (packed is None and not is_picture):
+    if said is None or (packed is None and not photographs(tools, revision)):
         raise LookupError(f"run {run_id} has no mask or findings, and yet its objects are to be written")
-    images = load_or_read_picture(tools, revision) if is_picture else load_or_build(tools, revision)
+    images = run_photograph(tools, run) or load_or_build(tools, revision)
     mask = None if packed is None else unpack_mask(packed)
     return images, mask, findings_from_json(json.loads(said)), identity_of(run)
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from dicom_node.body_sites import body_site
 from dicom_node.cli import app
 from dicom_node.photo import Importer, Occasion, Patient, WrappedPhoto, wrap
-from dicom_node.record.tables import cases, deliveries, reports, revisions, runs
+from dicom_node.record.tables import cases, deliveries, reports, revisions, runs, series, studies
 from dicom_node.results.readback import measurement_groups
 from dicom_node.stages.context import ChildDied
 from fhir_bridge.schema import faults
@@ -180,34 +180,89 @@ def test_a_refused_photograph_has_no_number_anywhere(node: Node, tmp_path: Path)
     assert "AI-MAL-PROB" not in json.dumps([dict(e) for e in node.events("run.refused")], default=str)
 
 
-def test_a_second_photograph_in_a_series_takes_the_first_ones_result_back(node: Node, tmp_path: Path) -> None:
-    photo = wrapped(jpeg(drawn_lesion()))
-    bring(node, tmp_path, photo)
-    before = {str(d.SOPInstanceUID) for d in node.delivered()}
-    other = dcmread(BytesIO(wrapped(jpeg(drawn_lesion(seed=9)), 2).data))
-    other.SeriesInstanceUID = photo.series_uid
-    path = tmp_path / "other.dcm"
-    other.save_as(path)
-    node.receive([path])
+def in_one_series(folder: Path, *photos: WrappedPhoto) -> list[Path]:
+    """The objects of a sender that collects the photographs of a visit in one series: that of the first."""
+    paths = []
+    for photo in photos:
+        target = dcmread(BytesIO(photo.data))
+        target.SeriesInstanceUID = photos[0].series_uid
+        paths.append(folder / f"{photo.sha256[:16]}.dcm")
+        target.save_as(paths[-1])
+    return paths
+
+
+def bring_series(node: Node, paths: list[Path], photo: WrappedPhoto) -> None:
+    node.receive(paths)
     node.close_series(photo.series_uid)
     node.engine.run()
     node.quiet(photo.study_uid)
     node.engine.run()
     assert node.engine.errors == {}
-    (refused,) = [r for r in node.rows(revisions) if r["refusal"]]
-    assert refused["refusal"]["code"] == "series-mixed"
-    (rejection,) = [d for d in node.delivered() if d.Modality == "KO"]
-    named = {
-        str(item.ReferencedSOPInstanceUID)
-        for study_item in rejection.CurrentRequestedProcedureEvidenceSequence
-        for series_item in study_item.ReferencedSeriesSequence
-        for item in series_item.ReferencedSOPSequence
-    }
-    assert named == before
-    (report,) = [
-        r["resource"] for r in node.rows(reports)[-1:] if r["resource"]["resourceType"] == "DiagnosticReport"
-    ] or [r["resource"] for r in node.rows(reports) if r["resource"].get("status") == "entered-in-error"][:1]
-    assert report["status"] == "entered-in-error"
+
+
+def test_a_series_of_several_photographs_has_a_result_for_each_and_a_bad_one_fails_alone(
+    node: Node, tmp_path: Path
+) -> None:
+    good = [wrapped(jpeg(drawn_lesion(seed=number)), number) for number in (1, 2, 3)]
+    plain = wrapped(jpeg(drawn_lesion(seed=4)), 4, declared="plain")
+    bring_series(node, in_one_series(tmp_path, *good, plain), good[0])
+    assert sorted(r["state"] for r in node.rows(runs)) == ["built"] * 3 + ["refused"]
+    (refused,) = [r for r in node.rows(runs) if r["state"] == "refused"]
+    assert refused["refusal"]["code"] == "picture-kind-unsupported"
+    assert refused["identity"]["photograph"] == plain.sop_instance_uid
+    reported = [d for d in node.delivered() if d.Modality == "SR"]
+    assert {measurement_groups(d)[0].images[0] for d in reported} == {one.sop_instance_uid for one in good}
+    assert len({measurement_groups(d)[0].tracking_uid for d in reported}) == 3
+    alone = Node(tmp_path / "alone", node.settings.engine.models, ROUTES)
+    try:  # the same photographs, each in a series of its own, have the same numbers
+        bring(alone, tmp_path, *good)
+        asked = {measurement_groups(d)[0].images[0]: probability(d) for d in alone.delivered() if d.Modality == "SR"}
+    finally:
+        alone.close()
+    assert {measurement_groups(d)[0].images[0]: probability(d) for d in reported} == asked
+    resources = [row["resource"] for row in node.rows(reports)]
+    assert len([r for r in resources if r["resourceType"] == "DiagnosticReport"]) == 3
+    for resource in resources:
+        assert list(faults(resource)) == [], resource["resourceType"]
+    told = {o["derivedFrom"][0]["reference"] for o in resources if o["resourceType"] == "Observation"}
+    assert told, "every observation says what it was derived from"
+
+
+def test_a_later_photograph_of_a_series_adds_its_result_and_leaves_the_others_alone(node: Node, tmp_path: Path) -> None:
+    first, later = wrapped(jpeg(drawn_lesion())), wrapped(jpeg(drawn_lesion(seed=9)), 2)
+    paths = in_one_series(tmp_path, first, later)
+    bring_series(node, paths[:1], first)
+    before = {str(d.SOPInstanceUID) for d in node.delivered()}
+    bring_series(node, paths[1:], first)
+    assert len(node.rows(revisions)) == 2
+    assert [r["state"] for r in node.rows(runs)] == ["built"] * 2
+    after = node.delivered()
+    assert before < {str(d.SOPInstanceUID) for d in after} and len(after) == 2 * len(before)
+    assert not [d for d in after if d.Modality == "KO"]
+    told = [row["resource"] for row in node.rows(reports) if row["resource"]["resourceType"] == "DiagnosticReport"]
+    assert [report["status"] for report in told] == ["preliminary"] * 2
+    assert len({report["id"] for report in told}) == 2
+
+
+def test_photographs_of_two_patients_in_one_series_wait_for_a_person(node: Node, tmp_path: Path) -> None:
+    photos = [wrapped(jpeg(drawn_lesion(seed=number)), number) for number in (1, 2)]
+    paths = in_one_series(tmp_path, *photos)
+    other = dcmread(paths[1])
+    other.PatientID = "P-18"
+    other.save_as(paths[1])
+    bring_series(node, paths, photos[0])
+    assert node.rows(runs) == [] and node.delivered() == []
+    held = [row["held"] for row in (*node.rows(series), *node.rows(studies)) if row["held"]]
+    assert held and {one["code"] for one in held} == {"patient-conflict"}
+
+
+def test_a_film_is_no_series_of_lesions(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.stages.read.MAX_PHOTOGRAPHS", 2)
+    photos = [wrapped(jpeg(drawn_lesion(seed=number)), number) for number in (1, 2, 3)]
+    bring_series(node, in_one_series(tmp_path, *photos), photos[0])
+    assert node.rows(runs) == []
+    (refused,) = [r["refusal"] for r in node.rows(revisions) if r["refusal"]]
+    assert (refused["code"], refused["found"]) == ("too-large", "3 photographs")
 
 
 def test_the_nodes_own_heat_map_is_never_read(node: Node, tmp_path: Path) -> None:

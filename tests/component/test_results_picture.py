@@ -120,7 +120,7 @@ def test_the_capture_shows_photograph_and_heat_and_says_that_it_is_no_measuremen
 
 
 def test_pages_of_several_photographs_of_a_study_are_tracked_apart(tmp_path: Path, picture: Picture) -> None:
-    other = dataclasses.replace(picture, series_uid="1.2.3.4.99")
+    other = dataclasses.replace(picture, sop_instance_uid="1.2.3.4.99")
     uids = [measurement_groups(_of(_built(p), ObjectKind.SR))[0].tracking_uid for p in (picture, other)]
     assert uids[0] != uids[1]
 
