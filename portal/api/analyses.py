@@ -30,6 +30,7 @@ from portal.api.analysis_bodies import (
     AnalysisFacts,
     AnalysisList,
     LookedUpAnswer,
+    LookUpBody,
     Reason,
     RedoBody,
 )
@@ -127,9 +128,9 @@ class AnalysisApi(Callers):
         made = await self._run(self._desk.redo, who, row, body.analysis.asked(who), body.reason)
         return self._one(request, made, await self._told(request, made), status=202)
 
-    async def look_up(self, request: Request, site: str, type: str, id: str) -> Response:
+    async def look_up(self, request: Request, body: LookUpBody) -> Response:
         """Who has an identifier, as the site's FHIR server says."""
-        found = await self._run(self._desk.look_up, person_of(request), site, type, id)
+        found = await self._run(self._desk.look_up, person_of(request), body.site, body.type, body.id)
         return JSONResponse(vars(found))
 
     # -- helpers
@@ -211,14 +212,9 @@ def router(services: PortalServices, desk: Analyses) -> APIRouter:
         """Take an analysis back and ask again about its photograph, for the right patient."""
         return await api.redo(request, id, body)
 
-    async def look_up(
-        request: Request,
-        site: str = Query(max_length=64),
-        type: str = Query(max_length=64),
-        id: str = Query(max_length=64),
-    ) -> Response:
-        """Who has an identifier, as the site's FHIR server says; nothing is created."""
-        return await api.look_up(request, site, type, id)
+    async def look_up(request: Request, body: LookUpBody = Body()) -> Response:
+        """Who has an identifier, as the site's FHIR server says; nothing is created.  In a body, and in no address."""
+        return await api.look_up(request, body)
 
     def add(path: str, handler: Any, method: str, scope: str, responses: dict[Any, Any], **extra: Any) -> None:
         made.add_api_route(
@@ -242,6 +238,7 @@ def router(services: PortalServices, desk: Analyses) -> APIRouter:
     add("/analyses/{id}/photo", photo, "GET", "analysis:reveal", {**pictures, **found})
     add("/analyses/{id}/files/{name}", file, "GET", "analysis:reveal", {200: {"content": contents}, **found})
     add("/analyses/{id}/withdraw", withdraw, "POST", "analysis:make", {**told, **found})
-    add("/analyses/{id}/redo", redo, "POST", "analysis:make", {**kept, **schemas.problems(404, 409, 422, 503)})
-    add("/patients", look_up, "GET", "analysis:make", {200: {"model": LookedUpAnswer}, **schemas.problems(422)})
+    add("/analyses/{id}/redo", redo, "POST", "analysis:make", {**kept, **schemas.problems(404, 409, 410, 422, 503)})
+    looked_up: dict[Any, Any] = {200: {"model": LookedUpAnswer}, **schemas.problems(422)}
+    add("/patients/look-up", look_up, "POST", "analysis:make", looked_up)
     return made

@@ -82,6 +82,16 @@ class RedoBody(Reason):
     analysis: AnalysisFacts
 
 
+class LookUpBody(BaseModel):
+    """Whom somebody asks about."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    site: str = Field(max_length=64, description="Key of one of the caller's sites.")
+    type: str = Field(max_length=64, description="Key of a type of identifier of the site.")
+    id: str = Field(max_length=64, description="As typed or scanned; its check digit is verified.")
+
+
 class _Open(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 

@@ -196,8 +196,9 @@ def test_who_has_an_identifier_is_answered_truthfully(tmp_path: Path, warm: Warm
             ana = clinic.client(clinic.app(), clinic.ana)
 
             def ask(identifier: str, kind: str = "rut", site: str = "post") -> Any:
-                return ana.get("/api/v1/patients", params={"site": site, "type": kind, "id": identifier})
+                return ana.post("/api/v1/patients/look-up", json={"site": site, "type": kind, "id": identifier})
 
+            assert ana.get("/api/v1/patients", params={"id": RUT}).status_code == 404, "in no address"
             assert ask("12.345.678-5").json() == {
                 "state": "found", "id": RUT, "name": "Roe^Mary Ann", "birth_date": "19800203", "sex": "F"
             }  # fmt: skip
