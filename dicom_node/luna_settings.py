@@ -14,6 +14,8 @@ class LunaSection(Section):
 
     token_hours: float = Field(8.0, gt=0, le=24)
     """How long a token is good; its clients cannot refresh it, the server can end it."""
+    client_confirms: bool = False
+    """Where no FHIR server can be asked, a client that names a patient has had a person confirm who that is."""
 
 
 class BridgeSection(Section):

@@ -58,12 +58,18 @@ class Analyses:
     ----------
     put
         Hands a job to the road.
+
+    Attributes
+    ----------
+    clients_confirm
+        Whether a LUNA client that names a patient has had a person confirm who that is, as the site says.
     """
 
     def __init__(self, settings: Settings, database: Database, put: Callable[[Put], None]) -> None:
         self._settings, self._database, self._put = settings, database, put
         self.settings = settings.api
         self.language = settings.node.language
+        self.clients_confirm = settings.luna.client_confirms
         self._patients = Patients(settings, database)
         self.spool = photo_spool(settings)
 

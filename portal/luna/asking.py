@@ -42,7 +42,9 @@ def _patient(desk: Analyses, who: Person, said: ImageProcess) -> PatientSaid | N
 
     LUNA has no page on which somebody confirms who this is.  Where a FHIR server is set it is asked: the one patient
     that it knows is taken with what it says of her, none or several are refused, and while it does not answer the
-    identity is unconfirmed, so nothing is published.  Where there is none, the client's word is all there is.
+    identity is unconfirmed, so nothing is published.  Where there is none, a number that nobody has compared with a
+    person is no confirmed identity either, unless the site says that its clients' users do (`luna.client_confirms`):
+    a person confirms it on the portal's page of the analysis.
     """
     if not said.patientId:
         if said.patientIdType:
@@ -56,7 +58,7 @@ def _patient(desk: Analyses, who: Person, said: ImageProcess) -> PatientSaid | N
         raise Refused(RefusalCode.PATIENT_AMBIGUOUS, "an identifier of one patient", "one of several")
     if found.state == "found":
         return PatientSaid(found.id, kind, found.name, found.birth_date, found.sex, confirmed=True)
-    return PatientSaid(said.patientId, kind, confirmed=found.state == "not-configured")
+    return PatientSaid(said.patientId, kind, confirmed=desk.clients_confirm and found.state == "not-configured")
 
 
 def _only_type(desk: Analyses, who: Person) -> str:

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.desks.analyses import Analyses, PatientSaid
 from dicom_node.desks.analysis_results import COMPLETED, REFUSED, STATES, WITHDRAWN
+from dicom_node.record.analyses import Row
 from dicom_node.refusals import Refused
 from portal.gate import permission
 from portal.pages.forms import fields_of
@@ -152,6 +153,7 @@ class _Pages:
             error=error,
             may_withdraw=is_own and result.state != WITHDRAWN and person.may("analysis:make"),
             replies=await self._replies(row),
+            is_unconfirmed=bool(_unconfirmed(row)["id"]),
         )
 
     async def _replies(self, row: RowMapping) -> Sequence[Mapping[str, Any]]:
@@ -234,7 +236,9 @@ class _Pages:
         if not said.confirmed or not said.name:
             return await self._redo_page(request, row, translator(request)("analysis.redo_confirm"))
         words = told["words"].strip()
-        reason = f"wrong-patient: {words[:300]}" if words else "wrong-patient"
+        known = _unconfirmed(row)
+        key = "identity-confirmed" if (said.id, said.type) == (known["id"], known["type"]) else "wrong-patient"
+        reason = f"{key}: {words[:300]}" if words else key
         redo = partial(self._desk.redo, person_of(request), row, None, reason, patient=said)
         try:
             made = await run_in_threadpool(redo)
@@ -248,7 +252,8 @@ class _Pages:
         kinds: Sequence[Mapping[str, str]] = next(
             (site["identifier_types"] for site in sites if site["key"] == row["site"]), []
         )
-        return page(request, "redo.html", status=422 if error else 200, row=row, kinds=kinds, error=error)
+        return page(request, "redo.html", status=422 if error else 200, row=row, kinds=kinds, error=error,
+                    patient=_unconfirmed(row))  # fmt: skip
 
     # -- whose it is
 
@@ -263,3 +268,10 @@ class _Pages:
         if row is None:
             raise HTTPException(404)
         return row
+
+
+def _unconfirmed(row: Row) -> Mapping[str, str]:
+    """Whom an analysis names without anybody's confirmation; empty words where it is confirmed, or names nobody."""
+    told = row["patient"]
+    is_open = told is not None and told.get("id") and not told.get("confirmed")  # a deleted identity is empty
+    return {"id": told["id"], "type": told["type"]} if is_open else {"id": "", "type": ""}

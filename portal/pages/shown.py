@@ -53,7 +53,7 @@ def refusal_of(told: Mapping[str, Any] | None, words: Translator) -> tuple[str, 
 def reason_of(row: Row, words: Translator) -> str:
     """Why an analysis was withdrawn: the reason chosen on the page in words, and whatever was written."""
     key, colon, rest = str(row["withdrawn_reason"] or "").partition(":")
-    if key not in WITHDRAWAL_REASONS:
+    if key not in (*WITHDRAWAL_REASONS, "identity-confirmed"):
         return f"{key}{colon}{rest}"
     return ". ".join(part for part in (words(f"analysis.reason_{key}"), rest.strip()) if part)
 

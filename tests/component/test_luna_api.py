@@ -15,12 +15,17 @@ from typer.testing import CliRunner
 
 from dicom_node.cli import app
 from dicom_node.desks import analysis_patients, backoff
-from dicom_node.desks.people import LUNA, PORTAL, People
+from dicom_node.desks.analyses import Analyses
+from dicom_node.desks.people import LUNA, PORTAL, Asked, People
 from dicom_node.identity import LookedUp
 from dicom_node.permissions import Role
 from dicom_node.record import keys, people, sites
 from dicom_node.record.tables import analyses, sessions
+from dicom_node.settings import LunaSection
+from dicom_node.spool import Upload
 from portal.luna import KeyFile, Tokens
+from portal.luna.asking import asked_of
+from portal.luna.bodies import ImageProcess
 from tests.support.luna import ACCESS_TOKEN, AUTHORIZATION, IMAGE, PASSWORD, PHOTO, Luna, address, luna_node
 
 pytestmark = pytest.mark.component
@@ -201,13 +206,21 @@ def test_a_photograph_is_an_analysis_of_its_sender(luna: Luna) -> None:
     assert luna.as_("ana").get(f"/api/getAnalysis/{told['id']}").json() == told
 
 
-def test_with_a_patient_it_has_an_identity(luna: Luna) -> None:
+def test_with_a_patient_it_has_an_identity_that_a_person_has_to_confirm(luna: Luna) -> None:
+    """No FHIR server: a number that a client sends is nobody's yes, unless the site says that it is."""
     said = {"patientId": "12.345.678-5", "bodySite": "back", "orderId": "A-1"}
     told = sent(luna, "ana", **said)
-    assert told["patient"]["id"] == "12345678-5" and told["patient"]["isConfirmed"] and not told["isPrivate"]
+    assert told["patient"]["id"] == "12345678-5" and not told["patient"]["isConfirmed"] and told["isPrivate"]
     row = luna.rows(analyses)[-1]
     assert (row["order_id"], row["body_site"], row["patient"]["issuer"]) == ("A-1", "back", "CHILE")
-    assert row["patient"]["confirmed"] == "user", "no FHIR server: the client's word is all there is"
+    assert row["patient"]["confirmed"] == ""
+
+    settings = luna.node.settings.model_copy(update={"luna": LunaSection(client_confirms=True)})
+    desk = Analyses(settings, luna.node.database, lambda put: None)
+    ana = People(settings.people, luna.node.database).sign_in(Asked(address("ana"), PASSWORD), LUNA).person
+    body = ImageProcess(image=IMAGE, patientId="12.345.678-5")
+    asked = asked_of(desk, ana, body, Upload("0" * 64, 1), "image/jpeg", None)
+    assert asked.patient is not None and asked.patient.confirmed
 
 
 SERVER_SAYS: dict[str, tuple[LookedUp, int, str]] = {

@@ -394,6 +394,31 @@ def test_the_wrong_patients_analysis_is_done_over_for_the_right_one(clinic: Clin
     assert done.headers["location"] == f"/analyses/{new['public_id']}"
 
 
+def test_whose_photograph_it_is_can_be_confirmed_later(clinic: Clinic, ana: Browser) -> None:
+    """As of a LUNA client that named a number: the page says that it stays here, and leads to a person's yes."""
+    said = {
+        **asked_by(clinic, description="grows")["patient"],
+        "name": "",
+        "birth_date": "",
+        "sex": "",
+        "confirmed": "",
+    }
+    row = asked_by(clinic, patient=said)
+    path = f"/analyses/{row['public_id']}"
+    shown, form = words(ana.get(path).text), ana.get(f"{path}/redo").text
+    assert "stays in the node" in shown and "Confirm who this is" in shown and said["id"] in form
+    told = {"site": "post-1", "patient_type": "rut", "patient_id": said["id"], "patient_normal": said["id"],
+            "patient_family": "Soto", "patient_given": "Rosa", "patient_birth_date": "1961-02-03",
+            "patient_sex": "F"}  # fmt: skip
+    assert ana.post(f"{path}/redo", told).status_code == 422, "without a yes nothing is confirmed"
+    done = ana.post(f"{path}/redo", {**told, "patient_confirmed": "yes"})
+    assert done.status_code == 303
+    *_, old, new = clinic.rows()
+    assert (old["withdrawn_reason"], new["patient"]["confirmed"]) == ("identity-confirmed", "user")
+    assert "Confirm who this is" not in ana.get(done.headers["location"]).text
+    assert "was confirmed" in words(ana.get(path).text)
+
+
 def test_a_patient_is_looked_up_without_an_identifier_in_any_address(clinic: Clinic, ana: Browser) -> None:
     asked = {"site": "post-1", "patient_type": "rut", "patient_id": "12.345.678-5"}
     found = ana.post("/analyse/patient", asked)
