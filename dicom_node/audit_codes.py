@@ -66,6 +66,7 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("archive.searched", Event(_QUERY, "E")),
     ("patient-looked-up", Event(_QUERY, "E")),
     ("cases-listed", Event(_QUERY, "E")),
+    ("analysis-results-listed", Event(_QUERY, "E")),
     ("read-", Event(_RECORD, "R")),
     ("dicomweb-", Event(_ACCESSED, "R")),
     ("analysis-revealed", Event(_ACCESSED, "R")),

@@ -24,7 +24,8 @@ from sqlalchemy import Connection, RowMapping
 from dicom_node import files
 from dicom_node.desks.analysis_asked import Asked, asked_before, check, check_words
 from dicom_node.desks.analysis_patients import Patients, PatientSaid
-from dicom_node.desks.analysis_results import FILES, AnalysisResult, result_of
+from dicom_node.desks.analysis_results import COMPLETED, FILES, AnalysisResult, result_of
+from dicom_node.desks.analysis_seen import Seen
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.identity import LookedUp
@@ -71,6 +72,7 @@ class Analyses:
         self.language = settings.node.language
         self.clients_confirm = settings.luna.client_confirms
         self._patients = Patients(settings, database)
+        self._seen = Seen(database)
         self.spool = photo_spool(settings)
 
     # -- asking
@@ -328,6 +330,11 @@ class Analyses:
     def saw_result(self, who: Person, row: Row) -> None:
         """Write down that somebody has looked at the result."""
         self._note(who, row, "analysis-result-seen", "result_seen_at")
+
+    def saw_results(self, who: Person, rows: Sequence[Row], results: Sequence[AnalysisResult]) -> None:
+        """Write down that somebody has looked at the results in a list, where there are any."""
+        both = zip(rows, results, strict=True)
+        self._seen.note(who.actor, [row["public_id"] for row, result in both if result.state == COMPLETED])
 
     def _note(self, who: Person, row: Row, action: str, column: str) -> None:
         with self._database.write() as connection:

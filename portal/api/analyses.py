@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import RowMapping
 
 from dicom_node.desks.analyses import Analyses
-from dicom_node.desks.analysis_results import FILES
+from dicom_node.desks.analysis_results import COMPLETED, FILES
 from dicom_node.desks.predictions import UnknownModel
 from dicom_node.refusals import RefusalCode, Refused
 from portal.api import schemas
@@ -86,17 +86,14 @@ class AnalysisApi(Callers):
         def told() -> list[dict[str, Any]]:
             rows = self._desk.list_of(who, since=since, until=until, state=state, sites=sites, limit=limit)
             results = self._desk.results(rows)
+            self._desk.saw_results(who, rows, results)
             return [analysis_answer(row, result, language) for row, result in zip(rows, results, strict=True)]
 
         return JSONResponse({"analyses": await self._run(told)})
 
     async def one(self, request: Request, id: str) -> Response:
         """One analysis: how far it is, and what came of it; a result that is read is audited."""
-        row = await self._row(request, id)
-        told = await self._told(request, row)
-        if told["state"] == "completed":
-            await self._run(self._desk.saw_result, person_of(request), row)
-        return JSONResponse(told)
+        return JSONResponse(await self._told(request, await self._row(request, id)))
 
     async def photo(self, request: Request, id: str) -> Response:
         """The picture; revealing it is audited."""
@@ -154,10 +151,14 @@ class AnalysisApi(Callers):
         return row
 
     async def _told(self, request: Request, row: RowMapping) -> dict[str, Any]:
-        language = self.language(request)
+        """The answer about one; that somebody is told a result is written down before."""
+        language, who = self.language(request), person_of(request)
 
         def told() -> dict[str, Any]:
-            return analysis_answer(row, self._desk.result(row), language, self._desk.replaced_by(row))
+            result = self._desk.result(row)
+            if result.state == COMPLETED:
+                self._desk.saw_result(who, row)
+            return analysis_answer(row, result, language, self._desk.replaced_by(row))
 
         return await self._run(told)
 

@@ -148,9 +148,9 @@ class Bridge:
         if result.state in _OPEN:
             return
         told = answers.analysis(row, result, one.who.public_id, language=one.who.language)
-        self._answer(one, {**told, "image": one.image}, one.analysis)
-        if result.state == "completed":
+        if result.state == "completed":  # before it goes out: what cannot be written down is not told
             self._desk.saw_result(one.who, row)
+        self._answer(one, {**told, "image": one.image}, one.analysis)
 
     def _answer_without(self, one: _Open, state: str, refusal: Refusal | None = None) -> None:
         language = one.who.language if one.who else "en"

@@ -94,9 +94,11 @@ class LunaApi(Callers):
 
         def told() -> list[dict[str, Any]]:
             rows = desk.list_of(who, limit=MAX_LISTED)
+            results = desk.results(rows)
+            desk.saw_results(who, rows, results)
             return [
                 answers.analysis(row, result, who.public_id, language=self.language(request))
-                for row, result in zip(rows, desk.results(rows), strict=True)
+                for row, result in zip(rows, results, strict=True)
             ]
 
         return JSONResponse(await self._run(told))
@@ -118,8 +120,8 @@ class LunaApi(Callers):
             if photo is not None:
                 desk.reveal(who, row)
                 image = photo.data
-            if result.state == "completed":
-                desk.saw_result(who, row)
+        if result.state == "completed":
+            desk.saw_result(who, row)
         return answers.analysis(row, result, who.public_id, image, self.language(request))
 
     # -- helpers
