@@ -19,7 +19,10 @@ class Slower(Exception):
 
 
 class Callers:
-    """Counts the calls of each caller and of each address.
+    """Counts the calls of each caller and, of those who do not say who they are, of each address.
+
+    A clinic's doctors, or everybody behind a proxy, share one address: what a stranger does there, or one of them, uses
+    up nobody else's calls.
 
     Parameters
     ----------
@@ -60,10 +63,10 @@ class Callers:
         if not tokens:
             return
         identity = request.state.identity
-        address = request.client.host if request.client else ""
-        waits = [buckets[1].take(address, tokens)]
         if identity is not None:
-            waits.append(buckets[0].take(identity.prefix, tokens))
-        if max(waits):
+            wait_s = buckets[0].take(identity.prefix, tokens)
+        else:
+            wait_s = buckets[1].take(request.client.host if request.client else "", tokens)
+        if wait_s:
             self._services.metrics.count("rate_limited_total", route=route)
-            raise Slower(max(waits))
+            raise Slower(wait_s)

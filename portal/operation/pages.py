@@ -33,7 +33,7 @@ HOME = "/operation"
 SHOWN, ALL_SHOWN = 50, 500
 STATES = ("waiting", "completed", "refused", "failed", "held")
 _BACK = re.compile(r"/operation(/[a-z]+(/[0-9a-f]{1,64})?)?")
-_ITEM = re.compile(r"(study|series|case|delivery|run|request|transfer)-[A-Za-z0-9-]{1,80}")
+_ITEM = re.compile(r"(study|series|case|delivery|run|request|transfer|analysis)-[A-Za-z0-9-]{1,80}")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _PAGES = ("", "held", "queue", "destinations", "models", "routes", "health")
 

@@ -10,9 +10,10 @@ import pytest
 
 from dicom_node.cli.web import make_app
 from dicom_node.permissions import Role
-from dicom_node.record.tables import audit, deliveries
+from dicom_node.record.tables import analyses, audit, deliveries
 from tests.support import slices
 from tests.support.quick import FLAIR, Quick, Trouble, down
+from tests.support.rows import add_row
 from tests.support.visits import Visit, visit, words
 
 pytestmark = pytest.mark.component
@@ -149,3 +150,18 @@ def test_a_study_is_found_by_its_numbers_and_shown_by_its_id(app: Any, node: Qui
     for wrong in (flair.study_uid, "0" * 32, "x"):
         assert somebody.get(f"/operation/studies/{wrong}").status_code == 404
     assert somebody.get("/operation/studies/" + "0" * 32).status_code == 404
+
+
+def test_a_photograph_that_never_reached_the_road_is_brought_again_by_its_button(app: Any, node: Quick) -> None:
+    somebody = operator(app, node)
+    known = {"public_id": 32 * "a", "site": "base", "state": "failed", "error": '{"reason": "the door was away"}'}
+    with node.database.write() as connection:
+        number = add_row(
+            connection, analyses, user_id=somebody.person.user_id, photo_path="spool/aa/bb", patient=None, **known
+        )
+    action = f"/operation/items/analysis-{number}/retry"
+    assert action in somebody.get("/operation/queue").text
+    answer = somebody.post(action, reason="the listener is mended", back="/operation/queue")
+    assert answer.status_code == 303 and "said=retry" in answer.headers["location"]
+    assert [row["state"] for row in node.rows(analyses)] == ["received"]
+    assert (somebody.person.actor, "job.retried", "the listener is mended") in audited(node)
