@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cold, doctors, engine, ingest, keras, levers, protection, road, shipped, skin, thesis, tumour
+from bench import (
+    cold,
+    doctors,
+    engine,
+    ingest,
+    keras,
+    levers,
+    protection,
+    road,
+    sessions,
+    shipped,
+    skin,
+    thesis,
+    tumour,
+)
 
 BENCHES = {
     "road": road.run,
     "ingest": ingest.run,
     "protection": protection.run,
+    "sessions": sessions.run,
     "engine": engine.run,
     "keras": keras.run,
     "shipped": lambda _: shipped.main([]),

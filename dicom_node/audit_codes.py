@@ -55,6 +55,8 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("session-ended", Event(_AUTHENTICATION, "E", Code("110123", "Logout"))),
     ("user-", Event(_ALERT, "U", _USER_CHANGED)),
     ("password-", Event(_ALERT, "U", _USER_CHANGED)),
+    ("second-factor-", Event(_ALERT, "U", _USER_CHANGED)),
+    ("recovery-code-", Event(_ALERT, "U", _USER_CHANGED)),
     ("key-", Event(_ALERT, "U", _CONFIGURED)),
     ("site-", Event(_ALERT, "U", _CONFIGURED)),
     ("token-key", Event(_ALERT, "U", _CONFIGURED)),
