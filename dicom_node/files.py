@@ -65,6 +65,21 @@ def _write(target: Path, data: bytes, *, is_durable: bool) -> None:
         sync_folder(target.parent)
 
 
+def destroy(path: Path) -> int | None:
+    """Delete a stored file; its size in bytes as it lay there, None where there was none.
+
+    A sealed file's own data key is overwritten first: what may be left of it on the medium is unreadable with every
+    master key.  The folder is still to be synced.
+    """
+    try:
+        size_bytes = path.lstat().st_size
+        at_rest.shred(path)
+        path.unlink()
+    except FileNotFoundError:
+        return None
+    return size_bytes
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in this folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

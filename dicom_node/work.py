@@ -31,6 +31,7 @@ from dicom_node.stages.deliver import is_due
 from dicom_node.stages.destinations import is_configured, waits_for
 from dicom_node.stages.prediction_care import bury_requests, hold_homeless, throw_away, unfinished_puts
 from dicom_node.stages.read import trim_cache
+from dicom_node.stages.retention import Retention
 from dicom_node.stages.submit import sweep_photos, unsubmitted_puts
 from dicom_node.stages.trial import trial_put
 from dicom_node.words import DeliveryState, RunState
@@ -66,6 +67,7 @@ def _run(settings: Settings, tools: Tools, stop: threading.Event) -> None:
         threading.Thread(target=warm_up, args=(tools,), name="warm-up", daemon=True).start()
         client = durable.connect(settings.engine_url)
         reconcile(tools, client, is_start=True)
+        threading.Thread(target=retain, args=(tools, stop), name="retention", daemon=True).start()
         log.info("work.started")
         due = time.monotonic() + settings.work.reconcile_s
         while not stop.wait(min(BEAT_S, settings.work.reconcile_s)):
@@ -93,6 +95,18 @@ def _run(settings: Settings, tools: Tools, stop: threading.Event) -> None:
 
 def say_stopping(tools: Tools) -> None:
     """From here on nothing that ends unfinished is a fault or a death: it is taken up at the next start."""
+def retain(tools: Tools, stop: threading.Event) -> None:
+    """Delete what the site keeps no longer, behind the road, until `stop` is set."""
+    retention = Retention(tools.settings, tools.database)
+    pause_s = min(tools.settings.work.reconcile_s, RETENTION_S)
+    while not stop.wait(pause_s):
+        pause_s = RETENTION_S
+        try:
+            retention.run("worker", stop.is_set, waits=True)
+        except Exception:  # the loop's boundary: what was begun is ended by the next round
+            log.exception("work.retention-failed")
+
+
     tools.stopping.set()
     with tools.database.write() as connection:
         workers.note_stopping(connection, tools.worker)

@@ -157,6 +157,8 @@ class _Endpoint:
         stored = self._store.read(kind, resource_id) if kind in PARAMETERS else None
         if stored is None:
             return outcome(404, "not-found", "no such resource")
+        if stored.is_deleted:
+            return outcome(410, "deleted", "this resource was deleted by the node's rules of retention")
         tag = f'W/"{stored.version}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})

@@ -23,6 +23,8 @@ class StoredResource:
     version: int
     last_updated: datetime
     """Aware; when this version came into the store."""
+    is_deleted: bool = False
+    """There was one; of it nothing is left but its type and id (http.html 3.1.0.7.1)."""
 
     @property
     def kind(self) -> str:

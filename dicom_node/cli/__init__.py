@@ -36,6 +36,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "keys": ("dicom_node.cli.operate", "keys_app", "API keys of programs."),
     "tokens": ("dicom_node.cli.tokens", "app", "Keys that sign the tokens of the LUNA API."),
     "audit": ("dicom_node.cli.audit", "app", "The audit log: verify, read, export."),
+    "retention": ("dicom_node.cli.retention", "app", "How long things are kept, legal holds, erasing."),
     "tls": ("dicom_node.cli.tls", "app", "Certificates: make, renew, look at them."),
     "at-rest": ("dicom_node.cli.at_rest", "app", "Encryption of what is stored: keys, state, change."),
     "config": ("dicom_node.cli.doctor", "config_app", "The settings in force."),

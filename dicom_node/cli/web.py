@@ -93,7 +93,8 @@ def _written(moment: datetime) -> str:
 
 
 def _stored(row: Mapping[str, Any]) -> StoredResource:
-    return StoredResource(row["resource"], int(row["version"]), datetime.fromisoformat(row["updated_at"]))
+    updated_at, is_deleted = datetime.fromisoformat(row["updated_at"]), row["removed_at"] is not None
+    return StoredResource(row["resource"], int(row["version"]), updated_at, is_deleted)
 
 
 def make_app(settings: Settings, database: Database, put: Callable[[Put], None] | None = None) -> Any:

@@ -22,6 +22,7 @@ from dicom_node.demo import found, timing
 from dicom_node.demo.sending import storescu
 from dicom_node.demo.site import Site
 from dicom_node.demo.study import DemoStudy, Fate, make_study
+from dicom_node.record import removals
 from dicom_node.refusals import PeerTrouble
 
 LEAST_DICE = 0.7
@@ -228,7 +229,7 @@ def _write_overlay(site: Site, story: timing.Story, folder: Path, outcome: Outco
         if row["kind"] == "overlay":
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "overlay.png"
-            path.write_bytes(files.load(site.settings.data.folder / "artefacts", row["path"], row["sha256"]))
+            path.write_bytes(files.load(site.settings.data.folder / "artefacts", *removals.place(row)))
             outcome.written["overlay"] = path
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from dicom_node.desks.people import People
+from dicom_node.desks.retention import RetentionDesk
 from dicom_node.record import Database, audit, audit_search, keys, people, second_factors, sites
 from dicom_node.record.audit_search import Wanted
 from dicom_node.record.keys import KeyRow
@@ -53,6 +54,11 @@ class Administration:
         self._settings = settings
         self._database = database
         self._people = desk
+        self.retention = RetentionDesk(settings, database)
+
+    def names(self) -> dict[str, str]:
+        """Names of accounts by their public ids."""
+        return {user.public_id: user.name for user in self.users()}
 
     # -- accounts
 
@@ -219,12 +225,9 @@ class Administration:
     # -- how long things are kept
 
     def kept(self) -> list[Kept]:
-        """How long the node keeps what, as its settings say."""
+        """How long the node keeps what no rule of retention is about, as its settings say."""
         api, who = self._settings.api, self._settings.people
         return [
-            Kept("images", None),
-            Kept("results", None),
-            Kept("photographs", None),
             Kept("request_uploads", api.keep_uploads_h, "api.keep_uploads_h"),
             Kept("request_results", api.keep_results_h, "api.keep_results_h"),
             Kept("sessions", who.session_h, "people.session_h"),

@@ -30,8 +30,9 @@ from dicom_node.durable import Put
 from dicom_node.failpoints import reach
 from dicom_node.identity import LookedUp
 from dicom_node.permissions import Person
-from dicom_node.record import Database, actions, analyses, arrivals, audit, now, runs, sites
+from dicom_node.record import Database, actions, analyses, arrivals, audit, now, removals, runs, sites
 from dicom_node.record.analyses import NewAnalysis, Row
+from dicom_node.record.identity_removal import GONE
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.sealing import at_rest
 from dicom_node.settings import Settings
@@ -199,7 +200,8 @@ class Analyses:
             rows = analyses.of_user(connection, who.user_id)
         found: dict[tuple[str, str, str], dict[str, str]] = {}
         for row in rows:
-            if row["patient"] is not None and row["state"] != analyses.WITHDRAWN:
+            is_known = row["patient"] is not None and not row["patient"].get(GONE)
+            if is_known and row["state"] != analyses.WITHDRAWN:
                 key = (row["site"], row["patient"]["type"], row["patient"]["id"])
                 found.setdefault(key, {**row["patient"], "site": row["site"]})
         return list(found.values())[:limit]
@@ -303,25 +305,42 @@ class Analyses:
         ----------
         is_exact
             Not one pixel differs from what the model saw; such a file may be large.
+
+        Raises
+        ------
+        Refused
+            ``removed`` when it was deleted.
         """
         from dicom_node.photo.unwrap import unwrap  # DICOM libraries, for the few calls that want them
 
         with self._database.read() as connection:
             path = arrivals.stored_path(connection, row["sop_instance_uid"] or "")
+            gone = arrivals.removed_at(connection, row["sop_instance_uid"] or "")
+        if gone:
+            raise removals.removed(gone)
         if path is None:
             return None
         return Photo(*unwrap(at_rest.read(self._settings.data.folder / path), is_exact=is_exact))
 
     def file(self, row: Row, name: str) -> tuple[str, bytes] | None:
-        """Media type and bytes of a file of a completed analysis; names are looked up, never joined (I9)."""
+        """Media type and bytes of a file of a completed analysis; names are looked up, never joined (I9).
+
+        Raises
+        ------
+        Refused
+            ``removed`` when it was deleted.
+        """
         if name not in FILES:
             return None
         with self._database.read() as connection:
-            if name not in self._result(connection, row).files:
+            result = self._result(connection, row)
+            if "result" in result.removed:
+                raise removals.removed(result.removed["result"])
+            if name not in result.files:
                 return None
             run = runs.latest_run(connection, row["study_uid"])
             kept = None if run is None else runs.artefact(connection, int(run["id"]), FILES[name][0])
-        return None if kept is None else (FILES[name][1], files.load(self._artefacts, kept["path"], kept["sha256"]))
+        return None if kept is None else (FILES[name][1], files.load(self._artefacts, *removals.place(kept)))
 
     def reveal(self, who: Person, row: Row) -> None:
         """Write down that somebody has looked at the picture."""

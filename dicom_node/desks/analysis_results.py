@@ -15,9 +15,10 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from ai_engine.findings import Observation, findings_from_json
-from dicom_node import files
-from dicom_node.record import analyses, arrivals, runs, studies
+from dicom_node import files, sayings
+from dicom_node.record import analyses, arrivals, removals, runs, studies
 from dicom_node.record.analyses import Row
+from dicom_node.record.identity_removal import GONE
 from dicom_node.record.timeline import last_of_run
 from dicom_node.words import CaseState, RunState
 
@@ -82,6 +83,8 @@ class AnalysisResult:
         It stays in the node: no identity, or one that nobody confirmed.
     limits
         What the model says about its own answer.
+    removed
+        What was deleted by retention, and when: `photo`, `result`, `identity`.
     """
 
     state: str
@@ -95,6 +98,9 @@ class AnalysisResult:
     study_id: str = ""
     is_private: bool = True
     limits: tuple[str, ...] = ()
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Language -> what the model's package says in English -> the same in that language."""
+    removed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def malignant(self) -> Output | None:
@@ -132,6 +138,7 @@ def result_of(connection: Connection, artefact_folder: Path, row: Row) -> Analys
         "is_private": is_private,
     }
     if row["state"] == analyses.WITHDRAWN:
+        "removed": _removed(connection, row),
         return AnalysisResult(WITHDRAWN, **common)
     if study is None:
         return AnalysisResult(WAITING, **common)
@@ -157,6 +164,13 @@ def _undecided(connection: Connection, study: RowMapping, common: Mapping[str, A
     """A study for which no model was asked, yet or at all."""
     cases = runs.cases_of(connection, study["uid"])
     for case in reversed(cases):
+def _removed(connection: Connection, row: Row) -> dict[str, str]:
+    """What of an analysis is deleted, apart from its result."""
+    photo = arrivals.removed_at(connection, row["sop_instance_uid"] or "")
+    identity = (row["patient"] or {}).get(GONE)
+    return {key: str(at) for key, at in (("photo", photo), ("identity", identity)) if at}
+
+
         if case["state"] in (CaseState.REFUSED.value, CaseState.HELD.value):
             state = REFUSED if case["state"] == CaseState.REFUSED.value else HELD
             return AnalysisResult(state, refusal=case["refusal"], **common)
@@ -182,8 +196,11 @@ def _of_run(
         return AnalysisResult(WAITING, **common)
     kept = {row["kind"]: row for row in runs.artefacts_of(connection, int(run["id"]))}
     said = kept["findings"]
-    findings = findings_from_json(json.loads(files.load(artefact_folder, said["path"], said["sha256"])))
-    names = {name for name, (kind, _) in FILES.items() if kind in kept}
+    if said["removed_at"]:
+        gone = {**common["removed"], "result": str(said["removed_at"])}
+        return AnalysisResult(COMPLETED, analysed_at=str(said["created_at"]), **{**common, "removed": gone})
+    findings = findings_from_json(json.loads(files.load(artefact_folder, *removals.place(said))))
+    names = {name for name, (kind, _) in FILES.items() if kind in kept and not kept[kind]["removed_at"]}
     return AnalysisResult(
         COMPLETED,
         outputs=tuple(_output(one) for one in findings.observations),

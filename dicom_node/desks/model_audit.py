@@ -13,8 +13,9 @@ from typing import Any
 from ai_engine.evaluation.skin_outcomes import Answered, Compared, audited, disagreement
 from ai_engine.findings import Findings, Observation, findings_from_json
 from dicom_node import files
-from dicom_node.record import Database, outcomes, runs
+from dicom_node.record import Database, outcomes, removals, runs
 from dicom_node.record.outcomes import Followed, Outcome
+from dicom_node.refusals import Refused
 
 ABOVE = "AI-OP-ABOVE"
 """Code of an output at or above its threshold, as the engine writes it."""
@@ -124,6 +125,6 @@ def _findings(connection: Any, folder: Path, run_id: int) -> Findings | None:
     if row is None:
         return None
     try:
-        return findings_from_json(json.loads(files.load(folder, row["path"], row["sha256"])))
-    except (OSError, ValueError, KeyError, TypeError):
+        return findings_from_json(json.loads(files.load(folder, *removals.place(row))))
+    except (OSError, ValueError, KeyError, TypeError, Refused):
         return None

@@ -189,6 +189,8 @@ class Intake:
                         arrival_id = rows.open_arrival(connection, p.arrival.calling_ae, p.arrival.peer)
                         opened[id(p.arrival)] = arrival_id
                     outcomes.append(rows.add_instance(connection, p.row, arrival_id))
+                    if outcomes[-1] is rows.Kept.AGAIN and not self.vault.has(p.row.path):
+                        raise FileNotFoundError("a deletion took the file before its row: its sender tries again")
         except (OSError, SQLAlchemyError) as error:
             for p in batch:
                 p.error = error
@@ -200,7 +202,7 @@ class Intake:
             p.outcome = outcome
 
     def _adopt(self, arrival: Arrival, path: str, sha256: str, size_bytes: int) -> bool:
-        """Give a file without a row its row; False when its bytes are those of a duplicate that was dropped."""
+        """Give a file without a row its row; False when its bytes are of a dropped duplicate, or were deleted."""
         head = next(iter(self.vault.storage.read(self.vault.data_folder / path, _HEAD_FOR_ADOPTION_BYTES)), b"")
         meta = read_meta(head) or {}
         row = rows.Received(
@@ -217,5 +219,8 @@ class Intake:
         if not scan.is_uid(row.uid):
             log.error("vault.unknown-file")
             return True
+        with self.database.read() as connection:
+            if rows.removed_at(connection, row.uid):
+                return False  # a deletion that was not finished, or an older copy of the vault
         placed = Placed(path, (self.vault.data_folder / path).parent, size_bytes, sha256)
         return self._commit(_Pending(row, arrival, placed.folder)) is not rows.Kept.SAME

@@ -140,6 +140,10 @@ class Indexer:
         for row in waiting:
             content_sha256 = self._digest_or_none(row["path"])
             duplicate = content_sha256 is not None and content_sha256 == row["first_sha256"]
+            if duplicate and row["removed_at"]:
+                with self._database.write() as connection:
+                    rows.take_place(connection, row["id"])
+                continue
             path = None if duplicate else self._files.to_quarantine(row["path"])
             with self._database.write() as connection:
                 rows.judge_copy(connection, row["id"], duplicate=duplicate, content_sha256=content_sha256, path=path)

@@ -214,6 +214,8 @@ def _is_in_force(connection: Connection, row: dict[str, Any], item: str) -> None
 
     But for what withdraws it, and for an object that is looked for before that.
     """
+    if row["removed_at"]:
+        raise UnknownItem(f"{item}: its object was deleted by retention on {row['removed_at'][:10]}; nothing is left")
     is_looked_for = row["kind"] == NOTICE or row["state"] != DeliveryState.CANCELLED.value
     if is_looked_for and is_withdrawn(connection, row["run_id"]):
         return
@@ -278,7 +280,7 @@ def _stop_all(connection: Connection, study_uid: str) -> None:
 
 def _delivery(connection: Connection, key: str, *states: DeliveryState) -> dict[str, Any]:
     query = (
-        select(deliveries, runs.c.study_uid, runs.c.state.label("run_state"), artefacts.c.kind)
+        select(deliveries, runs.c.study_uid, runs.c.state.label("run_state"), artefacts.c.kind, artefacts.c.removed_at)
         .join(runs, runs.c.id == deliveries.c.run_id)
         .join(artefacts, artefacts.c.id == deliveries.c.artefact_id)
         .where(deliveries.c.id == number_of(key), deliveries.c.state.in_([s.value for s in states]))

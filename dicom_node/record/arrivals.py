@@ -13,7 +13,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, RowMapping, insert, or_, select, update
 
 from dicom_node.record.database import now
-from dicom_node.record.indexing import known_place
+from dicom_node.record.indexing import known_place, revive
 from dicom_node.record.tables import arrivals, copies, instances, site
 from dicom_node.record.timeline import note
 
@@ -27,6 +27,8 @@ class Kept(StrEnum):
     NEW = "new"
     SAME = "same"
     """The same bytes were there already: nothing changed."""
+    AGAIN = "again"
+    """What had been deleted has come again: a new receipt, under the row that knew it."""
     COPY = "copy"
     """Other bytes under a UID we hold: kept beside it until the indexer has compared the contents."""
 
@@ -77,7 +79,9 @@ def close_lost_arrivals(connection: Connection) -> int:
 def holds(connection: Connection, uid: str, bytes_sha256: str) -> str | None:
     """Who sent exactly these bytes under this UID (its calling AE title, empty for a further copy); None: nobody."""
     sender = connection.execute(
-        select(instances.c.calling_ae).where(instances.c.uid == uid, instances.c.bytes_sha256 == bytes_sha256)
+        select(instances.c.calling_ae).where(
+            instances.c.uid == uid, instances.c.bytes_sha256 == bytes_sha256, instances.c.removed_at.is_(None)
+        )
     ).scalar_one_or_none()
     if sender is not None:
         return str(sender)
@@ -87,7 +91,13 @@ def holds(connection: Connection, uid: str, bytes_sha256: str) -> str | None:
 
 def stored_path(connection: Connection, uid: str) -> str | None:
     """Where the object of this UID is kept, relative to the data folder; None: it is not."""
-    return connection.execute(select(instances.c.path).where(instances.c.uid == uid)).scalar_one_or_none()
+    kept = select(instances.c.path).where(instances.c.uid == uid, instances.c.removed_at.is_(None))
+    return connection.execute(kept).scalar_one_or_none()
+
+
+def removed_at(connection: Connection, uid: str) -> str | None:
+    """Since when the file of an object that the node had is deleted; None: it is not."""
+    return connection.execute(select(instances.c.removed_at).where(instances.c.uid == uid)).scalar_one_or_none()
 
 
 def claim_recovered(connection: Connection, uid: str, calling_ae: str, *, pass_on: bool) -> None:
@@ -100,10 +110,19 @@ def claim_recovered(connection: Connection, uid: str, calling_ae: str, *, pass_o
 
 
 def add_instance(connection: Connection, item: Received, arrival_id: int) -> Kept:
-    """Insert the row that makes an object ours.  Repeating it changes nothing."""
-    known = connection.execute(select(instances.c.bytes_sha256).where(instances.c.uid == item.uid)).scalar_one_or_none()
-    if known == item.bytes_sha256:
-        return Kept.SAME
+    """Insert the row that makes an object ours.  Repeating it changes nothing.
+
+    Whoever gets `Kept.AGAIN` has to look, before the commit, whether the file is still there: the same bytes lie under
+    the same name, and a deletion may have been about to take it.
+    """
+    known = connection.execute(
+        select(instances.c.bytes_sha256, instances.c.removed_at).where(instances.c.uid == item.uid)
+    ).one_or_none()
+    if known is not None and known.bytes_sha256 == item.bytes_sha256:
+        if known.removed_at is None:
+            return Kept.SAME
+        receive_again(connection, item, arrival_id)
+        return Kept.AGAIN
     if known is None:
         connection.execute(
             insert(instances).values(
@@ -137,14 +156,31 @@ def add_instance(connection: Connection, item: Received, arrival_id: int) -> Kep
     return Kept.COPY
 
 
+def receive_again(connection: Connection, item: Received, arrival_id: int) -> None:
+    """An object whose file had been deleted has one again.
+
+    Its header is read again only where the identity had been deleted with it; what it holds is known by its digest.
+    """
+    values = {
+        "path": item.path,
+        "size_bytes": item.size_bytes,
+        "bytes_sha256": item.bytes_sha256,
+        "transfer_syntax_uid": item.transfer_syntax_uid,
+        "arrival_id": arrival_id,
+        "received_at": now(),
+        "calling_ae": item.calling_ae,
+        "pass_state": "pending" if item.pass_on else None,
+    }
+    revive(connection, item.uid, values)
+
+
 def stored_paths(connection: Connection) -> Iterable[tuple[str, str]]:
-    """(path, bytes_sha256) of every file a row promises; duplicates that were dropped are not promised."""
+    """(path, bytes_sha256) of every file a row promises; dropped duplicates, and what was deleted, are not."""
     for table, condition in (
-        (instances, None),
+        (instances, instances.c.removed_at.is_(None)),
         (copies, or_(copies.c.verdict.is_(None), copies.c.verdict != "duplicate")),
     ):
-        query = select(table.c.path, table.c.bytes_sha256)
-        for path, digest in connection.execute(query if condition is None else query.where(condition)):
+        for path, digest in connection.execute(select(table.c.path, table.c.bytes_sha256).where(condition)):
             yield str(path), str(digest)
 
 
@@ -177,6 +213,7 @@ def pending_originals(connection: Connection, limit: int) -> Sequence[RowMapping
         )
         .where(
             instances.c.pass_state == "pending",
+            instances.c.removed_at.is_(None),
             or_(instances.c.content_sha256.is_not(None), instances.c.refusal.is_not(None)),
         )
         .order_by(instances.c.id)

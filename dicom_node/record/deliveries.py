@@ -53,6 +53,7 @@ def of_run(connection: Connection, run_id: int, destination: str | None = None) 
             artefacts.c.kind,
             artefacts.c.path,
             artefacts.c.sha256,
+            artefacts.c.removed_at,
             artefacts.c.sop_class_uid,
             artefacts.c.sop_instance_uid,
             artefacts.c.series_uid,

@@ -40,8 +40,8 @@ def forget_identity(connection: Connection, study_uid: str, at: str) -> None:
     for run in connection.execute(select(runs.c.id, runs.c.identity).where(runs.c.study_uid == study_uid)).all():
         connection.execute(update(runs).where(runs.c.id == run.id).values(identity=without(run.identity)))
     connection.execute(pixels_seen.delete().where(pixels_seen.c.study_uid == study_uid))
-    for row in connection.execute(select(analyses).where(analyses.c.study_uid == study_uid)).mappings().all():
-        forget_analysis(connection, int(row["id"]), row["patient"], at)
+    for asked in connection.execute(select(analyses).where(analyses.c.study_uid == study_uid)).mappings().all():
+        forget_analysis(connection, int(asked["id"]), asked["patient"], at)
 
 
 def forget_analysis(connection: Connection, number: int, patient: Mapping[str, str] | None, at: str) -> None:
@@ -52,9 +52,8 @@ def forget_analysis(connection: Connection, number: int, patient: Mapping[str, s
     values: dict[str, Any] = {"patient": blank, "order_id": None, "description": ""}
     connection.execute(update(analyses).where(analyses.c.id == number).values(**values))
     withdrawn = analyses.c.withdrawn_reason.is_not(None)
-    connection.execute(update(analyses).where(analyses.c.id == number, withdrawn).values(withdrawn_reason=GONE))
-    answered = reviews.c.reply != ""
-    connection.execute(update(reviews).where(reviews.c.analysis_id == number, answered).values(reply=GONE))
+    connection.execute(update(analyses).where(analyses.c.id == number, withdrawn).values(withdrawn_reason=""))
+    connection.execute(update(reviews).where(reviews.c.analysis_id == number).values(reply=""))
 
 
 def without(told: Any) -> Any:

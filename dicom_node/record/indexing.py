@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, insert, or_, select, update
 
 from dicom_node.record import sites
 from dicom_node.record.database import now
-from dicom_node.record.tables import artefacts, copies, instances, series, studies
+from dicom_node.record.tables import arrivals, artefacts, copies, events, instances, series, studies
 from dicom_node.record.timeline import note
 from dicom_node.refusals import Refusal, RefusalCode
 
@@ -42,7 +42,10 @@ def unindexed(connection: Connection, limit: int, without: Collection[int] = ())
     query = (
         select(instances.c.id, instances.c.uid, instances.c.sop_class_uid, instances.c.path, instances.c.calling_ae)
         .where(
-            instances.c.content_sha256.is_(None), instances.c.refusal.is_(None), instances.c.id.not_in(sorted(without))
+            instances.c.content_sha256.is_(None),
+            instances.c.refusal.is_(None),
+            instances.c.removed_at.is_(None),
+            instances.c.id.not_in(sorted(without)),
         )
         .order_by(instances.c.id)
         .limit(limit)
@@ -60,6 +63,7 @@ def unjudged_copies(connection: Connection, limit: int) -> Sequence[RowMapping]:
             instances.c.content_sha256.label("first_sha256"),
             instances.c.study_uid,
             instances.c.series_uid,
+            instances.c.removed_at,
         )
         .join(instances, instances.c.uid == copies.c.uid)
         .where(
@@ -160,6 +164,30 @@ def judge_copy(
         )
 
 
+def take_place(connection: Connection, copy_id: int) -> None:
+    """The same object in other bytes has come after the first was deleted: it is the object from now on."""
+    row = connection.execute(select(copies).where(copies.c.id == copy_id)).mappings().one()
+    arrival = select(arrivals.c.calling_ae).where(arrivals.c.id == row["arrival_id"])
+    values = {key: row[key] for key in ("path", "bytes_sha256", "arrival_id", "received_at")}
+    values["calling_ae"] = connection.execute(arrival).scalar_one()
+    connection.execute(copies.delete().where(copies.c.id == copy_id))
+    revive(connection, row["uid"], values)
+
+
+def revive(connection: Connection, uid: str, values: Mapping[str, Any]) -> None:
+    """Give the row of a deleted object the file that has come; the timeline says so, once for many."""
+    row = connection.execute(select(instances.c.study_uid, instances.c.header).where(instances.c.uid == uid)).one()
+    again = {} if row.header is not None and row.header.get("PatientID") else {"content_sha256": None}
+    changed = update(instances).where(instances.c.uid == uid)
+    connection.execute(changed.values(**values, **again, removed_at=None))
+    study_uid = row.study_uid
+    if study_uid is None:
+        return
+    last = select(events.c.name).where(events.c.study_uid == study_uid).order_by(events.c.id.desc()).limit(1)
+    if connection.execute(last).scalar() != "study.received-again":
+        note(connection, "study.received-again", study_uid)
+
+
 def _join_study(connection: Connection, study_uid: str, identity: dict[str, Any], of_sender: str | None = None) -> None:
     row = connection.execute(select(studies).where(studies.c.uid == study_uid)).mappings().one_or_none()
     if row is None:
@@ -177,7 +205,7 @@ def _join_study(connection: Connection, study_uid: str, identity: dict[str, Any]
         return
     values: dict[str, Any] = {"last_activity_at": now()}
     if not row["identity"] and identity:
-        values["identity"] = identity
+        values |= {"identity": identity, "identity_removed_at": None}
     elif identity:
         differing = [k for k in PATIENT_KEYWORDS if row["identity"].get(k) != identity.get(k)]
         if differing and row["held"] is None:

@@ -45,7 +45,7 @@ def put_resources(
     for resource in resources:
         kind, identifier = resource["resourceType"], resource["id"]
         newest = latest(connection, kind, identifier)
-        if newest is not None and _body(newest["resource"]) == _body(resource):
+        if newest is not None and not newest["removed_at"] and _body(newest["resource"]) == _body(resource):
             continue
         version = 1 if newest is None else int(newest["version"]) + 1
         if newest is not None:
@@ -91,7 +91,7 @@ def _index(connection: Connection, report_id: int, tokens: Iterable[tuple[str, s
 
 
 def latest(connection: Connection, resource_type: str, resource_id: str) -> dict[str, Any] | None:
-    """The newest version of one resource: ``resource``, ``version``, ``updated_at``."""
+    """The newest version of one resource: ``resource``, ``version``, ``updated_at``, ``removed_at``."""
     row = (
         connection.execute(
             select(reports)
@@ -144,8 +144,9 @@ def _is(system: str | None, value: str | None) -> ColumnElement[bool]:
 
 
 def of_study(connection: Connection, study_uid: str) -> list[dict[str, Any]]:
-    """The newest versions of the resources of one study."""
-    query = select(reports).where(reports.c.study_uid == study_uid).order_by(reports.c.id)
+    """The newest versions of the resources of one study that are kept."""
+    kept = (reports.c.study_uid == study_uid, reports.c.removed_at.is_(None))
+    query = select(reports).where(*kept).order_by(reports.c.id)
     newest = {(r["resource_type"], r["resource_id"]): dict(r) for r in connection.execute(query).mappings()}
     return list(newest.values())
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, or_, select
 
 from ai_engine.findings import Observation, findings_from_json
 from dicom_node import files
-from dicom_node.record import analyses, circuits, pauses, predictions, transfers
+from dicom_node.record import analyses, circuits, pauses, predictions, removals, transfers
 from dicom_node.record import deliveries as delivery_queries
 from dicom_node.record import runs as run_queries
 from dicom_node.record.tables import attempts, cases, revisions, runs, series, studies
@@ -83,6 +83,7 @@ def summary(connection: Connection, study: dict[str, Any]) -> dict[str, Any]:
             if r.refusal
         ],
         "held": study["held"],
+        "removed": removals.of_study(connection, uid),
     }
 
 
@@ -302,8 +303,10 @@ def says(connection: Connection, artefact_folder: Path, run_id: int) -> str:
     row = run_queries.artefact(connection, run_id, "findings")
     if row is None:
         return ""
+    if row["removed_at"]:
+        return f"deleted by retention on {row['removed_at'][:10]}"
     try:
-        said = findings_from_json(json.loads(files.load(artefact_folder, row["path"], row["sha256"])))
+        said = findings_from_json(json.loads(files.load(artefact_folder, *removals.place(row))))
     except (OSError, ValueError, KeyError, TypeError):
         return "its findings cannot be read: restore the artefacts from the backup"
     if said.observations:

@@ -289,6 +289,22 @@ def descriptor(path: Path | str) -> BinaryIO:
         return made
 
 
+def shred(path: Path | str) -> bool:
+    """Overwrite the data key of a sealed file, durably, before it is deleted; False for a file that is not sealed.
+
+    Without it nothing of the file can be deciphered again, wherever the medium keeps its blocks.  (Flash and copying
+    file systems write elsewhere than they read, and may keep the old head: their own encryption is for that.)
+    """
+    with open(path, "r+b") as file:
+        if not file.read(len(MAGIC)).startswith(MAGIC):
+            return False
+        file.seek(0)
+        file.write(bytes(HEAD_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    return True
+
+
 def _keys() -> Keys:
     if _in_force.keys is None:
         raise AtRestRefused("this process has no keys")

@@ -20,11 +20,11 @@ from ai_engine.findings import Findings
 from ai_engine.pictures import InputPicture, PictureAnswer
 from ai_engine.prediction import InputVolume
 from dicom_node import files
-from dicom_node.record import Database
+from dicom_node.record import Database, removals
 from dicom_node.record.runs import Attempt, add_artefact, artefact
 from dicom_node.refusals import Refusal
 from dicom_node.settings import Settings
-from dicom_node.words import Grade, RunIdentity
+from dicom_node.words import Grade, Instance, RunIdentity
 
 Mask = npt.NDArray[np.uint8]
 
@@ -112,8 +112,20 @@ class Tools:
         return self.settings.data.folder / "cache" / "volumes"
 
     def vault_path(self, relative: str) -> Path:
-        """The stored file of an instance."""
+        """A stored file of the vault."""
         return self.settings.data.folder / relative
+
+    def stored(self, instance: Instance) -> Path:
+        """The stored file of an instance.
+
+        Raises
+        ------
+        Refused
+            ``removed`` when it was deleted.
+        """
+        if instance.removed_at:
+            raise removals.removed(instance.removed_at)
+        return self.vault_path(instance.path)
 
     # -- artefacts: bytes named by their digest, rows only while the attempt is current ----------------------------
 
@@ -128,9 +140,15 @@ class Tools:
         return add_artefact(connection, attempt, kind, sha256, path, **columns)
 
     def load(self, connection: Connection, run_id: int, kind: str) -> bytes | None:
-        """The bytes of a run's artefact, compared with their digest."""
+        """The bytes of a run's artefact, compared with their digest; None where there never was one.
+
+        Raises
+        ------
+        Refused
+            ``removed`` when it was deleted.
+        """
         row = artefact(connection, run_id, kind)
-        return None if row is None else files.load(self.artefact_folder, row["path"], row["sha256"])
+        return None if row is None else files.load(self.artefact_folder, *removals.place(row))
 
 
 def identity_of(run: RowMapping | Mapping[str, Any]) -> RunIdentity:

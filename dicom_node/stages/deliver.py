@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from dicom_node import delivery, files
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
-from dicom_node.record import deliveries, now, runs, studies, withdrawals
+from dicom_node.record import deliveries, now, removals, runs, studies, withdrawals
 from dicom_node.record.tables import cases
 from dicom_node.record.tables import runs as run_table
 from dicom_node.record.timeline import note
@@ -176,7 +176,7 @@ def _outgoing(
         if is_notice:
             made = rejection(tools, run_id, name)
             return None if made is None else delivery.OutgoingObject.read(*made)
-        data = files.load(tools.artefact_folder, row["path"], row["sha256"])
+        data = files.load(tools.artefact_folder, *removals.place(row))
         return delivery.OutgoingObject.read(data, str(row["sha256"]))
     with tools.database.read() as connection:
         if not is_notice:
@@ -189,7 +189,7 @@ def _outgoing(
     if not has_some:
         return None
     # no DICOM object lies there, and so none can be rejected by one: the notice itself says it
-    data = files.load(tools.artefact_folder, row["path"], row["sha256"])
+    data = files.load(tools.artefact_folder, *removals.place(row))
     return delivery.OutgoingFile.named(f"{stem}.json", data, str(row["sha256"]))
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from ai_engine.findings import Findings
 from ai_engine.predict import InputFacts, picture_json, result_json
 from dicom_node import delivery, files
-from dicom_node.record import digest, runs, studies
+from dicom_node.record import digest, removals, runs, studies
 from dicom_node.record.tables import cases
 from dicom_node.settings import FileDestination, Settings
 from dicom_node.stages.context import Mask, Tools
@@ -93,7 +93,7 @@ def outgoing_file(
         If the stored bytes are not those that were built.
     """
     wanted, ending = next((name, ending) for name, (kind, ending) in _FILES.items() if kind == row["kind"])
-    data = files.load(tools.artefact_folder, row["path"], row["sha256"])
+    data = files.load(tools.artefact_folder, *removals.place(row))
     return delivery.OutgoingFile.named(
         file_name(tools, connection, run_id, destination, wanted) + ending, data, str(row["sha256"])
     )

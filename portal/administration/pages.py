@@ -18,7 +18,7 @@ from dicom_node.permissions import MAY, Role
 from dicom_node.record.keys import ACCOUNT_SCOPES, SCOPES, KeyRefused
 from dicom_node.record.people import User
 from dicom_node.record.sites import CHECKS, PeopleRefused
-from portal.administration import audit
+from portal.administration import audit, retention
 from portal.gate import permission
 from portal.pages import page
 from portal.pages.render import settings_of
@@ -57,10 +57,10 @@ def router(desk: Administration) -> APIRouter:
         ("/keys", pages.keys, "GET", key),
         ("/keys", pages.add_key, "POST", key),
         ("/keys/revoke", pages.revoke_key, "POST", key),
-        ("/retention", pages.retention, "GET", "retention:manage"),
     ):
         made.add_api_route(HOME + path, handler, methods=[method], openapi_extra=permission(needed))
     made.include_router(audit.router(desk))
+    made.include_router(retention.router(desk))
     return made
 
 
@@ -213,10 +213,6 @@ class _Pages:
         except KeyRefused as refused:
             return self._keys(request, status=422, wrong=refused.reason)
         return RedirectResponse(f"{HOME}/keys?said=saved", status_code=303)
-
-    def retention(self, request: Request) -> Response:
-        """How long the node keeps what."""
-        return _page(request, "retention", kept=self._desk.kept())
 
 
 def _page(request: Request, name: str, /, *, status: int = 200, **values: Any) -> Response:

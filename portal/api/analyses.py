@@ -230,14 +230,15 @@ def router(services: PortalServices, desk: Analyses) -> APIRouter:
     kept = {202: {"model": AnalysisAnswer, "description": "Kept; the answer comes later"}}
     told = {200: {"model": AnalysisAnswer}}
     found = schemas.problems(404, 422)
+    files = schemas.problems(404, 410, 422)
     contents: dict[str, Any] = {kind: {} for _, kind in FILES.values()}
     asking = schemas.problems(409, 413, 415, 422, 503)
     add("/analyses", ask, "POST", "analysis:make", {**kept, **asking}, requestBody=ANALYSIS_BODY)
     add("/analyses", listed, "GET", "analysis:own", {200: {"model": AnalysisList}, **schemas.problems(422)})
     add("/analyses/{id}", one, "GET", "analysis:own", {**told, **found})
     pictures: dict[Any, Any] = {200: {"content": {"image/jpeg": {}}}}
-    add("/analyses/{id}/photo", photo, "GET", "analysis:reveal", {**pictures, **found})
-    add("/analyses/{id}/files/{name}", file, "GET", "analysis:reveal", {200: {"content": contents}, **found})
+    add("/analyses/{id}/photo", photo, "GET", "analysis:reveal", {**pictures, **files})
+    add("/analyses/{id}/files/{name}", file, "GET", "analysis:reveal", {200: {"content": contents}, **files})
     add("/analyses/{id}/withdraw", withdraw, "POST", "analysis:make", {**told, **found})
     add("/analyses/{id}/redo", redo, "POST", "analysis:make", {**kept, **schemas.problems(404, 409, 410, 422, 503)})
     looked_up: dict[Any, Any] = {200: {"model": LookedUpAnswer}, **schemas.problems(422)}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dicom_node.desks.analyses import AnalysisResult
-from dicom_node.desks.analysis_results import COMPLETED, PHOTO, Output
+from dicom_node.desks.analysis_results import PHOTO, Output
 from dicom_node.record.analyses import Row
 from dicom_node.refusals import WORDS, RefusalCode
 from dicom_node.refusals_es import told as refusal_words
@@ -24,6 +24,7 @@ _STATES: Mapping[str, Mapping[str, str]] = {
         "failed": "The node made a fault on this analysis; nothing was found out about the picture.",
         "held": "A person has to decide before this analysis goes on.",
         "withdrawn": "This analysis was withdrawn: it has no result.",
+        "removed": "This analysis was completed; its result has been deleted by the rules of retention.",
     },
     "es": {
         "waiting": "La fotografía está guardada y espera su turno, o se está trabajando en ella.",
@@ -31,6 +32,7 @@ _STATES: Mapping[str, Mapping[str, str]] = {
         "failed": "El nodo cometió un fallo en este análisis; no se averiguó nada sobre la imagen.",
         "held": "Una persona tiene que decidir antes de que este análisis siga.",
         "withdrawn": "Este análisis se retiró: no tiene resultado.",
+        "removed": "Este análisis se completó; su resultado se eliminó según las reglas de conservación.",
     },
 }
 
@@ -46,10 +48,11 @@ def analysis_answer(row: Row, result: AnalysisResult, language: str, replaces: s
     here, say = f"{BASE}/{row['public_id']}", PHOTO_WORDS[language]
     is_above = any(one.is_above for one in result.outputs)
     refusal = refusal_answer(result.refusal, language)
+    state = "removed" if "result" in result.removed else result.state
     return {
         "id": row["public_id"],
         "state": result.state,
-        "message": _STATES[language].get(result.state) or ("" if refusal is None else refusal["message"]),
+        "message": _STATES[language].get(state) or ("" if refusal is None else refusal["message"]),
         "created_at": row["created_at"],
         "analysed_at": result.analysed_at or None,
         "site": row["site"],
@@ -63,9 +66,9 @@ def analysis_answer(row: Row, result: AnalysisResult, language: str, replaces: s
         "kind": row["declared"]["kind"],
         "consent": row["consent"],
         "impression": row["impression"],
-        "malignant": _number(result.malignant, say),
-        "melanoma": _number(result.melanoma, say),
-        "meaning": say["meaning_above" if is_above else "meaning_below"] if result.state == COMPLETED else None,
+        "malignant": _number(result.malignant, language),
+        "melanoma": _number(result.melanoma, language),
+        "meaning": say["meaning_above" if is_above else "meaning_below"] if result.outputs else None,
         "contradicted": result.is_contradicted(row["impression"]),
         "disclaimer": say["disclaimer"],
         "limits": list(result.limits),
@@ -74,6 +77,7 @@ def analysis_answer(row: Row, result: AnalysisResult, language: str, replaces: s
         "refusal": refusal,
         "error": result.error or None,
         "withdrawn": _withdrawn(row),
+        "removed": dict(result.removed) or None,
         "replaces": replaces,
         "links": {
             "self": here,
@@ -109,7 +113,7 @@ def refusal_answer(told: Mapping[str, Any] | None, language: str) -> dict[str, A
 def _number(output: Output | None, say: Mapping[str, str]) -> dict[str, Any] | None:
     if output is None:
         return None
-    threshold = output.threshold
+    threshold, say = output.threshold, PHOTO_WORDS[language]
     return {
         "name": output.name,
         "probability": _share(output.value) if output.is_probability else None,

@@ -138,6 +138,9 @@ class AnalysisAnswer(_Open):
     refusal: RefusalBody | None
     error: str | None
     withdrawn: dict[str, str] | None
+    removed: dict[str, str] | None = Field(
+        None, description="What was deleted by the rules of retention, and when: photo, result, identity."
+    )
     replaces: str | None
     links: dict[str, str | None]
 

@@ -163,6 +163,7 @@ _STATUS_TEXTS = {
     403: "The key may not do this",
     404: "There is nothing here, or it is another key's",
     409: "The Idempotency-Key was used for another request",
+    410: "It was deleted by the rules of retention; `found` says when",
     413: "Too large",
     415: "This kind of object is not read",
     421: "Not the node's name",

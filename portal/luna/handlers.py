@@ -10,7 +10,7 @@ import anyio.to_thread
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from dicom_node.desks.analysis_results import AnalysisResult
+from dicom_node.desks.analysis_results import PHOTO, AnalysisResult
 from dicom_node.desks.predictions import UnknownModel
 from dicom_node.permissions import Person
 from dicom_node.refusals import RefusalCode, Refused
@@ -115,7 +115,7 @@ class LunaApi(Callers):
         desk = self._desk.analyses
         result: AnalysisResult = desk.result(row)
         image: bytes | None = None
-        if with_image:
+        if with_image and PHOTO in result.files:
             photo = desk.photo(row)
             if photo is not None:
                 desk.reveal(who, row)

@@ -25,7 +25,7 @@ from dicom_node.refusals import Refused
 from portal.gate import permission
 from portal.pages.forms import fields_of
 from portal.pages.render import page, translator
-from portal.pages.shown import WITHDRAWAL_REASONS, patient_of, place_of, refusal_of, shown
+from portal.pages.shown import WITHDRAWAL_REASONS, nobody, patient_of, place_of, refusal_of, shown
 from portal.services import PortalServices
 from portal.sessions import person_of
 
@@ -100,7 +100,7 @@ class _Pages:
                     {
                         "id": row["public_id"],
                         "created_at": row["created_at"],
-                        "who": patient["shown"] or patient["id"] or words("analyse.without_identity"),
+                        "who": patient["shown"] or patient["id"] or words(nobody(row)),
                         "pseudonym": row["pseudonym"] or "",
                         "place": place_of(row, words),
                         "description": row["description"][:120],

@@ -10,6 +10,7 @@ from fastapi import Request
 
 from dicom_node.desks.analysis_results import COMPLETED, PHOTO, AnalysisResult, Output
 from dicom_node.record.analyses import Row
+from dicom_node.record.identity_removal import GONE
 from dicom_node.refusals import WORDS, RefusalCode
 from dicom_node.refusals_es import told as refusal_words
 from portal.pages.language import Translator
@@ -34,6 +35,11 @@ def patient_of(told: Mapping[str, str] | None) -> dict[str, str]:
     born = told["birth_date"]
     day = f"{born[:4]}-{born[4:6]}-{born[6:]}" if len(born) == 8 and born.isdigit() else ""
     return {**told, "shown": person_name(told["name"]), "born": day}
+
+
+def nobody(row: Row) -> str:
+    """The word for a patient whom the page cannot name: there never was an identity, or it is deleted."""
+    return "analysis.identity_gone" if (row["patient"] or {}).get(GONE) else "analyse.without_identity"
 
 
 def place_of(row: Row, words: Translator) -> str:

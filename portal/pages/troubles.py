@@ -14,7 +14,7 @@ from dicom_node.permissions import Person
 from portal.pages.render import page, reader_of, translator
 
 SIGN_IN = "/sign-in"
-_TOLD = (400, 403, 404, 429, 500, 502)
+_TOLD = (400, 403, 404, 410, 429, 500, 502)
 
 
 def led_to(person: Person | None) -> str:
