@@ -39,6 +39,8 @@ from dicom_node.words import DeliveryState, RunState
 log = structlog.get_logger()
 
 PURGE_AFTER_S = 7 * 24 * 3600.0
+RETENTION_S = 600.0
+"""So often the worker looks what the site keeps no longer."""
 BEAT_S = 10.0
 """So often the worker says that it lives."""
 OPEN = (DeliveryState.PENDING, DeliveryState.SENDING)
