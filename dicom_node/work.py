@@ -67,9 +67,9 @@ def _run(settings: Settings, tools: Tools, stop: threading.Event) -> None:
             target=AuditOut(tools.settings, tools.database).run, args=(stop,), name="audit-out", daemon=True
         ).start()
         threading.Thread(target=warm_up, args=(tools,), name="warm-up", daemon=True).start()
+        threading.Thread(target=retain, args=(tools, stop), name="retention", daemon=True).start()
         client = durable.connect(settings.engine_url)
         reconcile(tools, client, is_start=True)
-        threading.Thread(target=retain, args=(tools, stop), name="retention", daemon=True).start()
         log.info("work.started")
         due = time.monotonic() + settings.work.reconcile_s
         while not stop.wait(min(BEAT_S, settings.work.reconcile_s)):
@@ -95,8 +95,6 @@ def _run(settings: Settings, tools: Tools, stop: threading.Event) -> None:
         log.info("work.stopped")
 
 
-def say_stopping(tools: Tools) -> None:
-    """From here on nothing that ends unfinished is a fault or a death: it is taken up at the next start."""
 def retain(tools: Tools, stop: threading.Event) -> None:
     """Delete what the site keeps no longer, behind the road, until `stop` is set."""
     retention = Retention(tools.settings, tools.database)
@@ -109,6 +107,8 @@ def retain(tools: Tools, stop: threading.Event) -> None:
             log.exception("work.retention-failed")
 
 
+def say_stopping(tools: Tools) -> None:
+    """From here on nothing that ends unfinished is a fault or a death: it is taken up at the next start."""
     tools.stopping.set()
     with tools.database.write() as connection:
         workers.note_stopping(connection, tools.worker)
