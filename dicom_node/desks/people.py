@@ -214,6 +214,8 @@ class People:
         passwords.check(new, user.email, user.name)
         made = passwords.hash_of(new)
         with self._database.write() as connection:
+            if self._user(connection, person).password_hash != user.password_hash:
+                raise SignInRefused  # set by a link meanwhile, by whoever is not sure of this session any more
             backoff.succeeded(connection, attempt, person.email, "")
             people.set_password(connection, person.actor, user, made, keep_session=person.session_id)
 
