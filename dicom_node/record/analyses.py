@@ -238,6 +238,8 @@ def private_reason(connection: Connection, study_uid: str) -> str | None:
     row = of_study(connection, study_uid)
     if row is None:
         return None
+    if row["state"] == WITHDRAWN:
+        return "taken-back"
     if row["patient"] is None or not row["is_identified"]:
         return "private-study"
     return None if row["patient"].get("confirmed") in CONFIRMATIONS else "identity-unconfirmed"
@@ -245,8 +247,7 @@ def private_reason(connection: Connection, study_uid: str) -> str | None:
 
 def stays_here(connection: Connection, study_uid: str) -> bool:
     """Whether the original itself goes to no archive: private, or taken back before it had gone there."""
-    row = of_study(connection, study_uid)
-    return row is not None and (row["state"] == WITHDRAWN or private_reason(connection, study_uid) is not None)
+    return private_reason(connection, study_uid) is not None
 
 
 def issuer_system(connection: Connection, study_uid: str) -> dict[str, str]:

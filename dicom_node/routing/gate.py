@@ -36,6 +36,7 @@ class PublicationHold:
 
 HOLDS: dict[str, tuple[frozenset[Channel], str]] = {
     "private-study": (BOTH, "the photograph was taken without an identity: it stays in the node"),
+    "taken-back": (BOTH, "the photograph was taken back before its result was there: it stays in the node"),
     "identity-unconfirmed": (BOTH, "nobody has confirmed whose photograph this is: it stays in the node"),
     "quality-control-subject": (BOTH, "Quality Control Subject is YES: a test object, no patient"),
     "phantom": (BOTH, "the study names a phantom or a test of quality"),

@@ -39,6 +39,8 @@ log = structlog.get_logger()
 SPAN_H = 24.0
 """So long the node's own door is tried; it stands on the same machine, and is away when it is started again."""
 _GRACE_S = 3600.0
+_LOOKS = 10
+"""So often, over six minutes, an object is looked for that was on its way when it was taken back."""
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -233,6 +235,9 @@ def _settle(tools: Tools, row: RowMapping, attempt: int) -> list[Put]:
         has_come = arrivals.stored_path(connection, row["sop_instance_uid"]) is not None
         if has_come and not actions.is_study(connection, row["study_uid"]):
             return [submit_put(row, f"/withdrawn-{now()}", attempt=attempt + 1, delay_s=1.0)]
+        if not has_come and attempt < _LOOKS:  # a door that did not answer in time may keep it all the same
+            delay_s = min(60.0, 2.0**attempt)
+            return [submit_put(row, f"/withdrawn-{now()}", attempt=attempt + 1, delay_s=delay_s)]
         jobs = actions.take_back(connection, row["study_uid"], "worker", row["withdrawn_reason"]) if has_come else []
         analyses.set_settled(connection, int(row["id"]))
     _object_path(tools, row).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from dicom_node.durable import Put
 from dicom_node.record import actions, views
 from dicom_node.record import analyses as record
 from dicom_node.record.tables import analyses, audit, cases, deliveries, instances, reports, revisions, runs, studies
-from dicom_node.refusals import Refused
+from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.routing.gate import HOLDS
 from dicom_node.stages import submit as submitting
 from tests.fixtures_classifier import make_tiny_classifier
@@ -414,6 +414,35 @@ def test_withdrawn_while_the_object_is_on_its_way(clinic: Clinic, monkeypatch: p
     monkeypatch.setattr(submitting, "store", store)
     with clinic.open():
         clinic.settle(lambda: clinic.rows(studies) and clinic.rows(studies)[0]["cancelled"])
+        clinic.settle()
+    assert clinic.desk.result(clinic.row(row["public_id"])).state == "withdrawn"
+    assert clinic.delivered() == [] and {r["state"] for r in clinic.rows(runs)} <= {"cancelled", "superseded"}
+    assert submitting.unsubmitted_puts(clinic.tools, lambda key: False, "again") == []
+    assert passed(clinic) == (["private"], set())
+
+
+def test_withdrawn_while_the_door_does_not_answer_and_keeps_it_all_the_same(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = clinic.desk.accept(clinic.asked(patient=patient()))
+    real, settle, sent = submitting.store, submitting._settle, list[Any]()
+
+    def silent(*args: Any) -> Any:
+        clinic.desk.withdraw(clinic.ana, clinic.row(row["public_id"]), "wrong patient")
+        sent.append(args)
+        raise PeerTrouble("no answer in time")
+
+    def settled(*args: Any) -> Any:
+        found = settle(*args)
+        if sent:  # it had come so far, and is kept after somebody has looked for it in vain
+            real(*sent.pop())
+        return found
+
+    monkeypatch.setattr(submitting, "store", silent)
+    monkeypatch.setattr(submitting, "_settle", settled)
+    with clinic.open():
+        clinic.settle(lambda: clinic.rows(studies))
+        clinic.settle(lambda: clinic.rows(studies)[0]["cancelled"])
         clinic.settle()
     assert clinic.desk.result(clinic.row(row["public_id"])).state == "withdrawn"
     assert clinic.delivered() == [] and {r["state"] for r in clinic.rows(runs)} <= {"cancelled", "superseded"}
