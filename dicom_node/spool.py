@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,16 @@ class Spool:
         """Begin a file."""
         return Part(self._folder / "arriving")
 
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder for what comes out of an archive: gone afterwards, and swept where its process died."""
+        folder = self._folder / "arriving" / f".{secrets.token_hex(12)}"
+        folder.mkdir(parents=True, mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def keep(self, part: Part) -> Upload:
         """Finish a file: it is durable under its digest when this returns."""
         path, upload = part.close()
@@ -85,7 +96,7 @@ class Spool:
         return self._folder / sha256[:2] / sha256[2:]
 
     def sweep(self, in_use: Collection[str], older_than_s: float) -> int:
-        """Delete uploads that no request needs, and parts that nobody finished; how many files went.
+        """Delete uploads that no request needs, and what nobody finished taking in; how many files and folders went.
 
         Parameters
         ----------
@@ -98,7 +109,7 @@ class Spool:
             wanted = f"{path.parent.name}{path.name}" in in_use
             with contextlib.suppress(FileNotFoundError):
                 if not wanted and path.stat().st_mtime < line:
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
                     removed += 1
         return removed
 

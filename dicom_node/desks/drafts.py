@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -173,15 +171,12 @@ class Drafts:
             if kind_of(path) != "zip":
                 opened.append(one)
                 continue
-            scratch = Path(tempfile.mkdtemp(prefix="ai-node-draft-"))
-            try:
+            with self._spool.scratch() as scratch:
                 for found in unpack(path, scratch, max_total_bytes=self._max_bytes):
                     if kind_of(found.path) in ("dicom", "nifti"):
                         opened.append(Told(found.told_name, self._taken(found.path)))
                     else:
                         ignored += 1
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
         if len(opened) > MAX_FILES:
             raise Refused(RefusalCode.TOO_LARGE, f"at most {MAX_FILES} files", str(len(opened)))
         return opened, ignored
