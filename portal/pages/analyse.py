@@ -13,11 +13,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from dicom_node.body_sites import SITES, BodySite
 from dicom_node.desks.analyses import Analyses
 from dicom_node.desks.predictions import Predictions, UnknownModel
 from dicom_node.refusals import Refused
+from portal.api.limits import Buckets
 from portal.gate import permission
 from portal.pages.forms import fields_of
 from portal.pages.render import page
@@ -32,6 +34,7 @@ _LOOK_UP = ("site", "patient_type", "patient_id")
 def router(desk: Analyses, predictions: Predictions | None) -> APIRouter:
     """``/analyse`` and its parts."""
     made = APIRouter(include_in_schema=False)
+    looks = Buckets(desk.settings.images_per_minute)
 
     async def analyse(request: Request, kept: str = "") -> Response:
         """Ask about a photograph."""
@@ -55,6 +58,8 @@ def router(desk: Analyses, predictions: Predictions | None) -> APIRouter:
 
     async def patient(request: Request) -> Response:
         """Who has an identifier, as the site's server says; a POST, so that it stands in no address (S23)."""
+        if looks.take(person_of(request).prefix):  # nobody reads a register by trying its numbers
+            raise HTTPException(429)
         told = await fields_of(request, _LOOK_UP)
         site, kind, identifier = (told[name].strip() for name in _LOOK_UP)
         try:

@@ -429,6 +429,15 @@ def test_a_patient_is_looked_up_without_an_identifier_in_any_address(clinic: Cli
     assert "patient-looked-up" in clinic.acts()
 
 
+def test_nobody_reads_a_register_by_trying_its_numbers(clinic: Clinic, ana: Browser) -> None:
+    asked = {"site": "post-1", "patient_type": "rut", "patient_id": "12.345.678-5"}
+    answers = [ana.post("/analyse/patient", asked).status_code for _ in range(140)]
+    assert answers[0] == 200 and answers[-1] == 429
+    eva = Browser(clinic)
+    eva.sign_in(EVA)
+    assert eva.post("/analyse/patient", asked).status_code == 200, "another doctor's patience is her own"
+
+
 # -- hostile words
 
 
