@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from ai_engine.findings import Observation, findings_from_json
-from dicom_node import files, sayings
+from dicom_node import files
 from dicom_node.record import analyses, arrivals, removals, runs, studies
 from dicom_node.record.analyses import Row
 from dicom_node.record.identity_removal import GONE
@@ -98,8 +98,6 @@ class AnalysisResult:
     study_id: str = ""
     is_private: bool = True
     limits: tuple[str, ...] = ()
-    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Language -> what the model's package says in English -> the same in that language."""
     removed: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -134,11 +132,11 @@ def result_of(connection: Connection, artefact_folder: Path, row: Row) -> Analys
     kept = frozenset({PHOTO}) if study is not None and _is_kept(connection, row) else frozenset[str]()
     common: dict[str, Any] = {
         "files": kept,
+        "removed": _removed(connection, row),
         "study_id": "" if study is None else study["public_id"],
         "is_private": is_private,
     }
     if row["state"] == analyses.WITHDRAWN:
-        "removed": _removed(connection, row),
         return AnalysisResult(WITHDRAWN, **common)
     if study is None:
         return AnalysisResult(WAITING, **common)
@@ -160,10 +158,6 @@ def _is_kept(connection: Connection, row: Row) -> bool:
     return row["sop_instance_uid"] is not None and arrivals.stored_path(connection, row["sop_instance_uid"]) is not None
 
 
-def _undecided(connection: Connection, study: RowMapping, common: Mapping[str, Any]) -> AnalysisResult:
-    """A study for which no model was asked, yet or at all."""
-    cases = runs.cases_of(connection, study["uid"])
-    for case in reversed(cases):
 def _removed(connection: Connection, row: Row) -> dict[str, str]:
     """What of an analysis is deleted, apart from its result."""
     photo = arrivals.removed_at(connection, row["sop_instance_uid"] or "")
@@ -171,6 +165,10 @@ def _removed(connection: Connection, row: Row) -> dict[str, str]:
     return {key: str(at) for key, at in (("photo", photo), ("identity", identity)) if at}
 
 
+def _undecided(connection: Connection, study: RowMapping, common: Mapping[str, Any]) -> AnalysisResult:
+    """A study for which no model was asked, yet or at all."""
+    cases = runs.cases_of(connection, study["uid"])
+    for case in reversed(cases):
         if case["state"] in (CaseState.REFUSED.value, CaseState.HELD.value):
             state = REFUSED if case["state"] == CaseState.REFUSED.value else HELD
             return AnalysisResult(state, refusal=case["refusal"], **common)

@@ -66,8 +66,8 @@ def analysis_answer(row: Row, result: AnalysisResult, language: str, replaces: s
         "kind": row["declared"]["kind"],
         "consent": row["consent"],
         "impression": row["impression"],
-        "malignant": _number(result.malignant, language),
-        "melanoma": _number(result.melanoma, language),
+        "malignant": _number(result.malignant, say),
+        "melanoma": _number(result.melanoma, say),
         "meaning": say["meaning_above" if is_above else "meaning_below"] if result.outputs else None,
         "contradicted": result.is_contradicted(row["impression"]),
         "disclaimer": say["disclaimer"],
@@ -113,7 +113,7 @@ def refusal_answer(told: Mapping[str, Any] | None, language: str) -> dict[str, A
 def _number(output: Output | None, say: Mapping[str, str]) -> dict[str, Any] | None:
     if output is None:
         return None
-    threshold, say = output.threshold, PHOTO_WORDS[language]
+    threshold = output.threshold
     return {
         "name": output.name,
         "probability": _share(output.value) if output.is_probability else None,
