@@ -99,7 +99,7 @@ class Codes:
         Every other session of the account ends: it was begun without a code.
         """
         enrolment = self.pending(person)
-        step = None if enrolment is None else self._step(enrolment.secret, _digits(code), 0)
+        step = None if enrolment is None else self._step(enrolment.secret, _digits(code))
         if step is None:
             return None
         made = tuple(_recovery_code() for _ in range(RECOVERY_CODES))
@@ -136,16 +136,18 @@ class Codes:
         except (SealBroken, OSError):  # recovery codes go on; so does an administrator's reset
             _log.error("second-factor.unreadable", kind="key")
             return False
-        step = self._step(secret, spelled, found.last_step)
+        step = self._step(secret, spelled)
         return step is not None and second_factors.spend_step(connection, user.id, step)
 
-    def _step(self, secret: str, code: str, last: int) -> int | None:
-        """The step of time whose code this is, later than `last`; every one is looked at, whichever fits."""
+    def _step(self, secret: str, code: str) -> int | None:
+        """The step of time whose code this is; every one is looked at, whichever fits."""
+        if not _CODE.fullmatch(code):
+            return None
         made, here, found = pyotp.TOTP(secret), int(self._clock()) // STEP_S, None
         for step in range(here - SKEW, here + SKEW + 1):
-            if hmac.compare_digest(made.generate_otp(step).encode(), code.encode()) and step > last:
+            if hmac.compare_digest(made.generate_otp(step).encode(), code.encode()):
                 found = step
-        return found if _CODE.fullmatch(code) else None
+        return found
 
 
 def _user(connection: Connection, person: Person) -> User:

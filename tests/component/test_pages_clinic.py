@@ -396,14 +396,9 @@ def test_the_wrong_patients_analysis_is_done_over_for_the_right_one(clinic: Clin
 
 def test_whose_photograph_it_is_can_be_confirmed_later(clinic: Clinic, ana: Browser) -> None:
     """As of a LUNA client that named a number: the page says that it stays here, and leads to a person's yes."""
-    said = {
-        **asked_by(clinic, description="grows")["patient"],
-        "name": "",
-        "birth_date": "",
-        "sex": "",
-        "confirmed": "",
-    }
+    said = {**MARIA, **dict.fromkeys(("name", "birth_date", "sex", "confirmed"), "")}
     row = asked_by(clinic, patient=said)
+    clinic.answer(row, 0.231, 0.12)
     path = f"/analyses/{row['public_id']}"
     shown, form = words(ana.get(path).text), ana.get(f"{path}/redo").text
     assert "stays in the node" in shown and "Confirm who this is" in shown and said["id"] in form
@@ -413,7 +408,7 @@ def test_whose_photograph_it_is_can_be_confirmed_later(clinic: Clinic, ana: Brow
     assert ana.post(f"{path}/redo", told).status_code == 422, "without a yes nothing is confirmed"
     done = ana.post(f"{path}/redo", {**told, "patient_confirmed": "yes"})
     assert done.status_code == 303
-    *_, old, new = clinic.rows()
+    old, new = clinic.rows()
     assert (old["withdrawn_reason"], new["patient"]["confirmed"]) == ("identity-confirmed", "user")
     assert "Confirm who this is" not in ana.get(done.headers["location"]).text
     assert "was confirmed" in words(ana.get(path).text)

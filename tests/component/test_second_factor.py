@@ -412,5 +412,5 @@ def test_every_candidate_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPa
     desk = Codes(None, tmp_path, clock=clock)  # type: ignore[arg-type]
     for code in (code_of(secret, clock, -1), code_of(secret, clock, 1), "000000"):
         compared.clear()
-        desk._step(secret, code, 0)
+        desk._step(secret, code)
         assert len(compared) == 2 * codes.SKEW + 1
