@@ -28,6 +28,8 @@ MAX_BYTES = 32_000
 _PERSON, _SYSTEM, _OTHER = "1", "2", "4"
 _PATIENT, _REPORT, _USER, _RESOURCE = "1", "3", "6", "13"
 _SERVER = "4"
+_DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>'
+"""In one line with the rest: repositories keep a message a line."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -134,7 +136,7 @@ def _written(entry: Mapping[str, Any], source: Source, study: StudyFacts, ids: S
         _object(root, f"user:{user}", Code("11", "User Identifier"), "RFC-3881", "user", _PERSON, _USER)
     chain = Code("entry", "Number and digest of the entry")
     _object(root, f"{entry['id']}:{entry['sha256']}", chain, CHAIN_SYSTEM, "audit log entry", _OTHER)
-    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+    return _DECLARATION + bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=False))
 
 
 def _object(

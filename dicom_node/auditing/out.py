@@ -105,12 +105,12 @@ class AuditOut:
         with self._database.read() as connection:
             reached, broken = audit.follow(connection, known)
         if broken is not None:
-            log.error("audit.head-not-signed", error=broken)
+            log.error("audit.head-not-signed", reason=broken)
             return None
         try:
             head = room.sign(self._keys, self._log, reached, self._clock().isoformat(timespec="microseconds"))
         except AuditKeysRefused as refused:
-            log.error("audit.head-not-signed", error=str(refused))
+            log.error("audit.head-not-signed", reason=str(refused))
             return None
         with self._database.write() as connection:
             audit_heads.add(
@@ -128,10 +128,10 @@ class AuditOut:
             pause = min(LONGEST_PAUSE_S, self._pause.get(way, FIRST_PAUSE_S / 2) * 2)
             self._pause[way], self._due[way] = pause, time.monotonic() + pause
             said = error.strerror if isinstance(error, OSError) else str(error)
-            log.warning("audit.not-sent", where=way, error=said, pause_s=pause)
+            log.warning("audit.not-sent", kind=way, reason=said, pause_s=pause)
         else:
             if self._pause.pop(way, None) is not None:
-                log.info("audit.sent-again", where=way)
+                log.info("audit.sent-again", kind=way)
 
     def _write_heads(self, folder: Path) -> None:
         for head_id, head in self._heads_after(FOLDER):
