@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.backends import NetworkOptions, Precision, Quantised, chosen_device
+from ai_engine.faults import ModelFault
 from ai_engine.findings import Findings, ModelIdentity
 from ai_engine.gate import Turn, check_input
 from ai_engine.geometry import rearrange
@@ -220,6 +221,8 @@ class Engine:
 def _runner(package: ModelPackage, settings: EngineSettings) -> KerasRunner | NnunetRunner:
     """The package's runner, from the closed list of two."""
     kind = KerasRunner if package.segmentation.runner == "keras" else NnunetRunner
+    if settings.window == "located" and kind is NnunetRunner:
+        raise ModelFault("a located window goes with packages of runner keras")
     options = RunnerOptions(
         step=settings.step,
         mirroring=settings.mirroring,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ai_engine.backends import BackendName, Device, Precision
 from ai_engine.findings import Findings
 from ai_engine.geometry import Affine
+from ai_engine.packages.common import Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class EngineSettings:
     folds: Literal["all", "first"] = "all"
     mirror_axes: tuple[int, ...] | None = None
     """Other axes of the patch to mirror and average than the package's own."""
-    window: Literal["patch", "box"] | None = None
+    window: Window | None = None
     """``box``: one window over everything that is not empty."""
     measuring: bool = False
     """Set by the accuracy gate alone: run also what the package does not offer, because it is being measured."""

@@ -1,4 +1,4 @@
-"""What a localiser could save: a cheap look first, then windows only where the tumour is.  Nothing of it is offered.
+"""What a localiser saves: a cheap look first, then one window where the tumour is, case by case.
 
     python -m bench.localiser --fold FOLDER=CASE,CASE [--fold ...] [--data BRATS]
 
@@ -30,16 +30,12 @@ import numpy.typing as npt
 
 from ai_engine.backends import Network
 from ai_engine.packages import Composite, Label
-from ai_engine.runners import nnunet
+from ai_engine.runners import keras_unet, nnunet
+from ai_engine.runners.localiser import MARGIN, Box, box_of, fits, half_resolution, one_window
 from ai_engine.runners.tiles import Plan, sliding_window_logits
 from bench.machine import about, machine, save, table
 
 Floats = npt.NDArray[np.float32]
-Box = tuple[tuple[int, int], ...]
-MARGIN = 10
-"""Voxels (mm) around the box."""
-SMALLEST_ML = 1.0
-"""Parts of an answer below this do not pull the box."""
 REGIONS = ("whole_tumour", "tumour_core", "enhancing_tumour")
 FULL, WINDOW, COARSE = "all tiles", "window at the answer", "window by a coarse pass"
 
@@ -59,10 +55,9 @@ class Look:
         """Logits (classes, S, R, C) and passes, as `sliding_window_logits`."""
         coarse = 0
         if self.way == COARSE:
-            self.box, coarse = box_of(half_resolution(networks, data, plan, classes)), 1
-        self.fits = self.box is not None and all(
-            high - low + 2 * MARGIN <= side for (low, high), side in zip(self.box, plan.patch, strict=True)
-        )
+            looked, coarse = half_resolution(networks, data, plan, classes)
+            self.box = box_of(looked)
+        self.fits = self.box is not None and fits(self.box, plan)
         if self.way == FULL or self.box is None or not self.fits:
             logits, passes = sliding_window_logits(networks, data, plan, classes)
             if self.way == FULL:
@@ -72,43 +67,6 @@ class Look:
             logits, passes = one_window(networks, data, plan, classes, self.box)
         self.passes = passes + coarse
         return logits, self.passes
-
-
-def one_window(networks: Sequence[Network], data: Floats, plan: Plan, classes: int, box: Box) -> tuple[Floats, int]:
-    """Logits of one patch around a box; background everywhere else."""
-    places = []
-    for (low, high), side, size in zip(box, plan.patch, data.shape[1:], strict=True):
-        begin = min(max(0, (low + high - side) // 2), max(0, size - side))
-        places.append(slice(begin, begin + side))
-    inside, passes = sliding_window_logits(networks, data[(slice(None), *places)], plan, classes)
-    logits = np.zeros((classes, *data.shape[1:]), dtype=np.float32)
-    logits[0] = 1.0
-    logits[(slice(None), *places)] = inside
-    return logits, passes
-
-
-def half_resolution(networks: Sequence[Network], data: Floats, plan: Plan, classes: int) -> Floats:
-    """Logits of one unmirrored pass on a grid of half the resolution, brought back by repetition."""
-    import torch
-
-    even = np.pad(data, [(0, 0), *((0, size % 2) for size in data.shape[1:])])
-    small = torch.nn.functional.avg_pool3d(torch.from_numpy(even)[None], 2)[0].numpy()
-    logits, _ = sliding_window_logits(networks, small, Plan(plan.patch, 1.0), classes)
-    large = logits.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
-    return np.ascontiguousarray(large[:, : data.shape[1], : data.shape[2], : data.shape[3]])
-
-
-def box_of(logits: Floats) -> Box | None:
-    """The box around everything that is not background and large enough; None without any."""
-    from scipy import ndimage
-
-    parts, count = ndimage.label(logits.argmax(axis=0) > 0, np.ones((3, 3, 3)))
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)
-    large = [number for number in range(1, count + 1) if sizes[number] >= 1000 * SMALLEST_ML]
-    if not large:
-        return None
-    places = np.nonzero(np.isin(parts, large))
-    return tuple((int(axis.min()), int(axis.max()) + 1) for axis in places)
 
 
 def count_tiles(shape: tuple[int, ...], plan: Plan, box: Box | None) -> tuple[int, int]:
@@ -156,7 +114,8 @@ def measure(folder: Path, names: Sequence[str], data: Path, threads: int, *, mir
         for way in (FULL, WINDOW, COARSE):
             look = Look(way, box if way == WINDOW else None)
             begun = time.process_time()
-            with mock.patch.object(nnunet, "sliding_window_logits", look):  # where the runner asks for its windows
+            runner = keras_unet if description.runner == "keras" else nnunet
+            with mock.patch.object(runner, "sliding_window_logits", look):  # where the runner asks for its windows
                 mask = engine.run(inputs).mask
             box = look.box if way == FULL else box
             found[way] = {
@@ -194,7 +153,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(cells)
     mean = ["**mean**", "", ", ".join(f"{np.mean([row[way]['passes'] for row in rows]):.0f}" for way in ways), ""]
     mean += [", ".join(f"{np.mean([row[way]['dice'][key] for row in rows]):.4f}" for way in ways) for key in REGIONS]
-    return table("A localiser, measured before it is built", head, [*lines, mean])
+    return table("A localiser, case by case", head, [*lines, mean])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

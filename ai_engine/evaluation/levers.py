@@ -2,7 +2,8 @@
 
 A name says what is changed against the package: ``mirrored-`` (every axis that training mirrored), ``one-axis-`` (the
 last, left and right in an axial volume) or ``mirror-02-`` (those axes of the patch), else nothing is mirrored; then
-``step-0.75-`` (other steps) or ``box-`` (one window over everything); then the arithmetic.  ``tensorflow`` runs a
+``step-0.75-`` (other steps), ``box-`` (one window over everything) or ``located-`` (one window where a look at half the
+resolution saw something); then the arithmetic.  ``tensorflow`` runs a
 Keras package through its own framework.
 """
 
@@ -10,9 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 from ai_engine.packages import Description, ModelPackage
 from ai_engine.packages.accuracy import REFERENCE, Way
+from ai_engine.packages.common import Window
 
 LEVERS = (
     "f32",
@@ -31,6 +34,7 @@ LEVERS = (
     "box-f32",
     "box-bf16",
     "mirrored-box-bf16",
+    "located-bf16",
     "int8",
     "mirrored-int8",
     "tensorflow",
@@ -41,7 +45,7 @@ OFFERED = ("f32", "bf16", "int8")
 
 _NAME = re.compile(
     r"(?:(?P<mirror>mirrored|one-axis|mirror-(?P<axes>(?=\d)0?1?2?))-)?"
-    r"(?:step-(?P<step>0\.[1-9]\d?|1\.0)-|(?P<box>box-))?"
+    r"(?:step-(?P<step>0\.[1-9]\d?|1\.0)-|(?P<window>box|located)-)?"
     r"(?P<precision>f32|bf16|int8)"
 )
 
@@ -72,7 +76,8 @@ def patch_axes_of(package: ModelPackage) -> int:
 
 
 def fits(package: ModelPackage, name: str) -> bool:
-    """Whether a lever means something here: a network that reads slices has two axes to mirror and no box to fill.
+    """Whether a lever means something here: a network that reads slices has two axes to mirror and no box to fill, and
+    the nnU-Net runner has no localiser.
 
     Raises
     ------
@@ -81,6 +86,8 @@ def fits(package: ModelPackage, name: str) -> bool:
     """
     axes = patch_axes_of(package)
     way = _way(name, reference_axes_of(package) or tuple(range(axes)), package.segmentation.inference.step)
+    if way.window == "located" and package.segmentation.runner != "keras":
+        return False
     return max(way.mirror_axes, default=0) < axes and (axes == 3 or way.window == "patch")
 
 
@@ -126,5 +133,5 @@ def _way(name: str, every: tuple[int, ...], step: float) -> Way:
         precision=parts["precision"],
         mirror_axes=axes,
         step=float(parts["step"]) if parts["step"] else step,
-        window="box" if parts["box"] else "patch",
+        window=cast(Window, parts["window"] or "patch"),
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ai_engine.packages.common import Window
 from ai_engine.packages.store import GATE, INT8, NETWORK
 from dicom_node.refusals import RefusalCode, Refused
 
@@ -53,13 +54,13 @@ class Way(_Strict):
     precision: Literal["f32", "bf16", "f16", "int8"]
     mirror_axes: tuple[int, ...]
     step: float
-    window: Literal["patch", "box"] = "patch"
+    window: Window = "patch"
 
     def words(self) -> str:
         """In a few words, for tables and refusals."""
         parts: list[str] = [self.precision]
         parts.append(f"{2 ** len(self.mirror_axes)}x mirrored" if self.mirror_axes else "not mirrored")
-        parts.append("one window" if self.window == "box" else f"step {self.step:g}")
+        parts.append({"box": "one window", "located": "a located window"}.get(self.window, f"step {self.step:g}"))
         return ", ".join([*([self.backend] if self.backend else []), *parts])
 
 
@@ -214,7 +215,7 @@ def refuse_unless_offered(package: ModelPackage, settings: EngineSettings, *, on
     ------
     Refused
         ``variant-not-offered`` for a way of running that failed, and for one that was never measured where that is
-        needed: 8-bit integers and one window over the box.
+        needed: 8-bit integers, one window over the box, and a located one.
     """
     report = report_of(package)
     way = way_of(package.segmentation, settings, on_cuda=on_cuda)
@@ -227,7 +228,7 @@ def refuse_unless_offered(package: ModelPackage, settings: EngineSettings, *, on
         return "being measured"
     if found is not None:
         _refuse(report, f"{way.words()}: {'; '.join(found.reasons)}")
-    if way.precision == "int8" or way.window == "box":
+    if way.precision == "int8" or way.window != "patch":
         _refuse(report, f"{way.words()}: {'never measured' if report else 'the package has no accuracy gate report'}")
     return "not measured" if report is not None else "no gate"
 

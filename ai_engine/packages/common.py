@@ -93,7 +93,7 @@ class PackageDescription(Strict):
     limits: Annotated[tuple[str, ...], Field(min_length=1)]
     training_data: Annotated[str, Field(min_length=1)]
     licence: Annotated[str, Field(min_length=1)]
-    words: dict[Literal["es"], dict[str, Annotated[str, Field(min_length=1)]]] = {}
+    words: dict[Annotated[str, Field(pattern="^es$")], dict[str, Annotated[str, Field(min_length=1)]]] = {}
     """Language -> every one of `texts` -> the same in that language; people who read it are told so."""
 
     @model_validator(mode="after")

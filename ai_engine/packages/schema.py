@@ -33,6 +33,7 @@ from ai_engine.packages.common import (
     Range,
     Strict,
     Task,
+    Window,
     all_different,
 )
 
@@ -195,8 +196,9 @@ class Inference(Strict):
     """Axes that training mirrored, where `mirror_axes` names fewer: those of the accuracy gate's reference."""
     batch: Annotated[int, Field(ge=1, le=64)] = 1
     """Tiles per call of the network."""
-    window: Literal["patch", "box"] = "patch"
-    """``box``: one window over everything that is not empty, instead of overlapping patches; only behind the gate."""
+    window: Window = "patch"
+    """``box``: one window over everything that is not empty, instead of overlapping patches; ``located``: one patch
+    where a look at half the resolution saw something (`ai_engine.runners.localiser`).  Both only behind the gate."""
     precision: Precisions = Precisions()
 
 
@@ -275,6 +277,8 @@ class Description(PackageDescription):
     def _consistent(self) -> Self:
         if (self.runner == "keras") != (self.preparation is not None):
             raise ValueError("preparation: goes with runner keras, and only with it")
+        if self.inference.window == "located" and self.runner != "keras":
+            raise ValueError("inference.window: located goes with runner keras, and only with it")
         all_different("inputs", [entry.role for entry in self.inputs])
         self._check_role_sets()
         all_different("labels", [str(entry.label) for entry in self.labels])

@@ -23,6 +23,7 @@ from ai_engine.packages import ModelPackage
 from ai_engine.packages.schema import Preparation
 from ai_engine.packages.store import NETWORK
 from ai_engine.runners.keras_layers import parse_network
+from ai_engine.runners.localiser import located_logits
 from ai_engine.runners.resampling import same_resampling
 from ai_engine.runners.scores import Floats, OpenedNetworks, RunnerOptions, Scores, box_plan, classify, softmax
 from ai_engine.runners.tiles import Plan, sliding_window_logits
@@ -127,7 +128,8 @@ class KerasRunner:
         if self.window == "box":
             plan = box_plan(plan, prepared.data.shape[1:], self._layers.multiple)
             networks = self._opened.at(plan.patch)
-        logits, passes = sliding_window_logits(networks, prepared.data, plan, self._layers.classes)
+        look = located_logits if self.window == "located" else sliding_window_logits
+        logits, passes = look(networks, prepared.data, plan, self._layers.classes)
         answered = time.monotonic()
         mask, probability = self._restore(logits, prepared)
         timings = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ai_engine.backends import Network
 from ai_engine.packages import Threshold
+from ai_engine.packages.common import Window
 from ai_engine.runners.tiles import Plan
 
 Floats = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ class RunnerOptions:
     batch: int | None = None
     folds: str = "all"
     """``all`` averages the folds, ``first`` takes the first only."""
-    window: Literal["patch", "box"] | None = None
+    window: Window | None = None
 
     def mirrored(self, own: tuple[int, ...]) -> tuple[int, ...]:
         """The axes that are mirrored, `own` being the package's."""
