@@ -249,6 +249,7 @@ def _case_json(case: CaseSpec) -> dict[str, Any]:
         "model": case.model,
         "set_rank": case.set_rank,
         "series": dict(case.series),
+        **({"photograph": case.instance_uid} if case.instance_uid else {}),
         "publish": str(case.publish),
         "destinations": list(case.destinations),
         "priority": case.priority,

@@ -188,3 +188,12 @@ def test_explain_says_which_case_a_photograph_makes() -> None:
     series = [photograph()]
     said = "\n".join(explain(routes(), series, assign_roles(series)).lines())
     assert "dermoscopy" in said and "by route skin-lesion" in said
+
+
+def test_explain_says_a_case_for_each_photograph_of_a_series() -> None:
+    series = [facts([header(1), header(2)])]
+    told = explain(routes(), series, assign_roles(series))
+    ran = [d.case.instance_uid for d in told.decisions if d.case is not None]
+    assert sorted(ran) == ["1.2.1.1", "1.2.1.2"]
+    assert "\n".join(told.lines()).count("by route skin-lesion") == 2
+    assert sorted(d["case"]["photograph"] for d in told.to_json()["decisions"] if "case" in d) == sorted(ran)
