@@ -298,9 +298,9 @@ class ApiSection(Section):
     """Unfinished requests of all callers; above it new ones are answered 429."""
     max_waiting_per_key: int = Field(200, ge=1)
     requests_per_minute: int = Field(1200, ge=1)
-    """Of one key, and of one address: every call counts."""
+    """Of one key or person, and of one address where callers do not say who they are: every call counts."""
     images_per_minute: int = Field(120, ge=1)
-    """Of one key, and of one address: a batch counts as many as it holds."""
+    """Of one key or person: a batch counts as many as it holds; a patient who is looked up by page, too."""
     wait_s: float = Field(900.0, gt=0)
     """How long a call that waits for its result is held; then it is told where the result will be."""
     keep_uploads_h: float = Field(1.0, ge=0)
