@@ -31,7 +31,7 @@ class Place:
 PLACES: tuple[Place, ...] = (
     Place("/analyse", "shell.place_analyse", "camera", "analysis:make"),
     Place("/analyses", "shell.place_analyses", "list", "analysis:own"),
-    Place("/cases", "shell.place_cases", "inbox", "analysis:site"),
+    Place("/cases", "shell.place_cases", "inbox", "outcome:write"),
     Place("/study", "shell.place_study", "layers", "study:analyse"),
     Place("/operation", "shell.place_operation", "pulse", "operation:read"),
     Place("/administration", "shell.place_administration", "people", "user:manage"),

@@ -130,7 +130,7 @@ def test_everybody_sees_the_places_of_her_roles_and_of_no_other() -> None:
     assert seen[Role.SPECIALIST] == {"/analyse", "/analyses", "/cases", "/study", "/account"}
     assert seen[Role.OPERATOR] == {"/operation", "/account"}
     assert seen[Role.ADMINISTRATOR] == {"/operation", "/administration", "/account"}
-    assert seen[Role.SERVICE] == {"/account"}
+    assert seen[Role.SERVICE] == {"/cases", "/account"}
     assert {place.permission for place in PLACES} <= set(MAY)
     assert home_of(person(Role.OPERATOR).may, known) == "/operation"
     assert home_of(person(Role.CLINICIAN).may, frozenset({"/account"})) == "/account"
