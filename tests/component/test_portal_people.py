@@ -103,6 +103,14 @@ def test_on_plain_loopback_the_cookie_has_no_prefix_that_it_could_not_keep(app: 
     assert client.get("/account").status_code == 200
 
 
+def test_behind_a_proxy_that_speaks_https_the_cookies_are_those_of_https(tmp_path: Path, database: Database) -> None:
+    settings = Settings(data={"folder": tmp_path}, web={"base_url": "https://node.example"})
+    client = browser(web.make_app(settings, database, put=lambda job: None), scheme="http", address="127.0.0.1")
+    lines = sign_in(client).headers.get_list("set-cookie")
+    assert {line.split("=")[0] for line in lines} == {SESSION, DEVICE}
+    assert all("secure" in line.lower() for line in lines)
+
+
 def test_the_plain_cookie_is_nothing_over_https(app: Any, database: Database) -> None:
     """A neighbour of the domain can set `session`, but not `__Host-session`."""
     secret = signed_in(app).cookies[SESSION]
@@ -261,7 +269,8 @@ def test_who_must_change_the_password_gets_no_further(app: Any, database: Databa
     client = browser(app)
     assert sign_in(client).headers["location"] == "/account/password"
     assert client.get("/account/password").status_code == 200
-    assert client.get("/api/me/getAnalysisList").status_code == 403
+    assert client.get("/analyses").headers["location"] == "/account/password", "and is led there from every page"
+    assert client.get("/api/me/getAnalysisList", headers={"Accept": "application/json"}).status_code == 403
 
 
 # -- patience
