@@ -6,8 +6,10 @@ The English words are `refusals.WORDS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from dicom_node.refusals import WORDS, RefusalCode
+from dicom_node.sayings import said
 
 _C = RefusalCode
 
@@ -260,6 +262,17 @@ SPANISH: Mapping[RefusalCode, tuple[str, str]] = {
         "El archivo puede tener su propia copia. Para que se lea de nuevo aquí, envíe otra vez la serie entera.",
     ),
 }
+
+
+def spoken(told_of: Mapping[str, Any], language: str) -> dict[str, str]:
+    """A refusal, as records keep it (`Refusal.to_json`), in a language: all of it that a person reads.
+
+    What has a code that is none of ours, a hold in the node's own words, is said as far as the words are known.
+    """
+    found = {key: str(told_of.get(key) or "") for key in ("code", "message", "expected", "found", "advice")}
+    if found["code"] in set(RefusalCode):
+        found["message"], found["advice"] = told(RefusalCode(found["code"]), language)
+    return {key: text if key == "code" else said(text, language) for key, text in found.items()}
 
 
 def told(code: RefusalCode, language: str) -> tuple[str, str]:

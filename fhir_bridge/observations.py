@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ai_engine.findings import Code, Measurement, Observation, Region
+from dicom_node.sayings import said
 from dicom_node.words import Grade
 from fhir_bridge import codes
 from fhir_bridge.resources import (
@@ -75,7 +76,7 @@ def _region_statements(report: ReportInput, region: Region) -> Iterator[Statemen
             f"{region.key}/{measurement.key}",
             {
                 "code": codes.concept(
-                    measurement.name, _measure_text(region.name, measurement), report.options.code_systems
+                    measurement.name, _measure_text(report, region.name, measurement), report.options.code_systems
                 ),
                 "valueQuantity": codes.quantity(measurement.value, measurement.unit),
                 **_region_context(report, region, measurement),
@@ -88,9 +89,9 @@ def _absent(report: ReportInput, key: str, name: str, region: Region | None) -> 
     return Statement(
         f"{key}/volume",
         {
-            "code": codes.concept(VOLUME, f"{name} volume (AI)"),
+            "code": codes.concept(VOLUME, report.told(f"{name} volume (AI)")),
             "valueQuantity": codes.quantity(0, MILLILITRE),
-            "interpretation": [codes.concept(NOT_DETECTED, "no region above threshold")],
+            "interpretation": [codes.concept(NOT_DETECTED, report.told("no region above threshold"))],
             **context,
             "method": codes.concept(SEGMENTED_VOXELS),
             "note": _notes(report, region),
@@ -98,15 +99,15 @@ def _absent(report: ReportInput, key: str, name: str, region: Region | None) -> 
     )
 
 
-def _measure_text(subject_name: str, measurement: Measurement) -> str:
+def _measure_text(report: ReportInput, subject_name: str, measurement: Measurement) -> str:
     quality = f" {measurement.derivation.meaning.lower()}" if measurement.derivation else ""
-    return f"{subject_name} {measurement.name.meaning.lower()}{quality} (AI)"
+    return report.told(f"{subject_name} {measurement.name.meaning.lower()}{quality} (AI)")
 
 
 def _region_context(report: ReportInput, region: Region, measurement: Measurement | None) -> Resource:
     systems = report.options.code_systems
     parts: list[Resource] = [
-        {"code": codes.concept(FINDING), "valueCodeableConcept": codes.concept(region.type, region.name, systems)},
+        {"code": codes.concept(FINDING), "valueCodeableConcept": codes.concept(region.type, report.told(region.name), systems)},
         {"code": codes.concept(TRACKING_IDENTIFIER), "valueString": region.key},
     ]
     if report.tracking_uids.get(region.key):
@@ -124,7 +125,7 @@ def _image_statements(report: ReportInput, observation: Observation) -> Iterator
     systems = report.options.code_systems
     for measurement in observation.measurements:
         body: Resource = {
-            "code": codes.concept(measurement.name, _measure_text(observation.name.meaning, measurement), systems),
+            "code": codes.concept(measurement.name, _measure_text(report, observation.name.meaning, measurement), systems),
             "valueQuantity": codes.quantity(measurement.value, measurement.unit),
             "bodySite": codes.concept(observation.site, overrides=systems),
             "note": _notes(report, None),
@@ -148,7 +149,7 @@ def _image_statements(report: ReportInput, observation: Observation) -> Iterator
                 {"code": codes.concept(OPERATING_POINT, overrides=systems), "valueCodeableConcept": category}
             )
             low = codes.quantity(observation.threshold, measurement.unit)
-            body["referenceRange"] = [{"low": low, "text": "operating point"}]
+            body["referenceRange"] = [{"low": low, "text": report.told("operating point")}]
         yield Statement(f"{observation.key}/{measurement.key}", body)
 
 
@@ -159,7 +160,7 @@ def _notes(report: ReportInput, region: Region | None) -> list[Resource]:
     lines.append(f"Completeness of the source images: {_GRADE_WORDS[report.run.grade]}.")
     lines.extend((*report.findings.notes, *report.run.notes))
     lines.extend(region.removed if region else ())
-    return [{"text": " ".join(line.split())} for line in lines if line.strip()]
+    return [{"text": report.told(" ".join(line.split()))} for line in lines if line.strip()]
 
 
 def observation(report: ReportInput, links: Links, statement: Statement, study_url: str, device_url: str) -> Resource:
@@ -167,6 +168,7 @@ def observation(report: ReportInput, links: Links, statement: Statement, study_u
     body: Resource = {
         "resourceType": "Observation",
         **meta(report),
+        "language": report.options.language,
         "identifier": [{"system": report.identifier_system, "value": observation_value(report, links, statement)}],
         "partOf": [study_reference(report, study_url)],
         "status": "entered-in-error" if report.withdrawn else "preliminary",
@@ -192,5 +194,6 @@ def observation_value(report: ReportInput, links: Links, statement: Statement) -
 def stale(resource: Mapping[str, Any]) -> Resource:
     """An Observation of an earlier revision, taken back: nothing else about it changes (standards: life cycle)."""
     kept = {key: value for key, value in resource.items() if key not in ("status", "note", "text")}
-    notes = [note for note in resource.get("note", []) if note.get("text") != SUPERSEDED_VALUE]
-    return {**kept, "status": "entered-in-error", "note": [*notes, {"text": SUPERSEDED_VALUE}]}
+    superseded = {"text": said(SUPERSEDED_VALUE, str(resource.get("language", "en")))}
+    notes = [note for note in resource.get("note", []) if note != superseded]
+    return {**kept, "status": "entered-in-error", "note": [*notes, superseded]}

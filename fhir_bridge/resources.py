@@ -23,6 +23,7 @@ from fhir_bridge.words import AI_CATEGORY, CODES_SYSTEM, RUN_SYSTEM, Links, Repo
 UNREVIEWED = "Software output for review by a qualified professional; not reviewed yet."
 RESEARCH_ONLY = "For research use only. Not for use in diagnostic procedures."
 NOTHING_ABOVE_THRESHOLD = "No region above threshold."
+ESTIMATE = "An estimate from one picture, not a diagnosis."
 
 STUDY_UID_TYPE = Code("110180", "DCM", "Study Instance UID")
 ACCESSION_TYPE = Code("ACSN", "http://terminology.hl7.org/CodeSystem/v2-0203", "Accession ID")
@@ -138,16 +139,16 @@ def device(report: ReportInput) -> Resource:
         "identifier": [dicom_uid(device_uid(report))],
         "status": "active",
         "manufacturer": model.manufacturer,
-        "deviceName": [{"name": model.title or model.name, "type": "model-name"}],
+        "deviceName": [{"name": report.told(model.title) or model.name, "type": "model-name"}],
         "modelNumber": model.name,
         "version": [
             {"type": {"text": "model version"}, "value": model.version},
             {"type": {"text": "package sha256"}, "value": model.digest_sha256},
         ],
-        "type": {"text": "Image analysis software"},
+        "type": {"text": report.told("Image analysis software")},
     }
     if report.options.research_use_only:
-        body["safety"] = [{"text": RESEARCH_ONLY}]
+        body["safety"] = [{"text": report.told(RESEARCH_ONLY)}]
     if report.organisation.contact:
         system = "email" if "@" in report.organisation.contact else "phone"
         body["contact"] = [{"system": system, "value": report.organisation.contact}]
@@ -188,7 +189,7 @@ def _series(report: ReportInput, index: int) -> Resource:
     used = report.series[index]
     body: Resource = {"uid": used.series_uid, "modality": codes.coding(Code(used.modality, "DCM", used.modality))}
     if used.role:
-        body["description"] = f"read as {used.role}"
+        body["description"] = report.told(f"read as {used.role}")
     if used.number_of_instances > 0:
         body["numberOfInstances"] = used.number_of_instances
     return body
@@ -209,23 +210,26 @@ def _endpoint(address: str) -> Resource:
 
 
 def conclusion(report: ReportInput) -> str:
-    """One sentence about what was found, and that nobody has reviewed it."""
-    model = report.findings.model
+    """What was found, and that nobody has reviewed it."""
+    model, told = report.findings.model, report.told
     if report.withdrawn:
-        return f"Withdrawn: {report.withdrawn}"
-    said = []
+        return told(f"Withdrawn: {report.withdrawn}")
+    found = []
     for region in report.findings.regions:
         volume = region.measure("volume")
         if region.present and volume:
-            said.append(f"{region.name} {codes.quantity(volume.value, volume.unit)['value']:.1f} mL")
+            number = f"{codes.quantity(volume.value, volume.unit)['value']:.1f} mL"
+            found.append(f"{told(region.name)} {told(number)}")
     for item in report.findings.observations:
-        side = "" if item.category is None else f" ({item.category.meaning.lower()})"
-        said.extend(f"{item.name.meaning} {_number(m)}{side}" for m in item.measurements)
-    sentence = f"{'; '.join(said)}." if said else NOTHING_ABOVE_THRESHOLD
+        side = "" if item.category is None else f" ({told(item.category.meaning).lower()})"
+        found.extend(f"{told(item.name.meaning)} {told(_number(m))}{side}" for m in item.measurements)
+    sentences = [f"{'; '.join(found)}." if found else told(NOTHING_ABOVE_THRESHOLD)]
     if report.findings.observations:
-        sentence += " An estimate from one picture, not a diagnosis."
-    label = f" {RESEARCH_ONLY}" if report.options.research_use_only else ""
-    return f"{sentence} {model.title or model.name} {model.version}. {UNREVIEWED}{label}"
+        sentences.append(told(ESTIMATE))
+    sentences += [f"{told(model.title) or model.name} {model.version}.", told(UNREVIEWED)]
+    if report.options.research_use_only:
+        sentences.append(told(RESEARCH_ONLY))
+    return " ".join(sentences)
 
 
 def _number(measurement: Measurement) -> str:
@@ -239,12 +243,14 @@ def diagnostic_report(report: ReportInput, links: Links, study_url: str, observa
     """DiagnosticReport: preliminary (or partial), never final; the PDF rides in `presentedForm`."""
     options = report.options
     words = conclusion(report)
+    lang = f' lang="{options.language}" xml:lang="{options.language}"'
     body: Resource = {
         "resourceType": "DiagnosticReport",
         **meta(report),
+        "language": options.language,
         "text": {
             "status": "generated",
-            "div": f'<div xmlns="http://www.w3.org/1999/xhtml"><p>{escape(words)}</p></div>',
+            "div": f'<div xmlns="http://www.w3.org/1999/xhtml"{lang}><p>{escape(words)}</p></div>',
         },
         "identifier": _report_identifiers(report, links),
         "status": "entered-in-error" if report.withdrawn else options.status,
@@ -252,7 +258,7 @@ def diagnostic_report(report: ReportInput, links: Links, study_url: str, observa
             codes.concept(options.category, overrides=options.code_systems),
             codes.concept(Code(AI_CATEGORY, CODES_SYSTEM, "AI result")),
         ],
-        "code": codes.concept(options.code, options.title, options.code_systems),
+        "code": codes.concept(options.code, report.told(options.title), options.code_systems),
         "subject": subject(report, links),
         "issued": codes.instant(report.run.created),
         "performer": performer(report),
@@ -287,7 +293,8 @@ def _pdf(report: ReportInput) -> Resource:
         "data": base64.b64encode(report.pdf).decode(),
         "size": len(report.pdf),
         "hash": base64.b64encode(digest).decode(),
-        "title": f"{report.options.title} (unreviewed)",
+        "language": report.options.language,
+        "title": report.told(f"{report.options.title} (unreviewed)"),
         "creation": codes.instant(report.run.created),
     }
 
@@ -318,7 +325,7 @@ def provenance(report: ReportInput, targets: list[str], study_url: str, device_u
     if report.options.intended_use_uri:
         body["policy"] = [report.options.intended_use_uri]
     if report.withdrawn:
-        body["reason"] = [{"text": report.withdrawn}]
+        body["reason"] = [{"text": report.told(report.withdrawn)}]
     return body
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ai_engine.findings import Code, Findings
+from dicom_node.sayings import said
 from dicom_node.words import ObjectKind, ResultSet, RunIdentity
 
 RUN_SYSTEM = "urn:ainode:run"
@@ -50,6 +51,8 @@ class ReportOptions:
     code: Code = IMAGING_REPORT
     title: str = "AI result"
     """`code.text` of the report, e.g. "AI brain MR segmentation"."""
+    language: str = "en"
+    """Of everything written for people: conclusion, texts, notes.  Codes and their displays stay as they are."""
     research_use_only: bool = True
     test_data: bool = False
     """Adds the security label HTEST."""
@@ -119,6 +122,11 @@ class ReportInput:
     """Device UID as in the SR's device observer; empty derives one from site and model digest."""
     withdrawn: str = ""
     """Why the result is invalid, in words without patient data; makes the report `entered-in-error`."""
+
+    def told(self, sentence: str) -> str:
+        """A sentence of the node or of the model's package, in the language of the report."""
+        language = self.options.language
+        return said(sentence, language, self.findings.model.words.get(language))
 
     @property
     def identifier_system(self) -> str:

@@ -13,6 +13,7 @@ from portal import administration, api, audit_events, cases, docs, health, luna,
 from portal.api import analyses as api_analyses
 from portal.api import outcomes
 from portal.gate import LOOPBACK, OPEN, Gate, authorise, routes_of
+from portal.languages import negotiated
 from portal.pages import account, analyse, analyses, assets, install, navigation, second_factor, troubles, trust
 from portal.problems import STATUS, plain, refused
 from portal.services import PortalServices
@@ -91,7 +92,7 @@ def _handle_errors(app: FastAPI, services: PortalServices) -> None:
             services.metrics.count("auth_failures_total", kind="scope")
         if troubles.wants_a_page(request):
             return troubles.trouble(request, STATUS.get(code, 422))
-        return refused(code, request.state.correlation)
+        return refused(code, request.state.correlation, _language(request))
 
     async def on_trouble(request: Request, error: Exception) -> Response:
         _log.warning("peer-trouble", correlation=request.state.correlation, error=type(error).__name__)
@@ -104,14 +105,18 @@ def _handle_errors(app: FastAPI, services: PortalServices) -> None:
     async def on_invalid(request: Request, error: Exception) -> Response:
         if troubles.wants_a_page(request):
             return troubles.trouble(request, STATUS[RefusalCode.VALIDATION])
-        return refused(RefusalCode.VALIDATION, request.state.correlation)
+        return refused(RefusalCode.VALIDATION, request.state.correlation, _language(request))
 
     def _told(request: Request, status: int) -> Response:
         if troubles.wants_a_page(request):
             return troubles.trouble(request, status)
-        return plain(status, request.state.correlation)
+        return plain(status, request.state.correlation, _language(request))
 
     app.add_exception_handler(Refused, on_refused)
     app.add_exception_handler(PeerTrouble, on_trouble)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
+
+
+def _language(request: Request) -> str:
+    return negotiated(request.headers.get("accept-language"), "en")

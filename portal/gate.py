@@ -27,6 +27,7 @@ from dicom_node.record.keys import SCOPES, KeyIdentity
 from dicom_node.record.sessions import PORTAL
 from dicom_node.refusals import RefusalCode, Refused
 from portal import sessions
+from portal.languages import negotiated
 from portal.problems import refused
 from portal.services import PortalServices
 
@@ -118,7 +119,8 @@ class Gate:
             self._services.metrics.count("auth_failures_total", kind=kind)
             answer: ASGIApp | None = self._page_for(Request(scope))
             if answer is None:
-                answer = refused(RefusalCode.UNAUTHENTICATED, scope["state"].get("correlation", ""))
+                language = negotiated(connection.headers.get("accept-language"), "en")
+                answer = refused(RefusalCode.UNAUTHENTICATED, scope["state"].get("correlation", ""), language)
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
-from dicom_node.refusals import WORDS, RefusalCode
+from dicom_node.refusals import RefusalCode
+from dicom_node.refusals_es import told
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -40,6 +41,25 @@ STATUS: Mapping[RefusalCode, int] = {
 }
 """HTTP status by refusal code (hardening section 3); every other code is 422."""
 
+_SPANISH: Mapping[str, str] = {
+    "validation": "La petición no es válida.",
+    "unauthenticated": "Quien llama no dijo quién es.",
+    "not-authorised": "Quien llama no tiene permiso para esto.",
+    "not-found": "Aquí no hay nada.",
+    "method-not-allowed": "Esto no se puede hacer aquí.",
+    "not-acceptable": "La respuesta no existe en la forma que se pidió.",
+    "too-large": "La petición supera el límite.",
+    "removed": told(RefusalCode.REMOVED, "es")[0],
+    "media-type": "Este tipo de contenido no se lee aquí.",
+    "too-busy": "Demasiado a la vez. Espere un poco e inténtelo de nuevo.",
+    "misdirected": "El nodo no se conoce por este nombre.",
+    "headers-too-large": "La petición tiene demasiados campos de cabecera, o demasiado largos.",
+    "fault": "El nodo cometió un fallo; está en el registro con el número de correlación.",
+    "peer-trouble": "Un sistema detrás del nodo no respondió como se esperaba.",
+    "peer-timeout": "Un sistema detrás del nodo no respondió a tiempo.",
+}
+"""Titles of `PLAIN` by their code."""
+
 PLAIN: Mapping[int, tuple[str, str]] = {
     400: ("validation", "The request is not valid."),
     401: ("unauthenticated", "The caller did not say who it is."),
@@ -47,10 +67,11 @@ PLAIN: Mapping[int, tuple[str, str]] = {
     404: ("not-found", "There is nothing here."),
     405: ("method-not-allowed", "This cannot be done here."),
     406: ("not-acceptable", "The answer is not available in the form asked for."),
-    410: ("removed", WORDS[RefusalCode.REMOVED][0]),
+    410: ("removed", "This was deleted by the rules of retention of this node."),
     413: ("too-large", "The request is larger than the limit."),
     415: ("media-type", "This type of content is not read here."),
     421: ("misdirected", "The node is not known by this name."),
+    429: ("too-busy", "Too much at once. Wait a little and try again."),
     431: ("headers-too-large", "The request has too many or too long header fields."),
     500: ("fault", "The node made a fault; it is in the log under the correlation id."),
     502: ("peer-trouble", "A system behind the node did not answer as expected."),
@@ -69,13 +90,13 @@ def problem(status: int, code: str, title: str, advice: str = "", correlation: s
     return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
-def refused(code: RefusalCode, correlation: str = "") -> JSONResponse:
+def refused(code: RefusalCode, correlation: str = "", language: str = "en") -> JSONResponse:
     """The problem of a refusal code, with its fixed words and advice."""
-    title, advice = WORDS[code]
+    title, advice = told(code, language)
     return problem(STATUS.get(code, 422), code.value, title, advice, correlation)
 
 
-def plain(status: int, correlation: str = "") -> JSONResponse:
+def plain(status: int, correlation: str = "", language: str = "en") -> JSONResponse:
     """The problem of a bare HTTP status."""
     code, title = PLAIN.get(status, PLAIN[500 if status >= 500 else 400])
-    return problem(status, code, title, "", correlation)
+    return problem(status, code, _SPANISH[code] if language == "es" else title, "", correlation)

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.refusals import RefusalCode
+from portal.languages import negotiated
 from portal.problems import plain, refused
 from portal.services import PortalSettings
 
@@ -110,13 +111,14 @@ class Shell:
             guarded = await self._guard(scope, receive)
             await self._app(scope, guarded, answer)
         except BodyRefused as error:
-            await self._instead(answer, scope, receive, refused(error.code, correlation))
+            await self._instead(answer, scope, receive, refused(error.code, correlation, _language(scope)))
         except _Turned as error:
-            await self._instead(answer, scope, receive, plain(error.status, correlation))
+            await self._instead(answer, scope, receive, plain(error.status, correlation, _language(scope)))
         except Exception as error:  # the request boundary: a fault of ours must not reach the caller or a raw log
             where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
             _log.error("request-fault", correlation=correlation, error=type(error).__name__, where=where)
-            await self._instead(answer, scope, receive, self._page_for(Request(scope)) or plain(500, correlation))
+            page = self._page_for(Request(scope))
+            await self._instead(answer, scope, receive, page or plain(500, correlation, _language(scope)))
 
     @staticmethod
     async def _instead(answer: _Answer, scope: Scope, receive: Receive, response: ASGIApp) -> None:
@@ -160,6 +162,10 @@ class _Turned(Exception):
     def __init__(self, status: int) -> None:
         self.status = status
         super().__init__(str(status))
+
+
+def _language(scope: Scope) -> str:
+    return negotiated(Headers(scope=scope).get("accept-language"), "en")
 
 
 def _host_name(host: str) -> str:

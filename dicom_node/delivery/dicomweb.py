@@ -5,7 +5,7 @@ URLs, credentials and limits: `web`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ class DicomWeb(Web):
         )
         return read_stow_answer(answer.status, answer.json(), outgoing.sop_instance_uid), answer.retry_after_s
 
-    def matches(self, path: str, params: Mapping[str, str]) -> list[dict[str, Any]]:
+    def matches(self, path: str, params: Mapping[str, str | Sequence[str]]) -> list[dict[str, Any]]:
         """What the archive lists for a query (QIDO-RS), as it says it.
 
         Raises

@@ -16,7 +16,12 @@ KEYS = {"patient": "PatientID", "accession": "AccessionNumber"}
 """By what a study is looked for: exactly, so that nobody leafs through an archive."""
 
 _JSON = "application/dicom+json"
-_STUDY_FIELDS = "00100010,00100020,00100030,00080020,00080050,00080080,00081030,00080061,00201206,00201208"
+# one parameter for each: a list with commas, which HTTP clients escape, is read by some archives and not by Orthanc
+_STUDY_FIELDS = (
+    "00100010", "00100020", "00100030", "00080020", "00080050", "00080080", "00081030", "00080061", "00201206",
+    "00201208",
+)  # fmt: skip
+_SERIES_FIELDS = ("00080060", "0020000E", "00201209")
 _NO_IMAGES = frozenset({"SR", "SEG", "PR", "KO", "DOC", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "FID", "AU", "ECG"})
 
 
@@ -94,7 +99,7 @@ class SearchableArchive(DicomWeb):
         ------
         PeerTrouble
         """
-        rows = self.matches(f"/studies/{study_uid}/series", {"includefield": "00080060,0020000E,00201209"})
+        rows = self.matches(f"/studies/{study_uid}/series", {"includefield": _SERIES_FIELDS})
         found = [
             FoundSeries(
                 match_text(match, "0020000E"),

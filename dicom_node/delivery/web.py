@@ -12,7 +12,7 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -114,7 +114,7 @@ class Web:
         path: str,
         *,
         headers: Mapping[str, str],
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, str | Sequence[str]] | None = None,
         content: bytes | None = None,
         cap_bytes: int = ANSWER_CAP_BYTES,
     ) -> Answer:
@@ -138,7 +138,7 @@ class Web:
         method: str,
         path: str,
         headers: Mapping[str, str],
-        params: Mapping[str, str] | None,
+        params: Mapping[str, str | Sequence[str]] | None,
         content: bytes | None,
         cap_bytes: int,
     ) -> Answer:

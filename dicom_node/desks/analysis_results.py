@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from ai_engine.findings import Observation, findings_from_json
-from dicom_node import files
+from dicom_node import files, sayings
 from dicom_node.record import analyses, arrivals, removals, runs, studies
 from dicom_node.record.analyses import Row
 from dicom_node.record.identity_removal import GONE
@@ -98,6 +98,8 @@ class AnalysisResult:
     study_id: str = ""
     is_private: bool = True
     limits: tuple[str, ...] = ()
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Language -> what the model's package says in English -> the same in that language."""
     removed: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -107,6 +109,10 @@ class AnalysisResult:
     @property
     def melanoma(self) -> Output | None:
         return self.output("melanoma")
+
+    def limits_in(self, language: str) -> list[str]:
+        """`limits` for somebody who reads this language."""
+        return [sayings.said(one, language, self.words.get(language)) for one in self.limits]
 
     def output(self, key: str) -> Output | None:
         """The number of this name."""
@@ -206,6 +212,7 @@ def _of_run(
         quality=_quality(connection, run),
         analysed_at=str(said["created_at"]),
         limits=findings.notes,
+        words=findings.model.words,
         **{**common, "files": common["files"] | names},
     )
 

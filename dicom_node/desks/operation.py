@@ -274,6 +274,7 @@ def _described(folder: Path) -> dict[str, Any]:
         "framework": described.framework,
         "intended_use": described.intended_use,
         "limits": list(described.limits),
+        "words": described.words,
         "licence": described.licence,
         "figures": [
             {

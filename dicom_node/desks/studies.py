@@ -66,7 +66,7 @@ class StudyDesk:
                     "reference": model.reference,
                     "title": model.description.title,
                     "role_sets": [list(names) for names in model.description.accepted_roles],
-                    "limits": list(model.description.limits),
+                    "words": model.description.words,
                 }
         return list(found.values())
 
@@ -141,9 +141,9 @@ class StudyDesk:
                 url=orthanc.url.rstrip("/") + orthanc.dicomweb_root,
                 username=orthanc.username,
                 secret=None if password is None else lambda: read_secret(password),
-                # whoever wrote `orthanc.url` has said where the archive is; the listener reads it the same way
-                insecure_ok_because="the archive that this node stands behind",
+                insecure_ok_because=orthanc.insecure_ok_because,
                 ca_file=orthanc.ca_file,
+                identity=self._settings.shown(orthanc),
             )
         )
 

@@ -23,7 +23,7 @@ def build_encapsulated(job: Job, pdf: bytes, made: ResultObject | None) -> Resul
     document.BurnedInAnnotation = "YES"
     document.RecognizableVisualFeatures = "NO"
     document.AcquisitionDateTime = _acquired(job)
-    title = words(job.language)["document_title"].format(title=text.plain(job.findings.model.title))
+    title = words(job.language)["document_title"].format(title=text.plain(job.told(job.findings.model.title)))
     document.DocumentTitle = text.plain(title)[:_ST_LONG_ENOUGH]
     document.ConceptNameCodeSequence = [code_item(_REPORT)]
     document.VerificationFlag = "UNVERIFIED"

@@ -20,6 +20,7 @@ from ai_engine.findings import Code, Findings
 from dicom_node.results import text, uids
 from dicom_node.results.producer import Producer
 from dicom_node.results.sources import ImageReference, SeriesUsed, SourceStudy
+from dicom_node.sayings import said
 from dicom_node.words import ObjectKind, ResultObject, RunIdentity
 
 SERIES_NUMBERS = {
@@ -55,6 +56,14 @@ class Job:
     def created(self) -> datetime:
         """The run's time in the zone of the study: the only clock results show."""
         return text.local_time(self.identity.created, self.sources.offset_minutes)
+
+    def told(self, sentence: str) -> str:
+        """A sentence of the node or of the model's package, in the language of the page."""
+        return said(sentence, self.language, self.findings.model.words.get(self.language))
+
+    def figure(self, number: str) -> str:
+        """A number as the page's language writes it."""
+        return number.replace(".", ",") if self.language == "es" else number
 
     @property
     def device_uid(self) -> str:

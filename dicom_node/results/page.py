@@ -120,7 +120,8 @@ def _input_lines(job: Job, volume: Volume) -> list[str]:
     """Series used, how complete they were known to be, why these, and when."""
     say = words(job.language)
     step, row, column = volume.affine.spacing_mm
-    own_spacing = say["spacing"].format(row=f"{row:.2f}", column=f"{column:.2f}", step=f"{step:.2f}")
+    figures = {"row": f"{row:.2f}", "column": f"{column:.2f}", "step": f"{step:.2f}"}
+    own_spacing = say["spacing"].format(**{key: job.figure(value) for key, value in figures.items()})
     lines = [
         say["series_line"].format(
             modality=series.modality,
@@ -133,7 +134,7 @@ def _input_lines(job: Job, volume: Volume) -> list[str]:
         for number, series in enumerate(job.sources.series)
     ]
     lines.append(f"{say['grade']}: {say[f'grade_{job.identity.grade.value}']}")
-    lines += job.identity.notes
+    lines += map(job.told, job.identity.notes)
     acquired = moment(job.sources.series[0].acquired, job.language)
     lines.append(f"{say['acquired']}: {acquired} · {say['analysed']}: {analysed(job)}")
     return lines
@@ -141,11 +142,11 @@ def _input_lines(job: Job, volume: Volume) -> list[str]:
 
 def _note_lines(job: Job) -> list[str]:
     say, findings = words(job.language), job.findings
-    lines = [say["support"], *findings.notes]
+    lines = [say["support"], *map(job.told, findings.notes)]
     for region in findings.regions:
-        lines += [f"{region.name}: {removed}" for removed in region.removed]
+        lines += [f"{job.told(region.name)}: {job.told(removed)}" for removed in region.removed]
     if findings.model.intended_use:
-        lines.append(f"{say['intended_use']}: {findings.model.intended_use}")
+        lines.append(f"{say['intended_use']}: {job.told(findings.model.intended_use)}")
     if any(region.confidence is not None for region in findings.regions):
         lines.append(say["score_note"])
     return lines + altered_note(job, job.language)

@@ -41,7 +41,7 @@ def blank_sheet(job: Job) -> Sheet:
     say, model, producer = words(job.language), job.findings.model, job.producer
     offset = text.dicom_offset(job.sources.offset_minutes)
     return Sheet(
-        title=say["document_title"].format(title=shown(model.title or model.name)),
+        title=say["document_title"].format(title=shown(job.told(model.title) or model.name)),
         made_by=f"{shown(producer.product)} {shown(producer.version)}",
         stamp=f"D:{job.created:%Y%m%d%H%M%S}{offset[:3]}'{offset[3:]}'",
         identity=job.identity.run_key,
@@ -72,7 +72,7 @@ def draw_heading(sheet: Sheet, job: Job, title_key: str = "title") -> None:
     """Title and version; `title_key` names the phrase that says what kind of reading it was."""
     model = job.findings.model
     sheet.y -= 22
-    title = words(job.language)[title_key].format(title=shown(model.title or model.name))
+    title = words(job.language)[title_key].format(title=shown(job.told(model.title) or model.name))
     version = shown(f"{model.name} {model.version}")
     if job.identity.revision_number > 1:
         version += f" · rev {job.identity.revision_number}"
@@ -92,7 +92,7 @@ def draw_identity(sheet: Sheet, job: Job) -> None:
         (say["patient"], shown_name(str(source.PatientName), say["name_not_shown"])),
         (say["patient_id"], patient_id),
         (say["birth_date"], _day(str(source.PatientBirthDate))),
-        (say["sex"], str(source.PatientSex)),
+        (say["sex"], say.get(f"sex_{source.PatientSex}", str(source.PatientSex))),
     )
     study = (
         (say["study"], shown(source.get("StudyDescription", ""))),
@@ -123,7 +123,7 @@ def _field(sheet: Sheet, left: float, y: float, width: float, label: str, value:
 def draw_read_first(sheet: Sheet, job: Job, notes: tuple[str, ...]) -> None:
     """Input warnings and the replacement notice, in a box nobody overlooks."""
     say = words(job.language)
-    lines = warnings_of(job, notes, job.language)
+    lines = warnings_of(job, tuple(map(job.told, notes)), job.language)
     if not lines:
         return
     needed = sum(len(wrapped(line, 8.0, INNER - 24)) for line in lines)

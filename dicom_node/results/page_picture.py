@@ -96,13 +96,15 @@ def _draw_observation(sheet: Sheet, job: Job, observation: Observation, *, is_fi
     measurement = observation.measurements[0]
     verdict = ""
     if observation.category is not None and observation.threshold is not None:
-        threshold = number_words(Measurement("", measurement.name, observation.threshold, measurement.unit))
+        threshold = job.figure(
+            number_words(Measurement("", measurement.name, observation.threshold, measurement.unit))
+        )
         side = say["above" if observation.category.value == AT_OR_ABOVE else "below"]
         verdict = fitted(side.format(value=threshold), INNER * 0.5, size * 0.72, BOLD)
     sheet.right(WIDTH - MARGIN - 6, base, verdict, size * 0.72, BOLD)
-    value = number_words(measurement)
+    value = job.figure(number_words(measurement))
     sheet.text(MARGIN + 6, base, value, size, BOLD)
-    name = fitted(shown(observation.name.meaning), INNER * 0.33, size * 0.62)
+    name = fitted(shown(job.told(observation.name.meaning)), INNER * 0.33, size * 0.62)
     sheet.text(MARGIN + 6 + size * 4.2, base, name, size * 0.62, REGULAR, GREY)
     sheet.y -= height + 3
 
@@ -165,7 +167,7 @@ def _input_lines(job: Job, picture: Picture) -> list[str]:
     say = words(job.language)
     series = job.sources.series[0]
     rows, columns = picture.pixels.shape[:2]
-    site = "" if picture.body_site is None else picture.body_site.meaning
+    site = "" if picture.body_site is None else job.told(picture.body_site.meaning)
     lines = [
         say["photograph_line"].format(
             modality=series.modality,
@@ -177,7 +179,7 @@ def _input_lines(job: Job, picture: Picture) -> list[str]:
             site=site or say["unknown"],
         )
     ]
-    lines += [*picture.notes, *job.identity.notes]
+    lines += map(job.told, (*picture.notes, *job.identity.notes))
     acquired = moment(series.acquired, job.language)
     lines.append(f"{say['acquired']}: {acquired} · {say['analysed']}: {analysed(job)}")
     return lines
@@ -185,8 +187,9 @@ def _input_lines(job: Job, picture: Picture) -> list[str]:
 
 def _note_lines(job: Job) -> list[str]:
     say, findings = words(job.language), job.findings
-    lines = [say["support"], *findings.notes]
-    lines += list(dict.fromkeys(m.note for o in findings.observations for m in o.measurements if m.note))
+    lines = [say["support"], *map(job.told, findings.notes)]
+    meanings = dict.fromkeys(m.note for o in findings.observations for m in o.measurements if m.note)
+    lines += map(job.told, meanings)
     if findings.model.intended_use:
-        lines.append(f"{say['intended_use']}: {findings.model.intended_use}")
+        lines.append(f"{say['intended_use']}: {job.told(findings.model.intended_use)}")
     return lines + altered_note(job, job.language)

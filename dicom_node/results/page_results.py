@@ -64,13 +64,13 @@ def _row(sheet: Sheet, job: Job, region: Region, edges: Sequence[float], *, is_s
         sheet.canvas.setStrokeColor(GREY)
         sheet.canvas.setLineWidth(0.4)
         sheet.canvas.rect(MARGIN + 6, base - 1, 8, 8, stroke=1, fill=1)
-    name = shown(region.name) + ("" if region.label is not None else f" ({say['composite']})")
+    name = shown(job.told(region.name)) + ("" if region.label is not None else f" ({say['composite']})")
     sheet.text(MARGIN + 20, base, fitted(name, edges[0] - MARGIN - _COLUMN_WIDTH - 14, 8.5, BOLD), 8.5, BOLD)
     if not region.present:
         sheet.right(edges[-1], base, say["absent"], 8.5)
     else:
         for value, edge in zip(_cells(region), edges, strict=True):
-            sheet.right(edge, base, value, 8.5)
+            sheet.right(edge, base, job.figure(value), 8.5)
     sheet.y -= height
 
 
@@ -98,11 +98,12 @@ def _rounded(measurement: Measurement | None, unit: str, digits: int) -> str:
 
 def _observation(sheet: Sheet, job: Job, observation: Observation) -> None:
     say = words(job.language)
-    numbers = ", ".join(f"{shown(m.name.meaning)} {_plain_number(m)}" for m in observation.measurements)
+    told = ((job.told(m.name.meaning), job.figure(_plain_number(m))) for m in observation.measurements)
+    numbers = ", ".join(f"{shown(name)} {number}" for name, number in told)
     if observation.threshold is not None:
-        numbers += f" ({say['threshold']} {observation.threshold:g})"
+        numbers += f" ({say['threshold']} {job.figure(f'{observation.threshold:g}')})"
     if observation.category is not None:
-        numbers += f": {shown(observation.category.meaning)}"
+        numbers += f": {shown(job.told(observation.category.meaning))}"
     sheet.y -= 15
     sheet.text(MARGIN, sheet.y, fitted(f"{say['observation']}: {numbers}", INNER, 9.0, BOLD), 9.0, BOLD)
 

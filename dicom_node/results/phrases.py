@@ -24,6 +24,9 @@ _EN = {
     "issuer": "issuer",
     "birth_date": "Birth date",
     "sex": "Sex",
+    "sex_F": "female",
+    "sex_M": "male",
+    "sex_O": "other",
     "study": "Study",
     "study_date": "Study date",
     "accession": "Accession",
@@ -96,7 +99,7 @@ _EN = {
 }
 
 _ES = {
-    "banner": "Resultado de software para revisión por un profesional cualificado",
+    "banner": "Resultado de software para que lo revise un profesional calificado",
     "unreviewed": "SIN REVISAR",
     "not_clinical": "No apto para uso clínico.",
     "ruo": "Solo para investigación. No utilizar en procedimientos diagnósticos.",
@@ -106,6 +109,9 @@ _ES = {
     "issuer": "emisor",
     "birth_date": "Nacimiento",
     "sex": "Sexo",
+    "sex_F": "femenino",
+    "sex_M": "masculino",
+    "sex_O": "otro",
     "study": "Estudio",
     "study_date": "Fecha del estudio",
     "accession": "N.º de acceso",
@@ -130,7 +136,7 @@ _ES = {
     "coronal": "coronal",
     "sagittal": "sagital",
     "of": "de",
-    "pictures": "Cortes clave, tal como se adquirieron. Contornos: véase la tabla.",
+    "pictures": "Cortes clave, tal como se adquirieron. Contornos: vea la tabla.",
     "pictures_empty": "Cortes repartidos por el volumen, tal como se adquirieron.",
     "warnings": "Leer primero",
     "replaces": "Este resultado sustituye a uno anterior (revisión {n}).",
@@ -138,8 +144,8 @@ _ES = {
     "series_line": "{modality} {number} «{description}», adquirida {acquired}, {slices} cortes{spacing}",
     "spacing": ", {row} × {column} mm, paso {step} mm",
     "grade": "Integridad de la serie",
-    "grade_promised": "prometida: el número de imágenes se anunció y ha llegado",
-    "grade_transferred": "transferida: ha llegado el número de imágenes del emisor",
+    "grade_promised": "prometida: se anunció el número de imágenes y llegaron todas",
+    "grade_transferred": "transferida: llegaron las imágenes que el remitente contó",
     "grade_weak": "débil: nada confirma cuántas imágenes debería haber",
     "grade_contradicting": "CONTRADICTORIA: los indicios no coinciden en cuántas imágenes debería haber",
     "acquired": "Imágenes adquiridas",
@@ -156,8 +162,8 @@ _ES = {
     "run": "ejecución",
     "page": "página 1 de 1",
     "title": "{title}: segmentación automática",
-    "title_picture": "{title}: estimación AI",
-    "heat_banner": "AI – no apto para medir – sin revisar – no es un diagnóstico",
+    "title_picture": "{title}: estimación de IA",
+    "heat_banner": "IA – no apto para medir – sin revisar – no es un diagnóstico",
     "heat_legend": "Derecha: dónde miró la red (amarillo débil, rojo más fuerte); no es el contorno de una lesión.",
     "heat_none": "La fotografía tal como se leyó.",
     "photograph": "Fotografía, tal como se archivó",
@@ -168,13 +174,13 @@ _ES = {
     "below": "POR DEBAJO del umbral de operación: {value}",
     "meaning": "Qué significa",
     "meaning_above": "El modelo sitúa esta imagen en su umbral o por encima. Pide la mirada de un profesional "
-    "cualificado; no dice que la lesión sea maligna.",
+    "calificado; no dice que la lesión sea maligna.",
     "meaning_below": "El modelo sitúa esta imagen por debajo de su umbral. Esto NO excluye malignidad: una lesión que "
-    "cambia, sangra o preocupa necesita la mirada de un profesional cualificado, diga lo que diga este número.",
+    "cambia, sangra o preocupa necesita la mirada de un profesional calificado, diga lo que diga este número.",
     "meaning_estimate": "El número es la estimación del propio modelo a partir de una sola imagen, en su umbral de "
     "operación. No sabe nada de antecedentes, tacto ni otras lesiones.",
-    "not_diagnosis": "Esto no es un diagnóstico y no sustituye a una exploración ni a una biopsia.",
-    "document_title": "AI {title} - sin revisar",
+    "not_diagnosis": "Esto no es un diagnóstico y no sustituye a un examen clínico ni a una biopsia.",
+    "document_title": "IA {title} - sin revisar",
 }
 
 _TABLES: Mapping[str, Mapping[str, str]] = {"en": _EN, "es": _ES}

@@ -11,8 +11,8 @@ from typing import Any
 from dicom_node.desks.analyses import AnalysisResult
 from dicom_node.desks.analysis_results import PHOTO, Output
 from dicom_node.record.analyses import Row
-from dicom_node.refusals import WORDS, RefusalCode
-from dicom_node.refusals_es import told as refusal_words
+from dicom_node.refusals_es import spoken
+from dicom_node.sayings import said
 from portal.api.photo_answers import WORDS as PHOTO_WORDS
 
 BASE = "/api/v1/analyses"
@@ -66,16 +66,16 @@ def analysis_answer(row: Row, result: AnalysisResult, language: str, replaces: s
         "kind": row["declared"]["kind"],
         "consent": row["consent"],
         "impression": row["impression"],
-        "malignant": _number(result.malignant, say),
-        "melanoma": _number(result.melanoma, say),
+        "malignant": _number(result.malignant, language),
+        "melanoma": _number(result.melanoma, language),
         "meaning": say["meaning_above" if is_above else "meaning_below"] if result.outputs else None,
         "contradicted": result.is_contradicted(row["impression"]),
         "disclaimer": say["disclaimer"],
-        "limits": list(result.limits),
+        "limits": result.limits_in(language),
         "model": result.model or None,
         "quality": dict(result.quality) or None,
         "refusal": refusal,
-        "error": result.error or None,
+        "error": said(result.error, language) or None,
         "withdrawn": _withdrawn(row),
         "removed": dict(result.removed) or None,
         "replaces": replaces,
@@ -99,23 +99,16 @@ def _withdrawn(row: Row) -> dict[str, str] | None:
 
 
 def refusal_answer(told: Mapping[str, Any] | None, language: str) -> dict[str, Any] | None:
-    """Why there is no result, or not yet, and what to do; in the language where the words exist in it."""
-    if told is None:
-        return None
-    code = next((one for one in RefusalCode if one.value == told.get("code")), None)
-    plain = {key: str(told.get(key, "")) for key in ("code", "message", "expected", "found", "advice")}
-    if code is None or code not in WORDS:  # a hold in the node's own words
-        return plain
-    message, advice = refusal_words(code, language)
-    return {**plain, "message": message, "advice": advice}
+    """Why there is no result, or not yet, and what to do."""
+    return None if told is None else dict(spoken(told, language))
 
 
-def _number(output: Output | None, say: Mapping[str, str]) -> dict[str, Any] | None:
+def _number(output: Output | None, language: str) -> dict[str, Any] | None:
     if output is None:
         return None
-    threshold = output.threshold
+    threshold, say = output.threshold, PHOTO_WORDS[language]
     return {
-        "name": output.name,
+        "name": said(output.name, language),
         "probability": _share(output.value) if output.is_probability else None,
         "score": None if output.is_probability else output.value,
         "threshold": _share(threshold) if output.is_probability and threshold is not None else None,

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from dicom_node.refusals import RefusalCode
-from dicom_node.refusals_es import told as words_of
+from dicom_node.refusals_es import spoken
 from portal.api.photo_answers import photo_answer
 from portal.api.places import elapsed, links
 from portal.problems import STATUS
@@ -169,19 +169,18 @@ def refusal_problem(told: Mapping[str, str], correlation: str = "", language: st
     -------
     status, body
     """
-    code = RefusalCode(told["code"])
-    title, advice = words_of(code, language)
+    code, say = RefusalCode(told["code"]), spoken(told, language)
     status = STATUS.get(code, 422)
     body: dict[str, Any] = {
         "type": f"urn:ainode:problem:{code.value}",
-        "title": title,
+        "title": say["message"],
         "status": status,
-        "detail": advice,
+        "detail": say["advice"],
         "success": False,
-        "message": title,
+        "message": say["message"],
         "code": code.value,
-        "expected": told.get("expected", ""),
-        "found": told.get("found", ""),
+        "expected": say["expected"],
+        "found": say["found"],
     }
     if correlation:
         body["instance"] = f"urn:ainode:request:{correlation}"

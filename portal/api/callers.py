@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import Request
 
 from dicom_node.settings import ApiSection
-from portal.api.languages import negotiated
 from portal.api.limits import Buckets
+from portal.languages import negotiated
 from portal.services import PortalServices
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from dicom_node.refusals import RefusalCode
-from dicom_node.refusals_es import told as refusal_words
+from dicom_node.refusals_es import spoken
+from dicom_node.sayings import said
 from dicom_node.stages.prediction_words import HEAT_MAP, REPORT_BUNDLE
 from dicom_node.words import HOOK
 from portal.api.places import elapsed, links
@@ -44,11 +44,11 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "above": "En el umbral de operación o por encima",
         "below": "Por debajo del umbral de operación",
         "meaning_above": "El modelo sitúa esta imagen en su umbral o por encima. Pide la mirada de un profesional "
-        "cualificado; no dice que la lesión sea maligna.",
+        "calificado; no dice que la lesión sea maligna.",
         "meaning_below": "El modelo sitúa esta imagen por debajo de su umbral. Esto NO excluye malignidad: una lesión "
-        "que cambia, sangra o preocupa necesita la mirada de un profesional cualificado, diga lo que diga este número.",
+        "que cambia, sangra o preocupa necesita la mirada de un profesional calificado, diga lo que diga este número.",
         "disclaimer": "Apoyo a la decisión, sin revisar, no apto para uso clínico: no es un diagnóstico ni sustituye a "
-        "una exploración o una biopsia. No sabe nada de antecedentes, tacto ni otras lesiones.",
+        "un examen clínico o una biopsia. No sabe nada de antecedentes, tacto ni otras lesiones.",
         "accepted": "La imagen era suficiente para responder.",
     },
 }
@@ -84,27 +84,28 @@ def photo_answer(row: Row, status: str, here: str, language: str) -> dict[str, A
         "heat_map": None,
         "pdf": None,
         "diagnostic_report": None,
-        "warnings": list(row["warnings"]),
+        "warnings": [said(one, language) for one in row["warnings"]],
         "links": links(row, here),
         "callback": None,
     }
     told |= _ways(row)
     if status == "completed":
-        told |= _completed(row, here, say)
+        told |= _completed(row, here, language)
     if row["refusal"]:
-        message, advice = refusal_words(RefusalCode(row["refusal"]["code"]), language)
-        told["message"] = message
-        told["refusal"] = {**row["refusal"], "message": message, "advice": advice}
-        told["quality"] = {"accepted": False, "code": row["refusal"]["code"], "message": message, "advice": advice}
+        why = spoken(row["refusal"], language)
+        told["message"] = why["message"]
+        told["refusal"] = {**row["refusal"], **why}
+        told["quality"] = {"accepted": False, **{key: why[key] for key in ("code", "message", "advice")}}
     return told
 
 
-def _completed(row: Row, here: str, say: Mapping[str, str]) -> dict[str, Any]:
-    said, files = row["answer"], row["files"] or {}
-    outputs = [_output(one, say) for one in said["outputs"]]
+def _completed(row: Row, here: str, language: str) -> dict[str, Any]:
+    answer, files, say = row["answer"], row["files"] or {}, WORDS[language]
+    own = answer.get("words", {}).get(language)
+    outputs = [_output(one, language) for one in answer["outputs"]]
     first = outputs[0]
     is_above = first["category"] is not None and first["category"]["at_or_above_threshold"]
-    report = said.get("report")
+    report = answer.get("report")
     return {
         **{key: first[key] for key in ("probability", "score", "threshold", "category")},
         "meaning": say["meaning_above" if is_above else "meaning_below"],
@@ -112,35 +113,35 @@ def _completed(row: Row, here: str, say: Mapping[str, str]) -> dict[str, Any]:
         "quality": {
             "accepted": True,
             "message": say["accepted"],
-            "kind": said["quality"].get("kind", ""),
-            "measures": dict(said["quality"].get("measures", {})),
+            "kind": answer["quality"].get("kind", ""),
+            "measures": dict(answer["quality"].get("measures", {})),
         },
         "heat_map": _file(files, here, HEAT_MAP),
         "pdf": _file(files, here, "report.pdf"),
         "diagnostic_report": None if report is None else {**report, "url": _file(files, here, REPORT_BUNDLE)},
-        "device": said["device"],
-        "precision": said["precision"],
-        "notes": list(said["notes"]),
+        "device": answer["device"],
+        "precision": answer["precision"],
+        "notes": [said(one, language, own) for one in answer["notes"]],
     }
 
 
-def _output(said: Mapping[str, Any], say: Mapping[str, str]) -> dict[str, Any]:
-    is_percent = bool(said["is_percent"])
+def _output(told: Mapping[str, Any], language: str) -> dict[str, Any]:
+    is_percent, say = bool(told["is_percent"]), WORDS[language]
     category = None
-    if said["category"] is not None:
-        is_above = said["category"] == AT_OR_ABOVE
+    if told["category"] is not None:
+        is_above = told["category"] == AT_OR_ABOVE
         category = {
-            "code": said["category"],
+            "code": told["category"],
             "at_or_above_threshold": is_above,
             "text": say["above" if is_above else "below"],
         }
     return {
-        "key": said["key"],
-        "name": said["name"],
-        "probability": _both(said["value"]) if is_percent else None,
-        "score": None if is_percent else said["value"],
-        "threshold": _both(said["threshold"]) if is_percent and said["threshold"] is not None else None,
-        "score_threshold": None if is_percent else said["threshold"],
+        "key": told["key"],
+        "name": said(told["name"], language),
+        "probability": _both(told["value"]) if is_percent else None,
+        "score": None if is_percent else told["value"],
+        "threshold": _both(told["threshold"]) if is_percent and told["threshold"] is not None else None,
+        "score_threshold": None if is_percent else told["threshold"],
         "category": category,
     }
 

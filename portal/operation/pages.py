@@ -20,8 +20,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.desks.operation import ACTS, MAX_REASON, Operation
 from dicom_node.record.actions import UnknownItem
-from dicom_node.refusals import RefusalCode
-from dicom_node.refusals_es import told as words_of
+from dicom_node.refusals_es import spoken
 from dicom_node.stages.peers import WORKS
 from portal.gate import permission
 from portal.health import CHECK_THREADS, report
@@ -46,19 +45,10 @@ class Refusals:
 
     def __call__(self, told: Mapping[str, Any] | None) -> dict[str, str]:
         """Title, advice, expected, found of a refusal as the record has it; what has no code is told as it is."""
-        said = dict(told or {})
-        code = str(said.get("code") or "")
-        if code in set(RefusalCode):
-            title, advice = words_of(RefusalCode(code), self.language)
-        else:
-            title, advice = str(said.get("message") or said.get("peer") or said.get("fault") or code), ""
-        return {
-            "title": title,
-            "advice": advice,
-            "code": code,
-            "expected": str(said.get("expected") or ""),
-            "found": str(said.get("found") or ""),
-        }
+        given = dict(told or {})
+        why = spoken(given, self.language)
+        peer = str(given.get("peer") or given.get("fault") or "")
+        return {**why, "title": why["message"] or peer or why["code"]}
 
 
 def router(services: PortalServices, desk: Operation) -> APIRouter:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from dicom_node.sayings import said
+
 LANGUAGES: Mapping[str, str] = {"en": "English", "es": "Español"}
 """Language -> its name in itself."""
 
@@ -54,6 +56,14 @@ class Translator:
         if not isinstance(text, str):
             text = text["one" if values.get("count") == 1 else "other"]
         return text.format(**values) if values else text
+
+    def said(self, text: str, words: Mapping[str, Mapping[str, str]] | None = None) -> str:
+        """A sentence of the node (`dicom_node.sayings`), or of a model package that has `words`, in this language."""
+        return said(text, self.language, (words or {}).get(self.language))
+
+    def said_in(self, values: Mapping[str, object]) -> dict[str, object]:
+        """Values for the places of a text: the sentences among them in this language."""
+        return {key: self.said(value) if isinstance(value, str) else value for key, value in values.items()}
 
     def has(self, key: str) -> bool:
         """Whether there is such a key: for words that belong to codes of other rooms."""

@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dicom_node.permissions import Person
-from portal.api.languages import negotiated
+from portal.languages import negotiated
 from portal.pages.assets import asset
 from portal.pages.language import LANGUAGES, Translator
 from portal.pages.navigation import places_of

@@ -20,8 +20,8 @@ from dicom_node.delivery.searching import KEYS, FoundStudy
 from dicom_node.desks.drafts import ARCHIVE, MAX_FILES, Draft, Told
 from dicom_node.desks.predictions import UnknownModel
 from dicom_node.desks.studies import StudyDesk
-from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
-from dicom_node.refusals_es import told as words_of
+from dicom_node.refusals import PeerTrouble, Refused
+from dicom_node.refusals_es import spoken
 from dicom_node.settings import ApiSection
 from dicom_node.stages.prediction_words import FILES
 from dicom_node.words import ROLE_ALIASES
@@ -97,7 +97,7 @@ class _Pages:
             given = [Told(one.told_name, one.upload) for one in form.files]
             draft = await _run(self._desk.drafts.make, person.prefix, given)
         except Slower as slower:
-            answer = plain(429, request.state.correlation)
+            answer = plain(429, request.state.correlation, language_of(request))
             answer.headers["Retry-After"] = retry_after(slower.wait_s)
             return answer
         except Refused as refused:
@@ -295,9 +295,8 @@ def _listed(row: RowMapping) -> dict[str, Any]:
 
 
 def _told(request: Request, refusal: Mapping[str, str]) -> dict[str, str]:
-    title, advice = words_of(RefusalCode(refusal["code"]), language_of(request))
-    found = {key: str(refusal.get(key) or "") for key in ("expected", "found")}
-    return {"title": title, "advice": advice, "code": refusal["code"], **found}
+    why = spoken(refusal, language_of(request))
+    return {**why, "title": why["message"]}
 
 
 def _problem(request: Request, refused: Refused) -> Response:

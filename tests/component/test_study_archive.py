@@ -79,10 +79,11 @@ def test_a_study_is_found_by_its_whole_number_and_by_nothing_less(
     somebody = doctor(node, address)
     page = words(somebody.post("/study/search", by="patient", value="ID-4711").text)
     assert "ROE JANE" in page and "17 Aug 1948" in page and "DOE" not in page and "24 images" in page
+    assert "MARKERPHI description" in page, "what the archive says only when it is asked for it"
     assert "DOE JOHN" in words(somebody.post("/study/search", by="accession", value="A-78").text)
     for less in ("ID-471*", "*", "ID-471?", "4711", "id-4711 ", "\\"):
         page = words(somebody.post("/study/search", by="patient", value=less).text)
-        assert "no study with this number" in page, less
+        assert "no study of your sites with this number" in page, less
     rows = [row for row in node.rows(audit) if row["action"] == "archive.searched"]
     assert rows[0]["actor"] == somebody.person.actor and rows[0]["detail"]["studies"] == [held["ID-4711"]]
     assert "ID-4711" not in str(rows), "the number itself stays out of the log"

@@ -18,7 +18,7 @@ from dicom_node.refusals_es import SPANISH, told
 from dicom_node.settings import Settings
 from dicom_node.stages.callback import finished_call
 from dicom_node.stages.prediction_facts import issuer_of, local_time, occasion_of, patient_of
-from portal.api.languages import negotiated
+from portal.languages import negotiated
 from portal.api.photo_answers import photo_answer
 from portal.api.photo_body import decoded
 

@@ -91,7 +91,7 @@ def test_the_page_speaks_spanish(volume, tmp_path):
     _, mask = asymmetric_phantom(SHAPE)
     result = build(run_identity(), volume, mask, findings_of(mask, volume.affine), PRODUCER, language="es")
     seen = page_text(result, tmp_path)
-    for expected in ("Resultado de software para revisión", "SIN REVISAR", "Paciente", "Diámetro", "No sustituye"):
+    for expected in ("Resultado de software para que lo revise", "SIN REVISAR", "Paciente", "Diámetro", "No sustituye"):
         assert expected in seen
     document = dcmread(BytesIO(result.objects[1].data))
     assert document.DocumentTitle.endswith("sin revisar")
