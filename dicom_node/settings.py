@@ -261,6 +261,8 @@ class WebSection(Section):
     insecure_ok_because: str = ""
     allowed_hosts: tuple[str, ...] = ()
     """Further names under which the node may be called (Host header), besides loopback; stops DNS rebinding."""
+    base_url: str = Field("", pattern=r"^(https?://[^/?#@\s]+)?$")
+    """Address under which others reach the node through a proxy; empty: there is none."""
     viewer_folder: Path | None = None
     """OHIF's static files; None: no viewer is served."""
 

@@ -31,6 +31,7 @@ from dicom_node.permissions import Person
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from dicom_node.tls import client_context
 from fhir_bridge.server import Access
+from portal import sessions
 from portal.gate import OPEN, permission
 from portal.tickets import ANY_STUDY, COOKIE, UID, VIEWER_SCOPE, TicketOffice, TicketRefused
 from portal.viewer_paths import DICOMWEB, accept_for, allowed_study, query_for
@@ -195,7 +196,7 @@ class _Viewer:
             max_age=int(office.visit_life_s),
             httponly=True,
             samesite="lax",
-            secure=request.url.scheme == "https",
+            secure=sessions.is_secure(request),
             path="/",
         )
         return answer

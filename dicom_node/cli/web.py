@@ -135,6 +135,7 @@ def make_app(settings: Settings, database: Database, put: Callable[[Put], None] 
         settings=portal.PortalSettings(
             version=version,
             allowed_hosts=LOOPBACK | frozenset(settings.web.allowed_hosts),
+            base_url=settings.web.base_url,
             max_upload_bytes=settings.api.max_upload_mb * 1_000_000,
             max_photo_bytes=settings.api.max_photo_mb * 1_000_000,
             language=settings.node.language,
