@@ -19,6 +19,22 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
+
+def check_url(url: str, insecure_ok_because: str, key: str = "url") -> None:
+    """Refuse a URL to which nothing may be sent: plain HTTP to another machine without a written reason, or no URL.
+
+    Raises
+    ------
+    ValueError
+        Naming the key.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username is not None:
+        raise ValueError(f"{key}: expected https://host/path, without user name and query")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK and not insecure_ok_because.strip():
+        raise ValueError(f"{key}: https, or insecure_ok_because with the written reason for plain HTTP beyond loopback")
+
+
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[A-Z0-9_ .-]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -61,7 +77,14 @@ class StowDestination(CommonDestination):
     password_file: Path | None = None
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
+    client_certificate: bool = False
+    """Show the node's certificate of section `tls` to a server that asks for one."""
     insecure_ok_because: str = ""
+
+    @model_validator(mode="after")
+    def _is_protected(self) -> StowDestination:
+        check_url(self.url, self.insecure_ok_because)
+        return self
 
 
 class CStoreDestination(CommonDestination):
@@ -84,6 +107,8 @@ class CStoreDestination(CommonDestination):
     verify_password_file: Path | None = None
     verify_ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
+    verify_client_certificate: bool = False
+    """Show the node's certificate of section `tls` at `verify_url` too."""
 
     @model_validator(mode="after")
     def _certificates_are_for_tls(self) -> CStoreDestination:
@@ -93,8 +118,10 @@ class CStoreDestination(CommonDestination):
 
     @model_validator(mode="after")
     def _credentials_are_for_an_address(self) -> CStoreDestination:
-        if self.verify_url is None and (self.verify_username or self.verify_password_file or self.verify_ca_file):
-            raise ValueError("verify_username, verify_password_file and verify_ca_file go with verify_url")
+        if self.verify_url is not None:
+            check_url(self.verify_url, self.insecure_ok_because, "verify_url")
+        elif any(getattr(self, key) for key in type(self).model_fields if key.startswith("verify_")):
+            raise ValueError("what begins with verify_ goes with verify_url")
         return self
 
 
@@ -168,17 +195,13 @@ class HttpDestination(CommonFileDestination):
     token_file: Path | None = None
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
+    client_certificate: bool = False
+    """Show the node's certificate of section `tls` to a server that asks for one."""
     insecure_ok_because: str = ""
 
     @model_validator(mode="after")
     def _one_way_in(self) -> HttpDestination:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username is not None:
-            raise ValueError("url: expected https://host/path, without user name and query")
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.insecure_ok_because.strip():
-            raise ValueError(
-                "url: https, or insecure_ok_because with the written reason for plain HTTP beyond loopback"
-            )
+        check_url(self.url, self.insecure_ok_because)
         if self.token_file is not None and (self.username or self.password_file is not None):
             raise ValueError("either token_file or username and password_file")
         if self.webdav and (self.method != "PUT" or self.check != "read-back"):
@@ -253,7 +276,16 @@ class FhirDestination(CommonDestination):
     kind: Literal["fhir"]
     url: str
     token_file: Path | None = None
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
+    client_certificate: bool = False
+    """Show the node's certificate of section `tls` to a server that asks for one."""
     insecure_ok_because: str = ""
+
+    @model_validator(mode="after")
+    def _is_protected(self) -> FhirDestination:
+        check_url(self.url, self.insecure_ok_because)
+        return self
 
 
 class Webhook(CommonPeer):
@@ -265,24 +297,15 @@ class Webhook(CommonPeer):
     """Holds the secret of the signature: ``whsec_`` and base64 of at least 24 bytes, or at least 24 characters."""
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
+    client_certificate: bool = False
+    """Show the node's certificate of section `tls` to a server that asks for one."""
     insecure_ok_because: str = ""
-
-    @field_validator("url")
-    @classmethod
-    def _is_plain(cls, value: str) -> str:
-        parts = urlsplit(value)
-        is_plain = not parts.query and not parts.fragment and parts.username is None
-        if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
-            raise ValueError("expected https://host/path, without user name, query and fragment")
-        return value
 
     @model_validator(mode="after")
     def _is_protected(self) -> Webhook:
-        parts = urlsplit(self.url)
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK and not self.insecure_ok_because.strip():
-            raise ValueError(
-                "url: https, or insecure_ok_because with the written reason for plain HTTP beyond loopback"
-            )
+        check_url(self.url, self.insecure_ok_because)
+        if urlsplit(self.url).fragment:
+            raise ValueError("url: expected https://host/path, without fragment")
         return self
 
 

@@ -79,7 +79,7 @@ def run_listen(
     with _only_one(vault.root):
         intake = Intake(vault, database)
         intake.recover()
-        counts = ArchiveCounts(settings.orthanc)
+        counts = ArchiveCounts(settings.orthanc, shown=settings.shown(settings.orthanc))
         gatherer = Gatherer(settings, database, series_geometry, put_read, put_quiet, counts)
         counts.on_answer = gatherer.look_at
         indexer = Indexer(

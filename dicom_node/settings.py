@@ -35,6 +35,7 @@ from dicom_node.destination_settings import (
     SftpDestination,
     StowDestination,
     Webhook,
+    check_url,
 )
 from dicom_node.luna_settings import BridgeSection, LunaSection
 from dicom_node.retention_settings import RetentionSection
@@ -204,6 +205,10 @@ class OrthancSection(Section):
     """The name in its certificate, where that is not `dicom_host`."""
     ca_file: Path | None = None
     """Certificates to trust: over HTTPS instead of the system's, over DICOM instead of `tls.authority_file`."""
+    client_certificate: bool = False
+    """Over HTTPS show the node's certificate of section `tls` where it is asked for, as over DICOM."""
+    insecure_ok_because: str = ""
+    """Written reason for plain HTTP, or plain DICOM, to another machine."""
     pass_originals: bool = True
     """Images that a modality sent straight to the node are passed on to this Orthanc."""
     count_as_promised: bool = False
@@ -212,6 +217,17 @@ class OrthancSection(Section):
         Field(default_factory=dict)
     )
     """Institution Name (0008,0080) -> key of the site: whose a study of the archive is that the node never received."""
+
+    @model_validator(mode="after")
+    def _is_protected(self) -> OrthancSection:
+        check_url(self.url, self.insecure_ok_because)
+        is_plain = self.pass_originals and not self.dicom_tls and self.dicom_host not in LOOPBACK
+        if is_plain and not self.insecure_ok_because.strip():
+            raise ValueError(
+                "dicom_host is another machine, and originals are passed on: set dicom_tls, or pass_originals: false, "
+                "or write into insecure_ok_because why plain DICOM is acceptable on that network"
+            )
+        return self
 
 
 _MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
@@ -427,8 +443,15 @@ class Settings(BaseSettings):
     @property
     def uses_tls(self) -> bool:
         """Whether the files of section `tls` are needed."""
-        calls = any(isinstance(d, CStoreDestination) and d.tls for d in self.destinations.values())
-        return self.web.tls or self.door.tls_port is not None or self.orthanc.dicom_tls or calls
+        called = [self.orthanc, self.audit, *self.destinations.values(), *self.webhooks.values()]
+        keys = ("tls", "client_certificate", "verify_client_certificate", "dicom_tls")
+        # of what the node calls only DIMSE archives have a key `tls`
+        calls = any(getattr(one, key, False) for one in called for key in keys)
+        return self.web.tls or self.door.tls_port is not None or calls
+
+    def shown(self, peer: Section) -> Identity | None:
+        """Whose certificate a peer is shown over HTTPS when it asks for one; None: nobody's."""
+        return self.tls.identity if getattr(peer, "client_certificate", False) else None
 
     @classmethod
     def settings_customise_sources(

@@ -157,6 +157,33 @@ def client_context(authority_file: Path | None, identity: Identity | None = None
     return context
 
 
+class CallingSide:
+    """The calling side of a client that lives long: the certificate it shows follows its files.
+
+    Parameters
+    ----------
+    authority_file, identity
+        As of `client_context`.
+    """
+
+    def __init__(self, authority_file: Path | None, identity: Identity | None) -> None:
+        self._identity = identity
+        self._seen = None if identity is None else _signature(identity)
+        self.context = client_context(authority_file, identity)
+
+    def follow(self) -> None:
+        """Before a call: take a renewed certificate, for the connections that are made from now on."""
+        if self._identity is None or (found := _signature(self._identity)) == self._seen:
+            return
+        try:
+            self.context.load_cert_chain(self._identity.certificate_file, self._identity.private_key_file)
+        except (OSError, ssl.SSLError):
+            log.warning("tls.files-not-taken")
+            return
+        self._seen = found
+        log.info("tls.files-taken")
+
+
 class ServerSide:
     """The answering side, with a context that follows its files.
 
@@ -177,7 +204,7 @@ class ServerSide:
         self.identity, self.is_mutual = identity, is_mutual
         check(identity)
         self._lock = threading.Lock()
-        self._seen = self._signature()
+        self._seen = _signature(identity)
         self._looked_at = time.monotonic()
         self._current = _server_context(identity, is_mutual=is_mutual)
         self.context = _server_context(identity, is_mutual=is_mutual)
@@ -196,7 +223,7 @@ class ServerSide:
             connection.context = self._current
 
     def _follow(self) -> None:
-        found = self._signature()
+        found = _signature(self.identity)
         if found == self._seen:
             return
         try:
@@ -207,18 +234,6 @@ class ServerSide:
             return
         self._seen = found
         log.info("tls.files-taken")
-
-    def _signature(self) -> tuple[tuple[int, int, int], ...]:
-        """Changes when one of the files was replaced or written."""
-        seen = []
-        for path in (self.identity.certificate_file, self.identity.private_key_file, self.identity.authority_file):
-            try:
-                status = path.stat()
-            except OSError:
-                seen.append((0, 0, 0))
-                continue
-            seen.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(seen)
 
 
 def names_of_peer(connection: ssl.SSLSocket) -> frozenset[str]:
@@ -238,6 +253,19 @@ def is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _signature(identity: Identity) -> tuple[tuple[int, int, int], ...]:
+    """Changes when one of the files was replaced or written."""
+    seen = []
+    for path in (identity.certificate_file, identity.private_key_file, identity.authority_file):
+        try:
+            status = path.stat()
+        except OSError:
+            seen.append((0, 0, 0))
+            continue
+        seen.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(seen)
 
 
 def _server_context(identity: Identity, *, is_mutual: bool) -> ssl.SSLContext:

@@ -8,6 +8,7 @@ FHIR destination one queue, because conditional requests are not atomic on commo
 from __future__ import annotations
 
 import secrets
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -46,6 +47,8 @@ class FhirClient:
         For connecting and for each read and write.
     insecure_ok_because
         Written reason for plain http to another machine.
+    context
+        How the server is called by TLS: whom to believe, whose certificate to show; None: as the system says.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class FhirClient:
         token_file: Path | None = None,
         timeout_s: float = 30.0,
         insecure_ok_because: str = "",
+        context: ssl.SSLContext | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._server = Transport(
@@ -67,6 +71,7 @@ class FhirClient:
             token_file=token_file,
             timeout_s=timeout_s,
             insecure_ok_because=insecure_ok_because,
+            context=context,
             clock=clock,
         )
         self._writer = threading.Lock()

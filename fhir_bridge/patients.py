@@ -7,6 +7,7 @@ that is inactive is nobody.  Nothing is created, and nothing is chosen among sev
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,15 +39,25 @@ class Patients:
 
     Parameters
     ----------
-    base_url, token_file, timeout_s, insecure_ok_because
+    base_url, token_file, timeout_s, insecure_ok_because, context
         As of `fhir_bridge.FhirClient`.
     """
 
     def __init__(
-        self, base_url: str, *, token_file: Path | None = None, timeout_s: float = 5.0, insecure_ok_because: str = ""
+        self,
+        base_url: str,
+        *,
+        token_file: Path | None = None,
+        timeout_s: float = 5.0,
+        insecure_ok_because: str = "",
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self._server = Transport(
-            base_url, token_file=token_file, timeout_s=timeout_s, insecure_ok_because=insecure_ok_because
+            base_url,
+            token_file=token_file,
+            timeout_s=timeout_s,
+            insecure_ok_because=insecure_ok_because,
+            context=context,
         )
 
     def __enter__(self) -> Patients:

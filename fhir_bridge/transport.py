@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import ssl
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -126,12 +127,15 @@ class Transport:
         token_file: Path | None = None,
         timeout_s: float = 30.0,
         insecure_ok_because: str = "",
+        context: ssl.SSLContext | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.base_url = check_address(base_url, insecure_ok_because)
         self._token_file = token_file
         self._clock = clock
-        self._http = httpx.Client(timeout=timeout_s, follow_redirects=False, trust_env=False)
+        self._http = httpx.Client(
+            timeout=timeout_s, follow_redirects=False, trust_env=False, verify=True if context is None else context
+        )
 
     def close(self) -> None:
         """Close the connections."""

@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.permissions import Person
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
-from dicom_node.tls import client_context
+from dicom_node.tls import CallingSide, Identity
 from fhir_bridge.server import Access
 from portal import sessions
 from portal.gate import OPEN, permission
@@ -85,6 +85,8 @@ class ViewerSettings:
     password: str = ""
     authority_file: Path | None = None
     """Over HTTPS: whose certificates are believed instead of the system's."""
+    identity: Identity | None = None
+    """Over HTTPS: whose certificate is shown to an archive that asks for one."""
     timeout_s: float = 60.0
     archive_name: str = "Archive"
     sight: Sight | None = None
@@ -162,9 +164,9 @@ class _Viewer:
         page = index.read_bytes() if index.is_file() else b""
         self._headers = {"Content-Security-Policy": policy(page), "Cache-Control": "private, no-cache"}
         auth = httpx.BasicAuth(settings.username, settings.password) if settings.username else None
-        trust = True if settings.authority_file is None else client_context(settings.authority_file)
+        self._tls = CallingSide(settings.authority_file, settings.identity)
         self._http = httpx.AsyncClient(
-            timeout=settings.timeout_s, follow_redirects=False, trust_env=False, auth=auth, verify=trust
+            timeout=settings.timeout_s, follow_redirects=False, trust_env=False, auth=auth, verify=self._tls.context
         )
 
     def routes(self) -> APIRouter:
@@ -255,6 +257,7 @@ class _Viewer:
             "Host": request.headers["host"],
         }
         url = f"{self._settings.dicomweb_url.rstrip('/')}/{path}"
+        self._tls.follow()
         asked = self._http.build_request("GET", url, params=urlencode(query) if query else None, headers=headers)
         try:
             answer = await self._http.send(asked, stream=True)

@@ -77,14 +77,14 @@ def check_destinations(chosen: Settings) -> Iterator[Verdict]:
     for name, destination in chosen.destinations.items():
         label = f"destination {name}"
         if isinstance(destination, FileDestination):
-            yield _files(label, destination)
+            yield _files(chosen, label, destination)
         elif isinstance(destination, StowDestination):
-            yield _looked_into(
-                label, destination.url, destination.username, destination.password_file, destination.ca_file
-            )
+            trust = client_context(destination.ca_file, chosen.shown(destination))
+            yield _looked_into(label, destination.url, destination.username, destination.password_file, trust)
         elif isinstance(destination, FhirDestination):
             token = read_secret(destination.token_file) if destination.token_file else None
-            yield _asked(label, f"{destination.url.rstrip('/')}/metadata", None, token)
+            trust = client_context(destination.ca_file, chosen.shown(destination))
+            yield _asked(label, f"{destination.url.rstrip('/')}/metadata", None, token, trust)
         elif isinstance(destination, CStoreDestination):
             yield _reached(chosen, label, destination)
             if destination.verify_url is not None:
@@ -93,16 +93,19 @@ def check_destinations(chosen: Settings) -> Iterator[Verdict]:
                     destination.verify_url,
                     destination.verify_username,
                     destination.verify_password_file,
-                    destination.verify_ca_file,
+                    client_context(
+                        destination.verify_ca_file,
+                        chosen.tls.identity if destination.verify_client_certificate else None,
+                    ),
                 )
     yield from _left_alone(chosen)
 
 
-def _files(label: str, destination: FileDestination) -> Verdict:
+def _files(chosen: Settings, label: str, destination: FileDestination) -> Verdict:
     from dicom_node import delivery
     from dicom_node.stages.targets import file_target
 
-    target = file_target(destination)
+    target = file_target(chosen, destination)
     if not isinstance(target, delivery.FolderTarget):
         target = replace(target, timeout_s=min(WAIT_S, target.timeout_s))
     try:
@@ -115,16 +118,13 @@ def _files(label: str, destination: FileDestination) -> Verdict:
     return Verdict(label, "ok", found)
 
 
-def _looked_into(label: str, url: str, username: str, password_file: Path | None, ca_file: Path | None) -> Verdict:
+def _looked_into(label: str, url: str, username: str, password_file: Path | None, trust: ssl.SSLContext) -> Verdict:
     """Whether DICOMweb services answer a query."""
     auth = (username, read_secret(password_file) if password_file else "") if username else None
-    return _asked(label, f"{url.rstrip('/')}/studies?limit=1", auth, None, ca_file)
+    return _asked(label, f"{url.rstrip('/')}/studies?limit=1", auth, None, trust)
 
 
-def _asked(
-    label: str, url: str, auth: tuple[str, str] | None, token: str | None, ca_file: Path | None = None
-) -> Verdict:
-    trust = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
+def _asked(label: str, url: str, auth: tuple[str, str] | None, token: str | None, trust: ssl.SSLContext) -> Verdict:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         status = httpx.get(url, auth=auth, headers=headers, timeout=WAIT_S, trust_env=False, verify=trust).status_code

@@ -197,7 +197,7 @@ def _orthanc(chosen: Settings) -> Iterator[Verdict]:
     orthanc = chosen.orthanc
     secret = read_secret(orthanc.password_file) if orthanc.password_file else ""
     auth = (orthanc.username, secret) if orthanc.username else None
-    trust = True if orthanc.ca_file is None else client_context(orthanc.ca_file)
+    trust = client_context(orthanc.ca_file, chosen.shown(orthanc))
     try:
         with httpx.Client(base_url=orthanc.url, auth=auth, timeout=5.0, trust_env=False, verify=trust) as client:
             answer, plugins, changed = (client.get(p) for p in ("/system", "/plugins", "/modalities?expand"))

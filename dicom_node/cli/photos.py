@@ -212,5 +212,7 @@ def _orthanc(chosen: Settings) -> delivery.StowTarget:
         url=orthanc.url.rstrip("/") + orthanc.dicomweb_root,
         username=orthanc.username,
         secret=(lambda: read_secret(secret)) if secret else None,
+        insecure_ok_because=orthanc.insecure_ok_because,
         ca_file=orthanc.ca_file,
+        identity=chosen.shown(orthanc),
     )

@@ -232,6 +232,7 @@ def _viewer(settings: Settings, sight: Sight) -> portal.ViewerSettings | None:
         username=orthanc.username,
         password=read_secret(orthanc.password_file) if orthanc.password_file else "",
         authority_file=orthanc.ca_file,
+        identity=settings.shown(orthanc),
     )
 
 

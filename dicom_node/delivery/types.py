@@ -136,6 +136,8 @@ class StowTarget:
     """Pauses before looking again when the archive has said *stored* but does not show the object yet."""
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
+    identity: Identity | None = None
+    """Whose certificate is shown to a server that asks for one."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,8 @@ class HttpTarget:
     timeout_s: float = 60.0
     total_timeout_s: float = 600.0
     ca_file: Path | None = None
+    identity: Identity | None = None
+    """Whose certificate is shown to a server that asks for one."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ import httpx
 from dicom_node.delivery.addresses import check_url
 from dicom_node.delivery.outcomes import retry_after
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
+from dicom_node.tls import Identity, TlsRefused, client_context
 
 for _name in ("httpx", "httpcore"):
     # they log request URLs, which hold UIDs, at INFO and DEBUG (invariant I4)
@@ -50,6 +51,8 @@ class WebTarget(Protocol):
     def total_timeout_s(self) -> float: ...
     @property
     def ca_file(self) -> Path | None: ...
+    @property
+    def identity(self) -> Identity | None: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Web:
         self._is_bearer = is_bearer
         self._url = check_url(target.url, insecure_ok_because=target.insecure_ok_because)
         self._client = httpx.Client(
-            verify=tls(target.ca_file) if self._url.is_tls else False,
+            verify=tls(target.ca_file, target.identity) if self._url.is_tls else False,
             timeout=target.timeout_s,
             trust_env=False,
             follow_redirects=False,
@@ -193,18 +196,28 @@ def _read(response: httpx.Response, cap_bytes: int, deadline: float) -> bytes | 
     return b"".join(chunks)
 
 
-@lru_cache(maxsize=8)
-def tls(ca_file: Path | None) -> ssl.SSLContext:
-    """One context per set of trusted certificates; building one reads the whole system store.
+def tls(ca_file: Path | None, identity: Identity | None = None) -> ssl.SSLContext:
+    """How a server is called: whom to believe, and whose certificate to show.
 
     Raises
     ------
     Refused
         `validation`, if the file of certificates cannot be used.
+    PeerTrouble
+        If the node's own certificate cannot be used now: a renewal is on its way, or went wrong.
     """
+    if identity is None:
+        return _anonymous(ca_file)
     try:
-        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except (OSError, ssl.SSLError) as error:
-        raise Refused(RefusalCode.VALIDATION, "certificates in the file `ca_file`", type(error).__name__) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+        return client_context(ca_file, identity)  # anew each time, so that a renewed certificate counts
+    except TlsRefused as refused:
+        raise PeerTrouble(str(refused)) from None
+
+
+@lru_cache(maxsize=8)
+def _anonymous(ca_file: Path | None) -> ssl.SSLContext:
+    """One context per set of trusted certificates; building one reads the whole system store."""
+    try:
+        return client_context(ca_file)
+    except TlsRefused as refused:
+        raise Refused(RefusalCode.VALIDATION, "certificates in the file `ca_file`", str(refused)) from None

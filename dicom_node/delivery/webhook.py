@@ -22,6 +22,7 @@ from dicom_node.delivery.outcomes import Outcome, classify
 from dicom_node.delivery.types import Confirmation, Seen
 from dicom_node.delivery.web import Web, trouble
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.tls import Identity
 
 PREFIX = "whsec_"
 MIN_SECRET_BYTES = 24
@@ -40,6 +41,7 @@ class WebhookTarget:
     timeout_s: float = 60.0
     total_timeout_s: float = 120.0
     ca_file: Path | None = None
+    identity: Identity | None = None
     username: str = ""
     secret: None = None
     """There are no credentials: a call is known by its signature alone, and no answer makes us send more."""

@@ -64,7 +64,9 @@ class Patients:
         if site is None:
             raise Refused(RefusalCode.VALIDATION, f"site: one of {', '.join(who.sites)}", "another")
         chosen = _type_of(site, kind)
-        found = look_up(patient_server(self._settings), chosen["system"], normalised(identifier, chosen["check"]))
+        server = patient_server(self._settings)
+        shown = None if server is None else self._settings.shown(server)
+        found = look_up(server, chosen["system"], normalised(identifier, chosen["check"]), shown)
         with self._database.write() as connection:
             audit.append(connection, who.actor, "patient-looked-up", None, site=site.key, type=kind, found=found.state)
         if found.state == "found":

@@ -14,7 +14,7 @@ import httpx
 import structlog
 
 from dicom_node.settings import OrthancSection, read_secret
-from dicom_node.tls import client_context
+from dicom_node.tls import CallingSide, Identity
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +31,19 @@ class ArchiveCounts:
         Section ``orthanc``.
     on_answer
         Called with the Series UID when its count has come.
+    shown
+        Whose certificate the archive is shown over HTTPS when it asks for one.
     """
 
-    def __init__(self, settings: OrthancSection, on_answer: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: OrthancSection,
+        on_answer: Callable[[str], None] = lambda _: None,
+        *,
+        shown: Identity | None = None,
+    ) -> None:
         self._settings = settings
+        self._tls = CallingSide(settings.ca_file, shown)
         self.on_answer = on_answer
         self._asked: queue.Queue[str] = queue.Queue()
         self._pending: set[str] = set()
@@ -65,6 +74,7 @@ class ArchiveCounts:
                 except queue.Empty:
                     continue
                 moment = time.monotonic()
+                self._tls.follow()
                 count = self._ask(client, series_uid)
                 with self._lock:
                     self._pending.discard(series_uid)
@@ -78,8 +88,9 @@ class ArchiveCounts:
         auth = None
         if self._settings.username and self._settings.password_file is not None:
             auth = httpx.BasicAuth(self._settings.username, read_secret(self._settings.password_file))
-        trust = True if self._settings.ca_file is None else client_context(self._settings.ca_file)
-        return httpx.Client(base_url=self._settings.url, auth=auth, timeout=TIMEOUT_S, trust_env=False, verify=trust)
+        return httpx.Client(
+            base_url=self._settings.url, auth=auth, timeout=TIMEOUT_S, trust_env=False, verify=self._tls.context
+        )
 
     def _ask(self, client: httpx.Client, series_uid: str) -> int | None:
         question = {"Level": "Series", "Query": {"SeriesInstanceUID": series_uid}, "Expand": True}

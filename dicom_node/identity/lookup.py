@@ -9,6 +9,7 @@ import structlog
 
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.settings import FhirDestination, Settings
+from dicom_node.tls import Identity, TlsRefused, client_context
 from fhir_bridge.patients import Patients, State
 
 log = structlog.get_logger()
@@ -47,7 +48,7 @@ def patient_server(settings: Settings) -> FhirDestination | None:
     return next(iter(servers.values())) if len(servers) == 1 else None
 
 
-def look_up(server: FhirDestination | None, system: str, identifier: str) -> LookedUp:
+def look_up(server: FhirDestination | None, system: str, identifier: str, shown: Identity | None = None) -> LookedUp:
     """Who has this identifier.
 
     Parameters
@@ -56,6 +57,8 @@ def look_up(server: FhirDestination | None, system: str, identifier: str) -> Loo
         URI of the system that the identifier is from; without one nobody is asked.
     identifier
         As `normalised` writes it.
+    shown
+        Whose certificate the server is shown when it asks for one.
     """
     if server is None or not system:
         return LookedUp("not-configured", identifier)
@@ -65,9 +68,10 @@ def look_up(server: FhirDestination | None, system: str, identifier: str) -> Loo
             token_file=server.token_file,
             insecure_ok_because=server.insecure_ok_because,
             timeout_s=min(server.timeout_s, TIMEOUT_S),
+            context=client_context(server.ca_file, shown),
         ) as patients:
             state, found = patients.find(system, identifier)
-    except (PeerTrouble, Refused) as trouble:
+    except (PeerTrouble, Refused, TlsRefused) as trouble:
         code = trouble.refusal.code.value if isinstance(trouble, Refused) else "no-answer"
         log.warning("identity.server-away", code=code)
         return LookedUp("away", identifier)

@@ -22,6 +22,7 @@ from dicom_node.stages.context import FINDINGS, Tools, identity_of
 from dicom_node.stages.destinations import OWN_ENDPOINT
 from dicom_node.stages.producer import producer
 from dicom_node.stages.publication import default_issuer, holds
+from dicom_node.stages.targets import context_for
 from dicom_node.stages.withdraw import reason
 from dicom_node.words import ObjectKind
 
@@ -140,6 +141,7 @@ def publish_to_server(tools: Tools, run_id: int, name: str, *, withdrawn: bool =
         token_file=destination.token_file,
         insecure_ok_because=destination.insecure_ok_because,
         timeout_s=destination.timeout_s,
+        context=context_for(tools.settings, destination),
     ) as client:
         confirmation = client.publish(report)
     reach("K16")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 from dicom_node import delivery
 from dicom_node.record.circuits import Rule
+from dicom_node.refusals import PeerTrouble
 from dicom_node.settings import (
     CStoreDestination,
+    FhirDestination,
     FileDestination,
     FolderDestination,
     FtpDestination,
@@ -18,6 +21,7 @@ from dicom_node.settings import (
     StowDestination,
     read_secret,
 )
+from dicom_node.tls import TlsRefused, client_context
 
 
 def target(settings: Settings, name: str) -> delivery.Target:
@@ -31,6 +35,7 @@ def target(settings: Settings, name: str) -> delivery.Target:
             insecure_ok_because=chosen.insecure_ok_because,
             timeout_s=chosen.timeout_s,
             ca_file=chosen.ca_file,
+            identity=settings.shown(chosen),
         )
     if isinstance(chosen, CStoreDestination):
         return delivery.CStoreTarget(
@@ -41,14 +46,14 @@ def target(settings: Settings, name: str) -> delivery.Target:
             insecure_ok_because=chosen.insecure_ok_because,
             timeout_s=chosen.timeout_s,
             tls=_tls(settings, chosen),
-            verify=_verification(chosen),
+            verify=_verification(settings, chosen),
         )
     if isinstance(chosen, FileDestination):
-        return file_target(chosen)
+        return file_target(settings, chosen)
     raise TypeError(f"destination {name!r} takes no objects")
 
 
-def file_target(chosen: FileDestination) -> delivery.FileTarget:
+def file_target(settings: Settings, chosen: FileDestination) -> delivery.FileTarget:
     """The room's own target for a destination that takes files."""
     if isinstance(chosen, FolderDestination):
         return delivery.FolderTarget(chosen.path)
@@ -64,6 +69,7 @@ def file_target(chosen: FileDestination) -> delivery.FileTarget:
             insecure_ok_because=chosen.insecure_ok_because,
             timeout_s=chosen.timeout_s,
             ca_file=chosen.ca_file,
+            identity=settings.shown(chosen),
         )
     if isinstance(chosen, (FtpDestination, FtpsDestination)):
         return delivery.FtpTarget(
@@ -90,6 +96,20 @@ def file_target(chosen: FileDestination) -> delivery.FileTarget:
     )
 
 
+def context_for(settings: Settings, chosen: FhirDestination) -> ssl.SSLContext:
+    """How a FHIR server is called by TLS.
+
+    Raises
+    ------
+    PeerTrouble
+        If the files cannot be used now.
+    """
+    try:
+        return client_context(chosen.ca_file, settings.shown(chosen))
+    except TlsRefused as refused:
+        raise PeerTrouble(str(refused)) from None
+
+
 def webhook_target(settings: Settings, name: str) -> delivery.WebhookTarget:
     """The room's own target for a configured webhook."""
     chosen = settings.webhooks[name]
@@ -99,6 +119,7 @@ def webhook_target(settings: Settings, name: str) -> delivery.WebhookTarget:
         insecure_ok_because=chosen.insecure_ok_because,
         timeout_s=chosen.timeout_s,
         ca_file=chosen.ca_file,
+        identity=settings.shown(chosen),
     )
 
 
@@ -109,7 +130,7 @@ def _tls(settings: Settings, chosen: CStoreDestination) -> delivery.DimseTls | N
     return delivery.DimseTls(chosen.ca_file or own.authority_file, own.identity, chosen.tls_name)
 
 
-def _verification(chosen: CStoreDestination) -> delivery.StowTarget | None:
+def _verification(settings: Settings, chosen: CStoreDestination) -> delivery.StowTarget | None:
     """The DICOMweb services by which a DIMSE archive is looked into, where it has some."""
     if chosen.verify_url is None:
         return None
@@ -120,6 +141,7 @@ def _verification(chosen: CStoreDestination) -> delivery.StowTarget | None:
         insecure_ok_because=chosen.insecure_ok_because,
         timeout_s=chosen.timeout_s,
         ca_file=chosen.verify_ca_file,
+        identity=settings.tls.identity if chosen.verify_client_certificate else None,
     )
 
 
