@@ -10,8 +10,10 @@ import itertools
 import multiprocessing
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from dicom_node import durable
 from dicom_node.durable import Put
 from dicom_node.road import queues
 from dicom_node.settings import Settings
+from dicom_node.stages import submit as submitting
 from dicom_node.stages.analysis_places import submit_put
 from dicom_node.stages.infer_pictures import _write_put
 from dicom_node.stages.places import quiet_put, read_put
@@ -42,6 +45,29 @@ def test_of_one_urgency_what_is_nearly_done_goes_first() -> None:
     assert 0 <= _write_put(1, 1, place(STAT, 0)).priority < place(STAT, 0)
     turns = [submit_put({"id": 1}, turn=turn).priority for turn in (0, 1, 7, 10**9)]  # type: ignore[arg-type]
     assert turns == sorted(set(turns)), "a doctor's hundred still wait for another one's first"
+
+
+def test_two_jobs_about_one_photograph_take_turns_and_others_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end, done = threading.Event(), threading.Event(), list[tuple[int, int]]()
+
+    def slow(_tools: Any, number: int, attempt: int) -> list[Put]:
+        if (number, attempt) == (1, 0):
+            begun.set()
+            assert may_end.wait(20)
+        done.append((number, attempt))
+        return []
+
+    monkeypatch.setattr(submitting, "_submit", slow)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(submitting.submit, None, 1, 0)  # type: ignore[arg-type]
+        assert begun.wait(20)
+        second = threads.submit(submitting.submit, None, 1, 1)  # type: ignore[arg-type]
+        submitting.submit(None, 2, 0)  # type: ignore[arg-type]
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.2)
+        may_end.set()
+        assert first.result(20) == second.result(20) == []
+    assert done == [(2, 0), (1, 0), (1, 1)]
 
 
 @pytest.fixture
