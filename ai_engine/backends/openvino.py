@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_XML_BYTES = 8 * 1024**2
+SMALL_SIDE = 64
+"""Of a tile that is only recorded: the smallest that leaves two voxels after five halvings."""
 QUANTISED_LAYERS = frozenset(
     {
         "Add",
@@ -111,13 +115,32 @@ def open_openvino(
 
 
 def converted(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
-    """An OpenVINO model of a torch module, traced once with one tile of this size."""
+    """An OpenVINO model of a torch module for exactly `input_shape`."""
+    return ov.convert_model(_traced(module, input_shape), input=[list(input_shape)])
+
+
+def _traced(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
+    """The operations of a torch module, recorded with a small tile where the record holds for every size.
+
+    Recording runs the network once in PyTorch: six seconds for a full-size nnU-Net on two cores.  Torch warns of every
+    place that turns a size into a plain number.  Its own layers do so to check their input; any other place means that
+    the record holds for one size only, and then it is made with a tile of that size.
+    """
     import torch
 
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        traced = torch.jit.trace(module, torch.zeros((1, *input_shape[1:])), check_trace=False)
-        return ov.convert_model(traced, input=[list(input_shape)])
+    torchs_own = str(Path(torch.__file__).parent)
+
+    def recorded(sides: tuple[int, ...]) -> tuple[Any, bool]:
+        with torch.inference_mode(), warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", torch.jit.TracerWarning)
+            traced = torch.jit.trace(module, torch.zeros((1, input_shape[1], *sides)), check_trace=False)
+        return traced, all(warning.filename.startswith(torchs_own) for warning in said)
+
+    with suppress(RuntimeError, ValueError):  # sides that the network cannot halve as often as it wants to
+        traced, holds_for_every_size = recorded(tuple(min(side, SMALL_SIDE) for side in input_shape[2:]))
+        if holds_for_every_size:
+            return traced
+    return recorded(input_shape[2:])[0]
 
 
 def open_quantised(quantised: Quantised, input_shape: tuple[int, ...], options: NetworkOptions) -> OpenVinoNetwork:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -56,6 +55,7 @@ class HalfResolutionUNet(nn.Module):
         """``(N, C, S, R, C)`` with sides that are multiples of the deepest stride, to scores of the same size."""
         answer = self.body(self.stem(picture))
         if isinstance(answer, Tensor):
-            return torch.as_tensor(self.head(answer))
+            scores: Tensor = self.head(answer)
+            return scores
         coarse = [level[:, : self.num_classes] for level in answer[1:3]]
         return [self.head(answer[0]), *coarse]
