@@ -47,6 +47,17 @@ def test_a_changed_entry_shows_whatever_was_changed(database: Database, column: 
     assert verdict(database) == "entry 3 was changed or moved"
 
 
+def test_an_entry_that_was_written_anew_with_its_digest_shows_in_the_next(database: Database) -> None:
+    """Who changes one entry has to write every later one anew, and then the head is another one."""
+    with database.write() as connection:
+        before, one = connection.execute(select(table).where(table.c.id.in_([2, 3])).order_by(table.c.id)).mappings()
+        entry = {key: one[key] for key in ("at", "actor", "study_uid", "detail")} | {"action": "nothing-happened"}
+        made = audit._link(before["sha256"], entry)
+        connection.execute(update(table).where(table.c.id == 3).values(action=entry["action"], sha256=made))
+        connection.execute(update(table).where(table.c.id == 4).values(previous_sha256=made))
+    assert verdict(database) == "entry 4 was changed or moved"
+
+
 def test_an_entry_that_was_taken_out_shows(database: Database) -> None:
     with database.write() as connection:
         connection.execute(delete(table).where(table.c.id == 2))
