@@ -39,14 +39,21 @@ def run(rounds: int = 3) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     plain = statistics.median(rates["plain"])
-    rows = [[arm, f"{statistics.median(rates[arm]):.0f}", f"{100 * statistics.median(rates[arm]) / plain:.0f} %"]
-            for arm in ARMS]  # fmt: skip
+    rows = [
+        [
+            arm,
+            f"{statistics.median(rates[arm]):.0f}",
+            f"{min(rates[arm]):.0f} to {max(rates[arm]):.0f}",
+            f"{1000 / statistics.median(rates[arm]):.1f}",
+            f"{100 * statistics.median(rates[arm]) / plain:.0f} %",
+        ]
+        for arm in ARMS
+    ]
+    title = f"MR slices of 256 x 256, {FILES} from one sender, {rounds} times, arms in turn"
+    print(table(title, ["arm", "instances per second", "all rounds", "ms for each", "of plain"], rows))
     print(
-        table(
-            f"Instances per second, MR slices of 256 x 256, {FILES} from one sender", ["arm", "rate", "of plain"], rows
-        )
+        table("One slice, without the disk's part", [*one], [[f"{seconds * 1e3:.2f} ms" for seconds in one.values()]])
     )
-    print(", ".join(f"{what} {seconds * 1e3:.3f} ms" for what, seconds in one.items()))
     print(about(facts))
     print(f"written: {save('protection', facts, {'per_second': rates, 'seconds_of_one_slice': one})}")
 
