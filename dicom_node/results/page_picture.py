@@ -96,9 +96,7 @@ def _draw_observation(sheet: Sheet, job: Job, observation: Observation, *, is_fi
     measurement = observation.measurements[0]
     verdict = ""
     if observation.category is not None and observation.threshold is not None:
-        threshold = job.figure(
-            number_words(Measurement("", measurement.name, observation.threshold, measurement.unit))
-        )
+        threshold = job.figure(number_words(Measurement("", measurement.name, observation.threshold, measurement.unit)))
         side = say["above" if observation.category.value == AT_OR_ABOVE else "below"]
         verdict = fitted(side.format(value=threshold), INNER * 0.5, size * 0.72, BOLD)
     sheet.right(WIDTH - MARGIN - 6, base, verdict, size * 0.72, BOLD)

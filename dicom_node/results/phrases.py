@@ -178,8 +178,8 @@ _ES = {
     "meaning_below": "El modelo sitúa esta imagen por debajo de su umbral. Esto NO excluye malignidad: una lesión que "
     "cambia, sangra o preocupa necesita la mirada de un profesional calificado, diga lo que diga este número.",
     "meaning_estimate": "El número es la estimación del propio modelo a partir de una sola imagen, en su umbral de "
-    "operación. No sabe nada de antecedentes, tacto ni otras lesiones.",
-    "not_diagnosis": "Esto no es un diagnóstico y no sustituye a un examen clínico ni a una biopsia.",
+    "operación. No sabe nada de antecedentes, palpación ni otras lesiones.",
+    "not_diagnosis": "Esto no es un diagnóstico y no reemplaza un examen clínico ni una biopsia.",
     "document_title": "IA {title} - sin revisar",
 }
 

@@ -48,7 +48,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "meaning_below": "El modelo sitúa esta imagen por debajo de su umbral. Esto NO excluye malignidad: una lesión "
         "que cambia, sangra o preocupa necesita la mirada de un profesional calificado, diga lo que diga este número.",
         "disclaimer": "Apoyo a la decisión, sin revisar, no apto para uso clínico: no es un diagnóstico ni sustituye a "
-        "un examen clínico o una biopsia. No sabe nada de antecedentes, tacto ni otras lesiones.",
+        "un examen clínico o una biopsia. No sabe nada de antecedentes, palpación ni otras lesiones.",
         "accepted": "La imagen era suficiente para responder.",
     },
 }
