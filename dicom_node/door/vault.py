@@ -25,6 +25,7 @@ from dicom_node.door.storage import Storage
 from dicom_node.failpoints import reach
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.sealing import at_rest
+from dicom_node.sealing.master_keys import SealBroken
 
 BUFFER_BYTES = 1 << 20
 """Objects up to this size stay in memory until they are complete: one write instead of many."""
@@ -317,10 +318,14 @@ class Vault:
         return len(self.missing)
 
     def _digest(self, path: str) -> tuple[str, int]:
+        """Of what a file holds; an empty digest where its seal is torn: no name says that."""
         digest, size_bytes = hashlib.sha256(), 0
-        for piece in self.storage.read(self.data_folder / path):
-            digest.update(piece)
-            size_bytes += len(piece)
+        try:
+            for piece in self.storage.read(self.data_folder / path):
+                digest.update(piece)
+                size_bytes += len(piece)
+        except SealBroken:
+            return "", size_bytes
         return digest.hexdigest(), size_bytes
 
     def _fail(self) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from dicom_node.door.vault import BUFFER_BYTES
 from dicom_node.record import Database
 from dicom_node.record.arrivals import Kept, stored_paths
 from dicom_node.refusals import RefusalCode, Refused
+from dicom_node.sealing import at_rest
+from dicom_node.sealing.master_keys import MAGIC, SealBroken
+from tests.support.sealing import sealing
 from tests.unit.test_door_scan import encoded, small
 
 pytestmark = pytest.mark.unit
@@ -49,6 +53,21 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.migrate()
     yield database
     database.close()
+
+
+@pytest.fixture(params=["as it is", "sealed"])
+def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """How files lie on the disk: what a crash leaves must be found in either form."""
+    with sealing(tmp_path / "keys") if request.param == "sealed" else nullcontext():
+        yield request.param
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of what a stored file holds; empty when it cannot be opened: a seal that a crash has torn."""
+    try:
+        return hashlib.sha256(at_rest.read(path)).hexdigest()
+    except SealBroken:
+        return ""
 
 
 def rows(database: Database) -> dict[str, str]:
@@ -129,6 +148,7 @@ def test_admission_stops_below_the_line(tmp_path: Path, database: Database) -> N
 # start
 
 
+@pytest.mark.usefixtures("stored")
 def test_the_start_sweeps_adopts_and_quarantines(tmp_path: Path, database: Database) -> None:
     intake = Intake(Vault(tmp_path, Disk()), database)
     intake.recover()
@@ -145,6 +165,7 @@ def test_the_start_sweeps_adopts_and_quarantines(tmp_path: Path, database: Datab
     assert Intake(Vault(tmp_path, Disk()), database).recover().adopted == 0
 
 
+@pytest.mark.usefixtures("stored")
 def test_an_adopted_object_is_claimed_by_its_sender(tmp_path: Path, database: Database) -> None:
     intake = Intake(Vault(tmp_path, Disk()), database)
     intake.recover()
@@ -157,6 +178,7 @@ def test_an_adopted_object_is_claimed_by_its_sender(tmp_path: Path, database: Da
     assert tuple(row) == ("MODALITY", "pending"), "it must still be passed on to the archive"
 
 
+@pytest.mark.usefixtures("stored")
 def test_rows_without_a_file_block_readiness_until_the_file_is_back(tmp_path: Path, database: Database) -> None:
     intake = Intake(Vault(tmp_path, Disk()), database)
     intake.recover()
@@ -315,18 +337,27 @@ def oracle(folder: Path, root: Path, state: dict[Path, bytes], promised: dict[st
     found = [f"row without a file: {path}" for path in recovery.missing]
     for path, sha256 in {**promised, **{p: Path(p).stem for p in adopted}}.items():
         file = folder / path
-        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+        if file.is_file() and digest_of(file) != sha256:
             found.append(f"row with other bytes: {path}")
     found += [f"left behind: {p.name}" for p in (folder / "vault" / "incoming").iterdir()]
     return found
 
 
-def test_no_crash_loses_what_was_acknowledged(tmp_path: Path, database: Database) -> None:
-    assert violations(tmp_path, database, RecordingDisk()) == []
+def test_no_crash_loses_what_was_acknowledged(tmp_path: Path, database: Database, stored: str) -> None:
+    disk = RecordingDisk()
+    assert violations(tmp_path, database, disk) == []
+    written = [note[2] for note in disk.notes if note[0] == "write"]
+    assert any(data.startswith(MAGIC) for data in written) == (stored == "sealed"), "what this test has tried"
 
 
-@pytest.mark.parametrize("disk", [NoFolderSync, NoFileSync])
-def test_the_enumeration_finds_a_missing_fsync(tmp_path: Path, database: Database, disk: type[RecordingDisk]) -> None:
+@pytest.mark.parametrize(
+    ("stored", "disk"),
+    [("as it is", NoFolderSync), ("as it is", NoFileSync), ("sealed", NoFileSync)],
+    indirect=["stored"],
+)
+def test_the_enumeration_finds_a_missing_fsync(
+    tmp_path: Path, database: Database, stored: str, disk: type[RecordingDisk]
+) -> None:
     assert any(v.startswith("row with") for v in violations(tmp_path, database, disk()))
 
 
@@ -360,8 +391,14 @@ class FailingDisk(Disk):
         return call
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EACCES])
-def test_any_call_may_fail_and_nothing_acknowledged_is_lost(tmp_path: Path, database: Database, error: int) -> None:
+@pytest.mark.parametrize(
+    ("stored", "error"),
+    [*(("as it is", error) for error in (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EACCES)), ("sealed", errno.EIO)],
+    indirect=["stored"],
+)
+def test_any_call_may_fail_and_nothing_acknowledged_is_lost(
+    tmp_path: Path, database: Database, stored: str, error: int
+) -> None:
     for n in range(1, 30):
         uid = f"1.2.{error}.{n}"
         disk = FailingDisk(n, error)
@@ -387,7 +424,7 @@ def test_any_call_may_fail_and_nothing_acknowledged_is_lost(tmp_path: Path, data
         again = Intake(Vault(tmp_path, Disk()), database)
         assert again.recover().missing == ()
         assert accept(again, data, uid) in (Kept.NEW, Kept.SAME)
-        assert all(hashlib.sha256((tmp_path / p).read_bytes()).hexdigest() == s for p, s in rows(database).items())
+        assert all(digest_of(tmp_path / p) == s for p, s in rows(database).items())
         assert not any(p.name.endswith(".part") for p in files(tmp_path))
     else:
         pytest.fail("the last call was never reached")
@@ -403,6 +440,7 @@ def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "x").read_bytes() == b"0123456789abcdef" * 3
 
 
+@pytest.mark.usefixtures("stored")
 def test_a_failed_commit_is_not_acknowledged(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
