@@ -107,7 +107,10 @@ def _measure_text(report: ReportInput, subject_name: str, measurement: Measureme
 def _region_context(report: ReportInput, region: Region, measurement: Measurement | None) -> Resource:
     systems = report.options.code_systems
     parts: list[Resource] = [
-        {"code": codes.concept(FINDING), "valueCodeableConcept": codes.concept(region.type, report.told(region.name), systems)},
+        {
+            "code": codes.concept(FINDING),
+            "valueCodeableConcept": codes.concept(region.type, report.told(region.name), systems),
+        },
         {"code": codes.concept(TRACKING_IDENTIFIER), "valueString": region.key},
     ]
     if report.tracking_uids.get(region.key):
@@ -125,7 +128,9 @@ def _image_statements(report: ReportInput, observation: Observation) -> Iterator
     systems = report.options.code_systems
     for measurement in observation.measurements:
         body: Resource = {
-            "code": codes.concept(measurement.name, _measure_text(report, observation.name.meaning, measurement), systems),
+            "code": codes.concept(
+                measurement.name, _measure_text(report, observation.name.meaning, measurement), systems
+            ),
             "valueQuantity": codes.quantity(measurement.value, measurement.unit),
             "bodySite": codes.concept(observation.site, overrides=systems),
             "note": _notes(report, None),

@@ -26,6 +26,7 @@ from dicom_node.results.sheet import (
     fitted,
     shown,
     shown_name,
+    size_for,
     width_of,
     wrapped,
 )
@@ -78,7 +79,8 @@ def draw_heading(sheet: Sheet, job: Job, title_key: str = "title") -> None:
         version += f" · rev {job.identity.revision_number}"
     version = fitted(version, INNER / 2, 9.0)
     room = INNER - width_of(version, 9.0) - 12
-    sheet.text(MARGIN, sheet.y, fitted(title, room, 14.0, BOLD), 14.0, BOLD)
+    size = size_for(title, room, 14.0, 10.0, BOLD)
+    sheet.text(MARGIN, sheet.y, fitted(title, room, size, BOLD), size, BOLD)
     sheet.right(WIDTH - MARGIN, sheet.y, version, 9.0, REGULAR, GREY)
     sheet.y -= 4
 
@@ -114,9 +116,8 @@ def draw_identity(sheet: Sheet, job: Job) -> None:
 def _field(sheet: Sheet, left: float, y: float, width: float, label: str, value: str) -> None:
     """A label and its value; a long value is set smaller before it is cut."""
     sheet.text(left, y, fitted(label, 70, 7.0), 7.0, REGULAR, GREY)
-    size, room = 8.5, width - 74
-    while size > 5.0 and width_of(value, size) > room:
-        size -= 0.25
+    room = width - 74
+    size = size_for(value, room, 8.5, 5.0)
     sheet.text(left + 74, y, fitted(value, room, size), size)
 
 

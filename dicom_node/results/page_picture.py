@@ -39,6 +39,8 @@ from dicom_node.results.sheet import (
     fitted,
     height_of,
     shown,
+    size_for,
+    width_of,
 )
 from dicom_node.words import Picture
 
@@ -102,8 +104,10 @@ def _draw_observation(sheet: Sheet, job: Job, observation: Observation, *, is_fi
     sheet.right(WIDTH - MARGIN - 6, base, verdict, size * 0.72, BOLD)
     value = job.figure(number_words(measurement))
     sheet.text(MARGIN + 6, base, value, size, BOLD)
-    name = fitted(shown(job.told(observation.name.meaning)), INNER * 0.33, size * 0.62)
-    sheet.text(MARGIN + 6 + size * 4.2, base, name, size * 0.62, REGULAR, GREY)
+    name, left = shown(job.told(observation.name.meaning)), MARGIN + 6 + size * 4.2
+    room = WIDTH - MARGIN - 18 - width_of(verdict, size * 0.72, BOLD) - left
+    small = size_for(name, room, size * 0.62, 5.5)
+    sheet.text(left, base, fitted(name, room, small), small, REGULAR, GREY)
     sheet.y -= height + 3
 
 

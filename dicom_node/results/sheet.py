@@ -81,6 +81,14 @@ def fitted(value: str, width: float, size: float, font: str = REGULAR) -> str:
     return value.rstrip() + "…"
 
 
+def size_for(value: str, width: float, largest: float, least: float, font: str = REGULAR) -> float:
+    """The size at which a text fits; never below `least`, where it is cut instead."""
+    size = largest
+    while size > least and width_of(value, size, font) > width:
+        size -= 0.25
+    return size
+
+
 def wrapped(line: str, size: float, width: float, font: str = REGULAR) -> list[str]:
     """The lines a text needs at this width, in characters the page can draw."""
     return [str(part) for part in simpleSplit(shown(line), font, size, width)]

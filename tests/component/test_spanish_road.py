@@ -122,7 +122,8 @@ def test_the_page_reads_spanish_from_the_first_line_to_the_last(tmp_path: Path) 
     seen = page_text(built(tmp_path, "ISO_IR 192"), tmp_path)
     for expected in (
         "Malignidad de una lesión de piel", "para que lo revise un profesional calificado", "62 %",
-        "EN EL UMBRAL de operación O POR ENCIMA: 4,4 %", "Probabilidad de malignidad", "sensibilidad 0,96",
+        "EN EL UMBRAL de operación O POR ENCIMA: 4,4 %", "Probabilidad de malignidad estimada por el modelo",
+        "sensibilidad 0,96", "(dermatoscopia): estimación de IA",
         "piel del pecho", "femenino", "Una probabilidad baja no excluye malignidad", "no es un diagnóstico",
     ):  # fmt: skip
         assert expected in seen, expected
