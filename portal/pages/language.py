@@ -83,6 +83,13 @@ class Translator:
         told = date.fromisoformat(day) if isinstance(day, str) else day
         return f"{told.day} {self(f'shell.month_{told.month}')} {told.year}"
 
+    def dicom_day(self, told: str) -> str:
+        """A DICOM date (``YYYYMMDD``) likewise; a dash for what an archive has instead of one."""
+        try:
+            return self.day(f"{told[:4]}-{told[4:6]}-{told[6:8]}") if len(told) == 8 else "–"
+        except ValueError:
+            return "–"
+
     def number(self, value: float, digits: int = 0) -> str:
         """A number with the language's decimal mark."""
         plain = f"{value:.{digits}f}"
