@@ -33,5 +33,9 @@ class RetentionSection(Section):
 
     def days(self, kind: Kind) -> float | None:
         """For how many days a class is kept; None: for ever."""
-        found: float | None = getattr(self, f"{kind.value}_days")
-        return found
+        return {
+            Kind.IMAGES: self.images_days,
+            Kind.PRIVATE: self.private_days,
+            Kind.RESULTS: self.results_days,
+            Kind.IDENTITY: self.identity_days,
+        }[kind]

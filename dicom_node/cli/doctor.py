@@ -117,6 +117,26 @@ def _records(chosen: Settings) -> Iterator[Verdict]:
         database.close()
 
 
+def _retention(chosen: Settings) -> Iterator[Verdict]:
+    from dicom_node.record import Database, removals
+    from dicom_node.retention import Kind
+
+    database = Database(chosen.records_url)
+    try:
+        if not database.is_migrated():
+            return
+        with database.read() as connection:
+            begun, held = len(removals.unfinished(connection)), len(removals.holds(connection))
+    finally:
+        database.close()
+    days = {kind.value: chosen.retention.days(kind) for kind in Kind}
+    told = ", ".join(f"{name} {kept:g} days" for name, kept in days.items() if kept is not None)
+    yield Verdict("retention", "ok", f"{told or 'everything is kept for ever'}; {held} legal holds")
+    if begun:
+        yield Verdict("retention", "warning", f"{begun} deletions are begun and not ended",
+                      "The worker's next round ends them; or `ai-node retention run`.")  # fmt: skip
+
+
 def _models(chosen: Settings) -> Iterator[Verdict]:
     from ai_engine.packages import find_package, load_package
     from dicom_node.refusals import Refused
@@ -335,6 +355,7 @@ def _repository(chosen: Settings) -> Iterator[Verdict]:
 CHECKS: tuple[Callable[[Settings], Iterator[Verdict]], ...] = (
     _disk,
     _records,
+    _retention,
     _models,
     _backends,
     _decoders,

@@ -19,7 +19,6 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, inse
 from dicom_node.record import audit
 from dicom_node.record.database import now
 from dicom_node.record.identity_removal import forget_identity
-from dicom_node.record.retention import OURS
 from dicom_node.record.tables import (
     artefacts,
     copies,
@@ -176,7 +175,7 @@ def end(connection: Connection, number: int) -> RowMapping | None:
         return None
     ended = row(connection, number)
     told = {key: ended[key] for key in ("parts", "rule", "files", "size_bytes")}
-    note(connection, OURS, ended["study_uid"], **told)
+    note(connection, "study.removed", ended["study_uid"], **told)
     audit.append(connection, ended["actor"], "study-removed", ended["study_uid"], removal=number, **told)
     return ended
 

@@ -39,8 +39,6 @@ _RUNS_LIVE = (RunState.QUEUED.value, RunState.RUNNING.value)
 _NOT_OVER = tuple(
     state.value for state in (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.HELD, DeliveryState.FAILED)
 )
-OURS = "study.removed"
-"""The timeline's word for a deletion: it does not make a study younger."""
 
 
 def old_studies(connection: Connection, kind: Kind, before: str, after: tuple[str, str] | None) -> list[RowMapping]:
@@ -95,8 +93,8 @@ def _is_there(connection: Connection, study: RowMapping, part: Part) -> bool:
 
 
 def _last(connection: Connection, study: RowMapping) -> str:
-    """Anything that happened counts, so the days begin when the last of its deliveries was confirmed, or later."""
-    happened = select(func.max(events.c.at)).where(_of(events, study["uid"]), events.c.name != OURS)
+    """When anything happened, but for a deletion: the last confirmed delivery, or later."""
+    happened = select(func.max(events.c.at)).where(_of(events, study["uid"]), events.c.name != "study.removed")
     received = select(func.max(instances.c.received_at)).where(_of(instances, study["uid"]))
     moments = [connection.execute(query).scalar() for query in (happened, received)]
     return max(str(study["last_activity_at"]), *(str(moment) for moment in moments if moment))

@@ -60,6 +60,8 @@ class Retention:
     settings: Settings
     database: Database
     _after: dict[Kind, tuple[str, str]] = field(default_factory=dict)
+    _gone: set[str] = field(default_factory=set)
+    """Studies of which something went in this round."""
 
     # -- by the rule
 
@@ -101,6 +103,7 @@ class Retention:
             Whether the road goes first.
         """
         made = Round()
+        self._gone.clear()
         for number in self._unfinished():
             self._finish(number, made)
         most = self.settings.retention.studies_per_round
@@ -134,7 +137,8 @@ class Retention:
             if line is None or facts.last_at >= line or not applies(kind, facts) or self._kept(kind, facts):
                 return
             number = removals.begin(connection, study_uid, facts.there & set(PARTS[kind]), rule, actor, "")
-        made.studies += 1
+        self._gone.add(study_uid)
+        made.studies = len(self._gone)
         reach("R1")
         self._finish(number, made)
 

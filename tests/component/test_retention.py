@@ -376,7 +376,7 @@ def test_the_door_ends_a_deletion_that_a_death_left_open(
     node = make(images_days=30)
     with listening(node.settings) as door:
         assert slices.storescu(door.port, flair.files, calling="MODALITY").returncode == 0
-        until(lambda: door.reads, 30, "a closed series")
+        until(lambda: all(row["content_sha256"] for row in node.rows(instances)), 60, "headers are read")
     with node.database.write() as connection:
         removals.begin(connection, flair.study_uid, [Part.IMAGES], "erase", "t", "")
     assert len(stored(node, "vault/objects")) == COUNT
@@ -454,7 +454,7 @@ def test_a_file_that_a_deletion_takes_from_under_its_receipt_is_not_acknowledged
     node = make(images_days=30)
     with listening(node.settings) as door:
         assert slices.storescu(door.port, flair.files, calling="MODALITY").returncode == 0
-        until(lambda: door.reads, 30, "a closed series")
+        until(lambda: all(row["content_sha256"] for row in node.rows(instances)), 60, "headers are read")
         with node.database.write() as connection:
             removals.begin(connection, flair.study_uid, [Part.IMAGES], "erase", "t", "")
         placed = Vault.place
