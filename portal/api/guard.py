@@ -42,9 +42,9 @@ def guarded(api: Callers, services: PortalServices, handler: Handler) -> Handler
             headers = {"Retry-After": "30"} if status in (429, 503) else {}
         except UnknownModel:
             await drain(request)
-            return plain(404, correlation)
+            return plain(404, correlation, api.language(request))
         except ClientDisconnect:
-            return plain(400, correlation)
+            return plain(400, correlation, api.language(request))
         await drain(request)
         return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 

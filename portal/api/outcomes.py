@@ -18,6 +18,7 @@ from portal.api.callers import Callers
 from portal.api.guard import guarded
 from portal.api.schemas import problems
 from portal.gate import permission
+from portal.languages import negotiated
 from portal.problems import plain
 from portal.services import PortalServices
 from portal.sessions import person_of
@@ -59,7 +60,8 @@ def router(services: PortalServices, desk: Reviews) -> APIRouter:
         except OutcomeRefused as wrong:
             raise Refused(RefusalCode.VALIDATION, str(wrong), wrong.reason) from wrong
         if is_new is None:
-            return plain(404, str(request.state.correlation))
+            language = negotiated(request.headers.get("accept-language"), who.language)
+            return plain(404, str(request.state.correlation), language)
         answer = OutcomeAnswer(
             analysis=id,
             diagnosis=body.diagnosis,

@@ -12,10 +12,13 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
+from portal.api.answers import refusal_problem
 from tests.fixtures_packages import make_tiny_package
 from tests.support.api import ApiNode, dicom, head, nifti, patched
 
@@ -140,6 +143,7 @@ def test_a_bad_nifti_file_has_its_refusal(node: ApiNode, good: Path, what: str) 
     assert (answer.status_code, told.get("code")) == (status, code), told
     assert answer.headers["content-type"] == "application/problem+json"
     assert told["type"] == f"urn:ainode:problem:{code}" and told["success"] is False
+    assert_it_is_said_in_spanish(told)
 
 
 def archive(*entries: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
@@ -209,6 +213,30 @@ def test_a_bad_archive_has_its_refusal(node: ApiNode, slices: list[Path], what: 
         "/api/v1/predict/nnUNet", files={"image": ("study.zip", make(slices[12].read_bytes()))}, data={"role": "t1c"}
     )
     assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
+    assert_it_is_said_in_spanish(answer.json())
+
+
+def assert_it_is_said_in_spanish(told: dict[str, Any]) -> None:
+    """What really came, as somebody reads it who asked with ``Accept-Language: es``."""
+    _, spanish = refusal_problem(told, "", "es")
+    for key in ("title", "detail", "expected", "found"):
+        words = set(spanish[key].lower().replace(",", " ").split())
+        assert not words & {"the", "of", "at", "another", "with", "none", "is", "not"}, spanish[key]
+        assert bool(spanish[key]) == bool(told[key]), key
+    assert spanish["title"] != told["title"] and spanish["code"] == told["code"]
+
+
+def test_who_asks_in_spanish_is_answered_in_spanish(node: ApiNode, slices: list[Path], good: Path) -> None:
+    client, asked = node.client(), {"Accept-Language": "es-CL,es;q=0.9,en;q=0.1"}
+    sent = {"image": ("scan.nii.gz", patched(good, _DATATYPE, "<h", 128))}
+    told = client.post("/api/v1/predict/nnUNet", files=sent, headers=asked).json()
+    assert told["expected"] == "u8, i16, u16, i32, f32 o f64" and told["found"] == "código 128"
+    for path, title in (("/api/v1/results/" + "0" * 32, "Aquí no hay nada."), ("/nowhere", "Aquí no hay nada.")):
+        assert client.get(path, headers=asked).json()["title"] == title
+        assert client.get(path).json()["title"] == "There is nothing here."
+    stranger = TestClient(node.app, base_url="http://localhost")
+    unknown = stranger.get("/api/v1/results/" + "0" * 32, headers={**asked, "Accept": "application/json"})
+    assert unknown.status_code == 401 and unknown.json()["title"] == "Quien llama no dijo quién es."
 
 
 def test_two_patients_in_one_upload(node: ApiNode, slices: list[Path], tmp_path: Path) -> None:
