@@ -102,7 +102,9 @@ def retain(tools: Tools, stop: threading.Event) -> None:
     while not stop.wait(pause_s):
         pause_s = RETENTION_S
         try:
-            retention.run("worker", stop.is_set, waits=True)
+            made = retention.run("worker", stop.is_set, waits=True)
+            if made.studies:
+                log.info("retention.round", outcome=made.outcome, count=made.studies, files=made.files)
         except Exception:  # the loop's boundary: what was begun is ended by the next round
             log.exception("work.retention-failed")
 

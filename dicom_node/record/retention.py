@@ -36,6 +36,8 @@ from dicom_node.words import CaseState, DeliveryState, RunState
 
 _PAGE = 200
 _RUNS_LIVE = (RunState.QUEUED.value, RunState.RUNNING.value)
+_OURS = ("study.removed", "study.legal-hold", "study.legal-hold-lifted")
+"""What retention itself writes on a timeline: it makes no study younger."""
 _NOT_OVER = tuple(
     state.value for state in (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.HELD, DeliveryState.FAILED)
 )
@@ -93,8 +95,8 @@ def _is_there(connection: Connection, study: RowMapping, part: Part) -> bool:
 
 
 def _last(connection: Connection, study: RowMapping) -> str:
-    """When anything happened, but for a deletion: the last confirmed delivery, or later."""
-    happened = select(func.max(events.c.at)).where(_of(events, study["uid"]), events.c.name != "study.removed")
+    """When anything happened, but for what retention itself does: the last confirmed delivery, or later."""
+    happened = select(func.max(events.c.at)).where(_of(events, study["uid"]), events.c.name.not_in(_OURS))
     received = select(func.max(instances.c.received_at)).where(_of(instances, study["uid"]))
     moments = [connection.execute(query).scalar() for query in (happened, received)]
     return max(str(study["last_activity_at"]), *(str(moment) for moment in moments if moment))

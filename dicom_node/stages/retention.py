@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import structlog
 from sqlalchemy import Connection
 
 from dicom_node import files
@@ -22,8 +21,6 @@ from dicom_node.record import retention as rows
 from dicom_node.record.identity_removal import forget_analysis
 from dicom_node.retention import ERASE, PARTS, Facts, Kind, Needed, applies, erasure_kept_because, kept_because
 from dicom_node.settings import Settings
-
-log = structlog.get_logger()
 
 DONE, MORE, BUSY = "done", "more", "busy"
 _AT_ONCE = 20
@@ -156,8 +153,6 @@ class Retention:
     def _ended(self, actor: str, made: Round) -> Round:
         with self.database.write() as connection:
             removals.add_round(connection, actor, made.outcome, made.studies, made.files, made.size_bytes)
-        if made.studies:
-            log.info("retention.round", outcome=made.outcome, count=made.studies, files=made.files)
         return made
 
     # -- by hand

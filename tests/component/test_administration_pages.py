@@ -32,8 +32,8 @@ PASSWORD = "seven rivers under an old bridge"
 class Site:
     """An installation without a road."""
 
-    def __init__(self, folder: Path) -> None:
-        self.settings = Settings(data={"folder": folder}, node={"timezone": "America/Santiago"})
+    def __init__(self, folder: Path, **sections: Any) -> None:
+        self.settings = Settings(data={"folder": folder}, node={"timezone": "America/Santiago"}, **sections)
         self.database = Database(self.settings.records_url)
         self.database.migrate()
         self.app = make_app(self.settings, self.database, lambda put: None)
