@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from ai_engine.geometry import Affine
 from dicom_node import files
+from dicom_node.auditing import KEY_FILE as AUDIT_KEYS
+from dicom_node.auditing import AuditKeys
 from dicom_node.desks.codes import KEY_FILE
 from dicom_node.door import Disk, Vault
 from dicom_node.sealing import at_rest, reseal
@@ -324,16 +326,18 @@ def test_what_a_killed_run_left_goes_and_what_cannot_be_opened_is_said(tmp_path:
 
 
 def test_keys_of_the_data_folder_are_sealed_brought_and_rotated(tmp_path: Path) -> None:
-    data = tmp_path / "data"
+    data, heads = tmp_path / "data", list[str]()
     (data / "tickets").mkdir(parents=True)
 
     def made() -> tuple[str, str, str]:
-        """A viewer ticket, a kid and a kept secret, by the keys as they are."""
+        """A viewer ticket, a kid and a kept secret, by the keys as they are; the audit log's sign too."""
+        heads.append(AuditKeys(data / AUDIT_KEYS).sign(b"head")[0])
         office, keys, box = TicketOffice(data / "tickets"), KeyFile(data / LUNA_KEYS), Box(data / KEY_FILE)
         return office.issue("1.2.3"), keys.signing().kid, box.seal("secret", "eva")
 
     def still_good(ticket: str, kid: str, kept: str) -> bool:
         TicketOffice(data / "tickets").redeem(ticket, "1.2.3")
+        assert [key.key_id for key in AuditKeys(data / AUDIT_KEYS).known()] == heads[:1]
         return KeyFile(data / LUNA_KEYS).signing().kid == kid and Box(data / KEY_FILE).open(kept, "eva") == "secret"
 
     before = made()
@@ -341,18 +345,20 @@ def test_keys_of_the_data_folder_are_sealed_brought_and_rotated(tmp_path: Path) 
     private = json.loads(plain[LUNA_KEYS])["keys"][0]["private"].encode()
     with sealing(tmp_path / "keys") as keys:
         assert still_good(*before), "what lay there before the option was switched on is read as it is"
-        assert reseal.apply(data, keys)["changed"] == 3
+        assert reseal.apply(data, keys)["changed"] == 4
         on_disk = b"".join(p.read_bytes() for p in data.rglob("*") if p.is_file())
-        assert not [one for one in (private, plain["tickets/ticket.key"], plain[KEY_FILE]) if one in on_disk]
+        assert not [
+            one for one in (private, plain["tickets/ticket.key"], plain[KEY_FILE], plain[AUDIT_KEYS]) if one in on_disk
+        ]
         between = made()
         add_key(tmp_path / "keys")
-        assert reseal.apply(data, keys)["changed"] == 3 and still_good(*between)
+        assert reseal.apply(data, keys)["changed"] == 4 and still_good(*between)
         KeyFile(data / LUNA_KEYS).rotate(timedelta(hours=8))
         assert set(reseal.census(data)) == {keys.ids[0]}, "a new key is sealed like the old ones"
         assert all(stat.S_IMODE((data / name).stat().st_mode) == 0o600 for name in reseal.KEY_FILES)
         last = made()
     with sealing(tmp_path / "keys", seals=False) as keys:
-        assert reseal.apply(data, keys)["changed"] == 3
+        assert reseal.apply(data, keys)["changed"] == 4
     assert still_good(*last) and (data / KEY_FILE).read_bytes() == plain[KEY_FILE]
 
 
