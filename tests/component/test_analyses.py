@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -492,3 +493,26 @@ def test_nothing_else_comes_under_the_nodes_own_title(clinic: Clinic, tmp_path: 
         taken = send_files([file], peer, calling_ae_title="MODALITY")
     assert refused.failed == {"status 0124H": 1} and taken.stored == 1
     assert not list((clinic.settings.vault_folder).rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "own", "is_here"),
+    [("127.0.0.1", "127.0.0.1", True), ("10.0.0.5", "10.0.0.5", True), ("10.0.0.6", "10.0.0.5", False)],
+)
+def test_nobody_elsewhere_uses_the_nodes_own_title(
+    clinic: Clinic, monkeypatch: Any, peer: str, own: str, is_here: bool
+) -> None:
+    from dicom_node.door import server
+    from dicom_node.words import PHOTOS_AE
+
+    socket = SimpleNamespace(socket=SimpleNamespace(getsockname=lambda: (own, 104)))
+    caller = SimpleNamespace(requestor=SimpleNamespace(address=peer), dul=SimpleNamespace(socket=socket))
+    assert server._is_this_machine(caller) is is_here  # type: ignore[arg-type]
+    monkeypatch.setattr(server, "_is_this_machine", lambda _assoc: is_here)
+    entity = AE(ae_title=PHOTOS_AE)
+    entity.add_requested_context("1.2.840.10008.1.1")
+    with clinic.open(works=False):
+        association = entity.associate("127.0.0.1", clinic.port, ae_title=clinic.settings.node.ae_title)
+        assert association.is_established is is_here
+        if is_here:
+            association.release()
