@@ -113,7 +113,8 @@ class Played:
         (self.folder / name).write_bytes(made.data)
         study, uid = f"2.25.{row['id']}", f"2.25.{row['id']}.1"
         with self.database.write() as connection:
-            add_row(connection, tables.studies, uid=study, public_id=f"{row['id']:032x}")
+            times = {"first_seen_at": ANSWERED, "last_activity_at": ANSWERED}
+            add_row(connection, tables.studies, uid=study, public_id=f"{row['id']:032x}", **times)
             arrival = add_row(connection, tables.arrivals)
             add_row(connection, tables.instances, uid=uid, path=name, arrival_id=arrival, study_uid=study)
             place = {"study_uid": study, "sop_instance_uid": uid, "state": "submitted"}

@@ -155,8 +155,9 @@ class Walker:
     def keep_picture(self, walk: str) -> None:
         """A picture of the whole page as it is, in `PICTURES`."""
         PICTURES.mkdir(parents=True, exist_ok=True)
+        self.page.evaluate("window.scrollTo(0, 0)")
         name = re.sub(r"[^a-z0-9]+", "-", f"{walk}-{len(self.stops):02}-{self.stops[-1]}".lower()).strip("-")
-        self.page.screenshot(path=PICTURES / f"{self.look}-{name}.png", full_page=True)
+        self.page.screenshot(path=PICTURES / f"{self.look}-{name}.png", full_page=True, timeout=90_000)
 
     def by_keyboard(self) -> None:
         """Tab alone reaches everything that can be acted on, in the order in which it stands, always to be seen."""

@@ -223,16 +223,24 @@ def sending(who: Walker) -> Iterator[str]:
     page.evaluate("async () => { for (const one of await luna.queue.all()) await luna.queue.remove(one.id); }")
 
 
+_STANDS = {"unconfirmed": "waiting"}
+
+
 @walk("clinician", "/analyses", "/analyses/{id}", "/analyses/{id}/redo")
 def what_came_of_it(who: Walker) -> Iterator[str]:
     page = who.go("/analyses")
     yield "analyses"
     who.go("/analyses?since=2999-01-01")
     yield "analyses, none on these days"
-    for state in (*STATES, "below", "answered"):
+    for state in (*STATES, "below", "answered", "unconfirmed", "removed"):
         page = who.go(f"/analyses/{who.of(state)}")
-        page.wait_for_selector(f"#state.{state if state in STATES else 'completed'}")
+        page.wait_for_selector(f"#state.{state if state in STATES else _STANDS.get(state, 'completed')}")
         yield f"analysis, {state}"
+    page.click("#picture-switch")
+    page.wait_for_selector(".pictures p")
+    yield "analysis, picture removed"
+    who.go(f"/analyses/{who.of('unconfirmed')}/redo")
+    yield "over again, to confirm"
     here = f"/analyses/{who.of('completed')}"
     page = who.go(here)
     who.unfold()
@@ -289,6 +297,8 @@ def what_goes_wrong(who: Walker) -> Iterator[str]:
     yield "403"
     who.go("/analyses/no-number")
     yield "400"
+    who.go(f"/analyses/{who.of('removed')}/photo")
+    yield "410"
     with who.node.breaking("portal.pages.analyses.patient_of", RuntimeError("a fault of ours")):
         who.go("/analyses").wait_for_selector(".empty code")
         yield "500"

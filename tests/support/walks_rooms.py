@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from uuid import uuid4
 
 from dicom_node.delivery.searching import FoundStudy
 from dicom_node.record.reviews import STATES as CASE_STATES
@@ -22,7 +23,7 @@ def cases(who: Walker) -> Iterator[str]:
     for state in CASE_STATES:
         who.go(f"/cases?state={state}").wait_for_selector("a.entry")
         yield f"cases, {state}"
-    for state in ("completed", "below", "waiting", "answered", "closed", "withdrawn"):
+    for state in ("completed", "below", "waiting", "answered", "closed", "withdrawn", "removed"):
         who.go(f"/cases/{who.of(state)}")
         yield f"case, {state}"
     page = who.go(f"/cases/{who.of('completed')}")
@@ -118,7 +119,7 @@ def administration(who: Walker) -> Iterator[str]:
     who.send("form[action='/administration/users'] button")
     page.wait_for_selector(".notice.danger")
     yield "a new account, refused"
-    page.fill("#email", f"{who.look}-{len(who.stops)}-{id(who)}@posta.example")
+    page.fill("#email", f"{uuid4().hex[:8]}@posta.example")
     page.fill("#name", "Nueva Persona")
     page.check("[name=roles][value=operator]")
     who.send("form[action='/administration/users'] button")
@@ -135,6 +136,20 @@ def administration(who: Walker) -> Iterator[str]:
         who.go(f"/administration/{name}")
         who.unfold()
         yield name
+    one = who.node.study_of(who.of("completed"))
+    for study, button, name in (("1.2.3", "primary", "refused"), (one, "danger", "not sure"), (one, "primary", "held")):
+        page = who.go("/administration/retention")
+        who.unfold()
+        page.fill("#study", study)
+        page.fill("#reason", "asked for by a court")
+        who.send(f"form[action$='/retention/hold'] button.{button}")
+        page.wait_for_selector("main .notice[role]")
+        who.unfold()
+        yield f"retention, {name}"
+    page.fill("[id^='lift-']", "the court is done")
+    who.send("form[action$='/retention/release'] button")
+    page.wait_for_selector(".notice.ok")
+    yield "retention, lifted"
     page = who.go("/administration/sites")
     who.unfold()
     page.fill("#title", "Twice")
@@ -143,7 +158,7 @@ def administration(who: Walker) -> Iterator[str]:
     page.wait_for_selector(".notice.danger")
     yield "sites, refused"
     page = who.go("/administration/keys")
-    for name in ("ehr", f"k-{id(who)}"):
+    for name in ("ehr", f"k-{uuid4().hex[:8]}"):
         who.unfold()
         page.fill("#name", name)
         page.check("[name=scopes][value='fhir:read']")

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from dicom_node.desks.operation import Operation
 from dicom_node.desks.people import People
 from dicom_node.permissions import Person, Role
 from dicom_node.record import Database, keys, people, reviews, second_factors, tables
+from dicom_node.record.identity_removal import GONE
 from dicom_node.record.sessions import PORTAL
 from dicom_node.record.sites import add_site, close_site
 from dicom_node.refusals import Refusal, RefusalCode
@@ -156,6 +157,8 @@ class Whole(Played):
             "held": self.ask(email, **named),
             "answered": self.ask(email, **named, impression="unsure", description="Bleeds since May"),
             "closed": self.ask(email, **named, impression="unsure"),
+            "unconfirmed": self.ask(email, **{**named, "patient": {**MARIA, "confirmed": ""}}),
+            "removed": self.ask(email, **named, impression="unsure"),
         }
         self.answer(rows["completed"], 0.231, 0.12)
         self.answer(rows["below"], 0.01, 0.004)
@@ -164,6 +167,7 @@ class Whole(Played):
         hold = Refusal(RefusalCode.PATIENT_CONFLICT).to_json()
         with self.database.write() as connection:
             connection.execute(update(tables.studies).where(tables.studies.c.uid == study).values(held=hold))
+        self._delete(rows["removed"])
         for name in ("answered", "closed"):
             self.answer(rows[name], 0.37, 0.12)
             with self.database.write() as connection:
@@ -174,6 +178,20 @@ class Whole(Played):
             add_row(connection, tables.reviews, analysis_id=rows["closed"]["id"], state="closed", at=LATE,
                     user_id=self.person("specialist", language).user_id, reply="", action="")  # fmt: skip
         self.seen |= {f"{name}-{language}": str(row["public_id"]) for name, row in rows.items()}
+
+    def _delete(self, row: dict[str, Any]) -> None:
+        """Answered long ago, and deleted by the rules of retention."""
+        self.answer(row, 0.37, 0.12)
+        mine = tables.artefacts.c.run_id.in_(
+            select(tables.runs.c.id).where(tables.runs.c.study_uid == self.study_of(row["public_id"]))
+        )
+        with self.database.write() as connection:
+            connection.execute(update(tables.artefacts).where(mine).values(removed_at=LATE))
+            photo = tables.instances.c.study_uid == f"2.25.{row['id']}"
+            connection.execute(update(tables.instances).where(photo).values(removed_at=LATE))
+            nobody = {**dict.fromkeys(MARIA, ""), "confirmed": "user", GONE: LATE}
+            asked = tables.analyses.c.id == row["id"]
+            connection.execute(update(tables.analyses).where(asked).values(patient=nobody))
 
     def _requests(self, folder: Path) -> None:
         """One real request, and one in every other state."""
@@ -260,6 +278,7 @@ def whole(folder: Path) -> Iterator[Whole]:
             tls=tls,
             web={"tls": True, "viewer_folder": folder / "ohif"},
             orthanc={"url": "http://127.0.0.1:9"},
+            retention={"images_days": 3650, "private_days": 30},
             destinations={
                 "archive": {"kind": "folder", "path": folder / "node/archive", "circuit_failures": 1000},
                 "hospital": {"kind": "fhir", "url": f"http://127.0.0.1:{hospital.port}"},
