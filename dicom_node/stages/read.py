@@ -181,9 +181,7 @@ def _from_cache(
             log.warning("cache.damaged", revision=revision_id)
     with tools.database.read() as connection:
         instances = load_revision(connection, revision_id).instances
-    read = build(
-        [tools.stored(one) for one in instances if instance_uid in ("", one.uid)], limits=_limits(tools)
-    )
+    read = build([tools.stored(one) for one in instances if instance_uid in ("", one.uid)], limits=_limits(tools))
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     save(read, target)
     return read

@@ -18,9 +18,9 @@ from dicom_node.refusals_es import SPANISH, told
 from dicom_node.settings import Settings
 from dicom_node.stages.callback import finished_call
 from dicom_node.stages.prediction_facts import issuer_of, local_time, occasion_of, patient_of
-from portal.languages import negotiated
 from portal.api.photo_answers import photo_answer
 from portal.api.photo_body import decoded
+from portal.languages import negotiated
 
 pytestmark = pytest.mark.unit
 
