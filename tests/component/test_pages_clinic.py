@@ -159,7 +159,8 @@ def test_whoever_must_change_her_password_can_do_nothing_else_first(clinic: Clin
         connection.execute(update(tables.users).where(tables.users.c.email == ANA).values(must_change_password=True))
     browser = Browser(clinic)
     assert browser.sign_in(ANA).headers["location"] == "/account/password"
-    assert browser.get("/analyses").status_code == 403
+    led = browser.get("/analyses")
+    assert (led.status_code, led.headers["location"]) == (303, "/account/password")
     assert "choose a password that only you know" in browser.get("/account/password").text
 
 
