@@ -148,6 +148,7 @@ class Walker:
         assert facts["wide"] <= 0, f"{where} is {facts['wide']} px wider than the window"
         assert not facts["small"], f"{where}: too small for a thumb: {facts['small']}"
         assert not facts["twice"], f"{where}: the same id twice: {facts['twice']}"
+        assert facts["fault"] == name.startswith("50"), f"{where}: a fault of the node"
         assert not facts["hurt"], f"{where}: what somebody wrote was run"
         assert self.seen.troubles == [], where
         return is_first
@@ -215,6 +216,7 @@ _FACTS = """() => {
     small: shown.filter(([, box]) => box.width && (box.height < 43.5 || box.width < 43.5)).map(([html]) => html),
     twice: ids.filter((id, at) => ids.indexOf(id) !== at),
     hurt: window.hurt,
+    fault: Boolean(document.querySelector("section.empty code")),
   }; }"""
 
 _BEGIN = """() => {
