@@ -75,7 +75,7 @@ def test_an_archive_behind_a_certificate_and_a_password(tmp_path: Path) -> None:
 
 
 def test_credentials_without_an_address_to_look_at_are_refused() -> None:
-    with pytest.raises(ValueError, match="go with verify_url"):
+    with pytest.raises(ValueError, match="goes with verify_url"):
         Settings(
             destinations={"a": {"kind": "cstore", "host": "h", "port": 1, "ae_title": "A", "verify_username": "x"}}
         )
