@@ -27,7 +27,7 @@ from dicom_node.record import keys, people, sites
 from dicom_node.record.tables import analyses, api_keys, series
 from dicom_node.road import jobs
 from dicom_node.settings import Settings
-from dicom_node.stages.places import read_put
+from dicom_node.stages.places import quiet_put, read_put
 from tests.fixtures_photo import drawn_lesion, jpeg
 from tests.support.listening import Listening, listening
 from tests.support.node import Node
@@ -110,7 +110,12 @@ class Clinic(Node):
                 item = read_put(self.settings, connection, revision_id)
             self.put(item)
 
-        with listening(self.settings, put_read) as door:
+        def put_quiet(study_uid: str, number: int) -> None:
+            with self.database.write() as connection:
+                item = quiet_put(self.settings, connection, study_uid, number)
+            self.put(item)
+
+        with listening(self.settings, put_read, put_quiet) as door:
             if works:
                 self.start_work()
             yield door

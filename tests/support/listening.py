@@ -97,7 +97,11 @@ class Listening(Records):
 
 
 @contextmanager
-def listening(settings: Settings, put_read: Callable[[int], None] | None = None) -> Iterator[Listening]:
+def listening(
+    settings: Settings,
+    put_read: Callable[[int], None] | None = None,
+    put_quiet: Callable[[str, int], None] | None = None,
+) -> Iterator[Listening]:
     """Run `listen` in a thread; ends, with everything it started, at the end of the block."""
     database = migrated(settings)
     node = Listening(database, settings)
@@ -113,7 +117,7 @@ def listening(settings: Settings, put_read: Callable[[int], None] | None = None)
                 settings,
                 database,
                 put_read or node.reads.append,
-                lambda uid, number: node.quiets.append((uid, number)),
+                put_quiet or (lambda uid, number: node.quiets.append((uid, number))),
                 read_header=read_header,
                 content_digest=content_digest,
                 series_geometry=series_geometry,
