@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from dicom_node.record import keys
 from tests.support.clinics import Clinic
+from tests.support.schemas import judged
 
 pytestmark = pytest.mark.component
 
@@ -40,7 +40,7 @@ def test_every_route_is_as_its_document_says(post: Clinic, mode: Any) -> None:
     scopes = ["analysis:make", "analysis:own", "docs:read"]
     token = keys.create(post.database, mode.name.lower(), scopes, account="gp@post.example")
     headers = {"X-API-Key": token, "Host": "127.0.0.1"}
-    schema = schemathesis.openapi.from_asgi("/openapi.json", post.app, headers=headers, config=SchemathesisConfig())
+    schema = schemathesis.openapi.from_asgi("/openapi.json", post.app, headers=headers, config=judged())
     found = {one.ok().label: one.ok() for one in schema.get_all_operations()}
     walked = [one for label, one in found.items() if label.split()[1].startswith(PATHS) and label != OUTCOME]
     assert len(walked) >= 8

@@ -10,13 +10,13 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
-from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.fixtures_classifier import make_tiny_classifier
 from tests.fixtures_packages import make_tiny_package
 from tests.support.api import ApiNode, head, nifti
+from tests.support.schemas import judged
 
 pytestmark = pytest.mark.component
 
@@ -44,7 +44,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiNode]:
 @pytest.fixture(scope="module")
 def api(node: ApiNode) -> Any:
     headers = {"X-API-Key": node.key, "Host": "127.0.0.1"}
-    made = schemathesis.openapi.from_asgi("/openapi.json", node.app, headers=headers, config=SchemathesisConfig())
+    made = schemathesis.openapi.from_asgi("/openapi.json", node.app, headers=headers, config=judged())
     return made.include(tag="Predictions")
 
 

@@ -10,7 +10,6 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
-from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
@@ -19,6 +18,7 @@ from dicom_node.record import people
 from portal.luna import KEY_FILE, KeyFile, Tokens
 from portal.luna.schemas import Account, Analysis, SignedIn
 from tests.support.luna import IMAGE, Luna, luna_node
+from tests.support.schemas import judged
 
 pytestmark = pytest.mark.component
 
@@ -48,7 +48,7 @@ def luna(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Luna]:
 @pytest.fixture(scope="module")
 def api(luna: Luna) -> Any:
     headers = {"X-API-Key": luna.node.key, "Host": "127.0.0.1"}
-    made = schemathesis.openapi.from_asgi("/openapi.json", luna.node.app, headers=headers, config=SchemathesisConfig())
+    made = schemathesis.openapi.from_asgi("/openapi.json", luna.node.app, headers=headers, config=judged())
     return made.include(tag="LUNA")
 
 
