@@ -26,6 +26,10 @@ class Unanswered(Exception):
     """The child ended, hung or said too much; the text is one of a fixed few and holds no input data."""
 
 
+class Ended(Unanswered):
+    """It was gone before it had answered: by its file, or because somebody else ended it; asking again tells which."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What comes back from the child, until its deadline."""
@@ -65,7 +69,7 @@ class Answer:
                 raise Unanswered("a reader that hangs")
             count = os.readv(descriptor, [view[:_CHUNK]])
             if count == 0:
-                raise Unanswered("a reader that ended")
+                raise Ended("a reader that ended")
             view = view[count:]
 
 

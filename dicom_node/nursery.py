@@ -191,6 +191,9 @@ _kept: Nursery | None = None
 def kept() -> Iterator[None]:
     """Keep a nursery for this process; from a thread that lives until the end of it."""
     global _kept
+    if sys.platform != "linux":  # its handles and its end with the parent are Linux's
+        yield
+        return
     _kept = Nursery()
     try:
         yield

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dicom_node.guard import Answer, Unanswered, guarded
+from dicom_node.guard import Answer, Ended, Unanswered, guarded
 from dicom_node.photo.exif import UPRIGHT
 from dicom_node.photo.jpeg import read_jpeg
 from dicom_node.photo.kinds import PhotoKind, check_tail, kind_of
@@ -112,14 +112,22 @@ def decode_photo(
         "memory_bytes": limits.child_memory_bytes,
         "cpu_s": limits.child_cpu_s,
     }
+    program = [*command, json.dumps(request)]
+    try:
+        try:
+            return _asked(program, seen, limits)
+        except Ended:  # perhaps no fault of the picture: the memory was short, or the nursery went
+            return _asked(program, seen, limits)
+    except Unanswered as unanswered:
+        raise Refused(RefusalCode.IMAGE_DECODE_FAILED, "a picture that can be decoded", str(unanswered)) from None
+
+
+def _asked(program: Sequence[str], seen: _Looked, limits: PhotoLimits) -> Decoded:
     with (
         os.fdopen(os.memfd_create("photo", os.MFD_CLOEXEC), "w+b") as file,
-        guarded([*command, json.dumps(request)], _filled(file, seen), limits.child_wall_s) as answer,
+        guarded(program, _filled(file, seen), limits.child_wall_s) as answer,
     ):
-        try:
-            return _decoded(seen, answer)
-        except Unanswered as unanswered:
-            raise Refused(RefusalCode.IMAGE_DECODE_FAILED, "a picture that can be decoded", str(unanswered)) from None
+        return _decoded(seen, answer)
 
 
 def _filled(file: Any, seen: _Looked) -> Any:

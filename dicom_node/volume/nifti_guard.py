@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ai_engine.geometry import Affine
-from dicom_node.guard import Answer, Unanswered, guarded
+from dicom_node.guard import Answer, Ended, Unanswered, guarded
 from dicom_node.refusals import RefusalCode, Refused
 from dicom_node.sealing import at_rest
 from dicom_node.volume.limits import Limits
@@ -54,12 +54,19 @@ def read_nifti_guarded(
         "spacing_mm": None if spacing_mm is None else [float(one) for one in spacing_mm],
     }
     program = [*command, json.dumps(request)]
-    with at_rest.descriptor(path) as file, guarded(program, file, limits.child_wall_s) as answer:
+    try:
         try:
-            image = _image(answer, max_voxels)
-        except Unanswered as unanswered:
-            raise _unreadable(str(unanswered)) from None
+            image = _asked(program, path, limits, max_voxels)
+        except Ended:  # perhaps no fault of the file: the memory was short, or the nursery went
+            image = _asked(program, path, limits, max_voxels)
+    except Unanswered as unanswered:
+        raise _unreadable(str(unanswered)) from None
     return as_volume(image, str(path))
+
+
+def _asked(program: Sequence[str], path: Path | str, limits: Limits, max_voxels: int) -> NiftiImage:
+    with at_rest.descriptor(path) as file, guarded(program, file, limits.child_wall_s) as answer:
+        return _image(answer, max_voxels)
 
 
 def _image(answer: Answer, max_voxels: int) -> NiftiImage:

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dicom_node import nursery
+from dicom_node.photo import decode as photo_decode
 from dicom_node.photo.decode import decode_photo
 from dicom_node.volume import check_decoders
 from dicom_node.volume.codecs import FrameSpec
@@ -133,6 +135,33 @@ def test_a_nursery_that_ended_is_done_without_and_then_replaced(kept: nursery.Nu
     with Child(Limits()) as child:
         child.start([FrameSpec("native", "", 1, 1, 8, 8, False, False)])
         assert status(child.pid, "PPid") == str(nursery._kept.pid)
+
+
+def test_a_picture_is_not_to_blame_for_a_nursery_that_goes_while_it_is_decoded(
+    kept: nursery.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = jpeg(drawn_lesion(seed=6))
+    fork, fill, forked = kept.fork, photo_decode._filled, list[object]()
+    reading, writing = os.pipe()
+
+    def fork_and_go(*told: Any) -> Any:
+        forked.append(fork(*told))
+        if kept.is_alive:
+            os.kill(kept.pid, signal.SIGKILL)
+        return forked[-1]
+
+    def first_nothing(file: Any, seen: Any) -> Any:
+        """The first child waits for a picture that does not come, until its nursery goes."""
+        return fill(file, seen) if forked else open(reading, "rb", closefd=False)
+
+    monkeypatch.setattr(kept, "fork", fork_and_go)
+    monkeypatch.setattr(photo_decode, "_filled", first_nothing)
+    try:
+        assert decode_photo(data).is_untouched
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert forked[0] is not None and forked[1:] == [None]
 
 
 def test_all_of_it_ends_with_whoever_keeps_it(tmp_path: Path) -> None:
