@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 _UNUSED = ("SimpleITK", "blosc2", "pandas")
@@ -26,6 +26,8 @@ def spare() -> None:
     """Put off the imports of this process that no run needs; call it before anything imports nnU-Net."""
     for library in _UNUSED:
         sys.modules.setdefault(library, _Library(library))
+    if isinstance(blosc2 := sys.modules["blosc2"], _Library):
+        vars(blosc2)["ndarray"] = SimpleNamespace(NDArray=_NDArray)
     for module, names in _NAMES.items():
         if module not in sys.modules:
             sys.modules[module] = put_off = ModuleType(module)
@@ -42,8 +44,6 @@ class _Library(ModuleType):
     `importlib.util.LazyLoader` would load at the touch of any attribute, and `inspect` asks every module of a process
     for its file.
     """
-
-    ndarray = type("ndarray", (), {"NDArray": _NDArray})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__path__":

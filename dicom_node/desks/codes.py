@@ -99,7 +99,7 @@ class Codes:
         Every other session of the account ends: it was begun without a code.
         """
         enrolment = self.pending(person)
-        step = None if enrolment is None else self._step(enrolment.secret, _digits(code))
+        step = None if enrolment is None else self._step(enrolment.secret, _spelled(code))
         if step is None:
             return None
         made = tuple(_recovery_code() for _ in range(RECOVERY_CODES))
@@ -128,7 +128,7 @@ class Codes:
         found = second_factors.of(connection, user.id)
         if found is None or not found.secret:
             return False
-        spelled = re.sub(r"[\s-]", "", code).upper()
+        spelled = _spelled(code)
         if _RECOVERY.fullmatch(spelled):
             return second_factors.spend_recovery(connection, user, _digest(spelled))
         try:
@@ -156,8 +156,9 @@ def _user(connection: Connection, person: Person) -> User:
     return found
 
 
-def _digits(code: str) -> str:
-    return re.sub(r"[\s-]", "", code)
+def _spelled(code: str) -> str:
+    """A code as it counts, however a person groups it."""
+    return re.sub(r"[\s-]", "", code).upper()
 
 
 def _recovery_code() -> str:
@@ -167,4 +168,4 @@ def _recovery_code() -> str:
 
 
 def _digest(code: str) -> str:
-    return hashlib.sha256(code.replace("-", "").encode()).hexdigest()
+    return hashlib.sha256(_spelled(code).encode()).hexdigest()
