@@ -151,7 +151,7 @@ class Readiness:
         if ended:
             return portal.CheckResult(
                 False,
-                f"the certificate of the {' and the '.join(ended)} has ended",
+                "; ".join(f"the {name}'s certificate has ended" for name in ended),
                 "`ai-node tls renew` makes another.",
             )
         is_near = min(left.values()) < WARN_DAYS

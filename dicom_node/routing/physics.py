@@ -91,10 +91,9 @@ def _inversion(q: Acquisition, echo: float, repetition: float, inversion: float)
     if inversion < 350 and repetition >= 1500:
         return Evidence("other", 0.8, f"{said}: fat is nulled (STIR)")
     if 350 <= inversion <= 1400 and echo <= 40 and repetition <= 4000:
-        shape = (
-            "inversion-prepared gradient echo" if "GR" in q.sequence or echo < 7 else "T1-weighted inversion recovery"
-        )
-        return Evidence("t1", 0.92, f"{said}: {shape}")
+        is_gradient = "GR" in q.sequence or echo < 7
+        shape = ": inversion-prepared gradient echo" if is_gradient else ": T1-weighted inversion recovery"
+        return Evidence("t1", 0.92, f"{said}{shape}")
     return None
 
 

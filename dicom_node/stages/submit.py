@@ -199,7 +199,8 @@ def _sent(tools: Tools, outgoing: OutgoingObject) -> str | None:
     except PeerTrouble as trouble:
         return str(trouble)
     except Refused as refused:
-        return f"{refused.refusal.message} expected {refused.refusal.expected}, found {refused.refusal.found}"
+        told = refused.refusal
+        return f"the node's own listener refused it ({told.code.value}): expected {told.expected}, found {told.found}"
     return None if outcome is Outcome.CLAIMED else f"the node's own listener answered {status:04X}H"
 
 

@@ -5,7 +5,8 @@ Other rooms hang their pages on this: a template in ``templates/`` that extends 
 ``page(request, "x.html", row=row)``.
 
 Every template knows ``t`` (`language.Translator`), ``person`` (or None), ``csrf`` (token of the session), ``places``,
-``language``, ``site_name``, ``path`` (of the request) and ``asset(name)``.  Everything is escaped.
+``language``, ``site_name``, ``path`` (of the request), ``asset(name)``, and for JSON of the record the filters
+``details(t)``, ``coded(t)`` and ``deed(t)`` (`portal.pages.details`).  Everything is escaped.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dicom_node.permissions import Person
 from portal.languages import negotiated
 from portal.pages.assets import asset
+from portal.pages.details import coded, deed, details
 from portal.pages.language import LANGUAGES, Translator
 from portal.pages.navigation import places_of
 from portal.services import PortalSettings
@@ -57,6 +59,7 @@ def _environment() -> Environment:
     )
     made.globals["asset"] = asset
     made.globals["LANGUAGES"] = LANGUAGES
+    made.filters |= {"details": details, "coded": coded, "deed": deed}
     return made
 
 
