@@ -1,10 +1,18 @@
-"""What can go wrong on our side of the engine.
+"""What can go wrong in the engine.
 
-The input being wrong is `dicom_node.refusals.Refused`.  Everything here is a fault of ours or of a model: it fails the
-run loudly and is never shown as a result.
+The input being wrong is `dicom_node.refusals.Refused`, or `WrongInput` where models are made and measured.  Everything
+else here is a fault of ours or of a model: it fails the run loudly and is never shown as a result.
 """
 
 from __future__ import annotations
+
+
+class WrongInput(ValueError):
+    """What a person gave for training, measuring or packaging is not what it must be.
+
+    Base of `TrainingDataError`, `DatasetError` and `DescriptionError`: the text says what was expected and found, and
+    is made to be shown.
+    """
 
 
 class EngineFault(RuntimeError):

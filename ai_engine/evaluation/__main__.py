@@ -1,4 +1,4 @@
-"""``python -m ai_engine.evaluation PACKAGE --data DIR --out DIR``: the same as ``ai-node evaluate``."""
+"""``python -m ai_engine.evaluation PACKAGE --data DIR --out DIR``: the same as ``ai-node train check``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from ai_engine.evaluation.command import SIDES, EvaluationRequest, run_evaluation
+from ai_engine.faults import WrongInput
+from dicom_node.refusals import Refused
 
 
 def main() -> None:
@@ -35,7 +37,12 @@ def main() -> None:
         threads=given.threads,
         with_postprocessing_table=given.postprocessing_table,
     )
-    run_evaluation(request, lambda line: print(line, file=sys.stdout, flush=True))  # noqa: T201
+    try:
+        run_evaluation(request, lambda line: print(line, file=sys.stdout, flush=True))  # noqa: T201
+    except WrongInput as wrong:
+        parser.error(str(wrong))
+    except Refused as refused:
+        parser.error(f"{refused.refusal.message} {refused.refusal.advice}")
 
 
 if __name__ == "__main__":

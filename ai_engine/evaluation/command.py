@@ -1,4 +1,4 @@
-"""The whole evaluation of a package, as ``ai-node evaluate`` and ``python -m ai_engine.evaluation`` run it."""
+"""The whole evaluation of a package, as ``ai-node train check`` and ``python -m ai_engine.evaluation`` run it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 
 from ai_engine.engine import Engine
 from ai_engine.evaluation.metrics import bootstrap_mean, dice
 from ai_engine.evaluation.run import Evaluated, as_json, as_volume, check_behaviour, check_steps, evaluate, means
 from ai_engine.evaluation.sheet import Row, draw_sheet
+from ai_engine.faults import WrongInput
 from ai_engine.geometry import Affine
+from ai_engine.labelled_files import open_nifti
 from ai_engine.packages import load_package
 from ai_engine.postprocess import postprocess
 from ai_engine.prediction import EngineSettings, InputVolume
@@ -81,12 +82,12 @@ def choose_cases(data: Path, side: str) -> list[Case]:
 
     Raises
     ------
-    ValueError
+    WrongInput
         If the side is unknown or empty.
     """
     cases = sorted(find_cases(data), key=lambda case: case.name)
     if side not in SIDES:
-        raise ValueError(f"side must be one of {', '.join(SIDES)}, found {side!r}")
+        raise WrongInput(f"side must be one of {', '.join(SIDES)}, found {side!r}")
     if side == "all":
         return cases
     recipe = BRAIN_FLAIR
@@ -96,13 +97,13 @@ def choose_cases(data: Path, side: str) -> list[Case]:
     wanted = set(getattr(split, side))
     chosen = [case for case in cases if case.name in wanted]
     if not chosen:
-        raise ValueError(f"no case of {len(cases)} is on the side {side!r}")
+        raise WrongInput(f"no case of {len(cases)} is on the side {side!r}")
     return chosen
 
 
 def read_volume(path: Path) -> InputVolume:
     """Read a NIfTI volume with its own affine, RAS turned to LPS, axes to (slice, row, column)."""
-    image = nibabel.load(path)
+    image = open_nifti(path)
     matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine @ np.eye(4)[[2, 1, 0, 3]].T
     array = np.ascontiguousarray(np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0))
     return InputVolume(array, Affine(matrix), modality="MR")
@@ -121,7 +122,7 @@ def run_evaluation(request: EvaluationRequest, say: Say) -> dict[str, Any]:
     refused: dict[str, str] = {}
     done = evaluate(engine, choose_cases(request.data, request.side), say, refused=refused)
     if not done:
-        raise ValueError(f"the package refused all {len(refused)} cases")
+        raise WrongInput(f"the package refused all {len(refused)} cases")
     for source, mean in means(done).items():
         say(f"{source}: mean Dice {mean}")
     for entry in sorted(done, key=lambda entry: entry.result.dice)[:3]:

@@ -7,18 +7,19 @@ another.  Every dataset here therefore comes with *names* for its values, and re
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 
+from ai_engine.faults import WrongInput
 from ai_engine.geometry import Affine
+from ai_engine.labelled_files import open_nifti, read_rows
 from ai_engine.packages import Composite, Description, Label
 from ai_engine.prediction import InputVolume
 
@@ -48,7 +49,7 @@ _CONCEPTS: Mapping[str, frozenset[str]] = {
 }  # fmt: skip
 
 
-class DatasetError(ValueError):
+class DatasetError(WrongInput):
     """A dataset is not what it should be; the text says what was expected and found."""
 
 
@@ -162,9 +163,11 @@ def read_label(path: Path, image: InputVolume, names: Mapping[int, str]) -> npt.
     DatasetError
         If the grid is another one, or a value has no name.
     """
-    array, _ = _read(path, image.affine.spacing_mm[::-1])
+    array, affine = _read(path, image.affine.spacing_mm[::-1])
     if array.shape != image.array.shape:
         raise DatasetError(f"{path.name}: shape {image.array.shape} expected as its image has, found {array.shape}")
+    if _furthest_mm(affine, image.affine, array.shape) > min(image.affine.spacing_mm) / 2:
+        raise DatasetError(f"{path.name}: the place of its image expected, found the same shape in another place")
     values = np.rint(array).astype(np.int16)
     strange = sorted({int(value) for value in np.unique(values)} - {0, *names})
     if strange:
@@ -172,8 +175,14 @@ def read_label(path: Path, image: InputVolume, names: Mapping[int, str]) -> npt.
     return values
 
 
+def _furthest_mm(one: Affine, other: Affine, shape: tuple[int, ...]) -> float:
+    """How far apart two affines put a corner of an array."""
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape))])
+    return float(np.linalg.norm(corners @ (one.matrix - other.matrix).T, axis=1).max())
+
+
 def _read(path: Path, spacing_mm: tuple[float, float, float] | None) -> tuple[npt.NDArray[np.float64], Affine]:
-    image = nibabel.load(path)
+    image = open_nifti(path)
     if len(image.shape) != 3:
         raise DatasetError(f"{path.name}: three dimensions expected, found {len(image.shape)}")
     ras = np.array(image.affine, dtype=np.float64)
@@ -188,14 +197,8 @@ def _read(path: Path, spacing_mm: tuple[float, float, float] | None) -> tuple[np
 def _from_csv(path: Path, names: Mapping[int, str] | None) -> Dataset:
     if not names:
         raise DatasetError("a CSV does not say what label values mean: give --labels, e.g. 1=necrosis,2=oedema,4=ET")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        if not {"case", "role", "path", "label"} <= columns:
-            raise DatasetError(f"columns case,role,path,label expected, found {','.join(sorted(columns))}")
-        rows = list(reader)
     cases: dict[str, LabelledCase] = {}
-    for row in rows:
+    for row in read_rows(path, ("case", "role", "path", "label")):
         role = ROLE_SUFFIXES.get(row["role"].strip().lower(), row["role"].strip().lower())
         known = cases.get(row["case"])
         images = {**(known.images if known else {}), role: path.parent / row["path"]}
@@ -205,11 +208,21 @@ def _from_csv(path: Path, names: Mapping[int, str] | None) -> Dataset:
 
 
 def _from_nnunet(folder: Path, names: Mapping[int, str] | None) -> Dataset:
-    told = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    channels = {int(number): _role(str(name)) for number, name in told["channel_names"].items()}
-    if names is None:
-        names = {int(value): str(name) for name, value in told["labels"].items() if isinstance(value, int) and value}
-    ending = str(told.get("file_ending", ".nii.gz"))
+    try:
+        told = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        channels = {int(number): _role(str(name)) for number, name in told["channel_names"].items()}
+        if names is None:
+            values = dict(told["labels"])
+            by_value = {value: str(name) for name, value in values.items() if isinstance(value, int) and value}
+            names = {} if any(isinstance(value, list) for value in values.values()) else by_value
+        ending = str(told.get("file_ending", ".nii.gz"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DatasetError("dataset.json: expected channel_names and labels as nnU-Net writes them") from None
+    if not names:
+        raise DatasetError(
+            "dataset.json: a name for each label value expected, found none or regions of several values; say what the "
+            "values mean with --labels, e.g. 1=oedema,2=necrosis,3=enhancing"
+        )
     side = "Ts" if (folder / "labelsTs").is_dir() else "Tr"
     cases = []
     for label in sorted((folder / f"labels{side}").glob(f"*{ending}")):

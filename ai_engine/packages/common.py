@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ai_engine.faults import WrongInput
 from ai_engine.findings import Code
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
@@ -20,7 +21,7 @@ FileName = Annotated[str, Field(pattern=FILE_NAME)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
-class DescriptionError(ValueError):
+class DescriptionError(WrongInput):
     """``model.yaml`` is not a valid description; the text names the keys and what was expected."""
 
 

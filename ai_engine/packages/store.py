@@ -176,6 +176,8 @@ def find_package(root: Path, reference: str) -> Path:
     Refused
         ``validation`` when there is no such model.
     """
+    if not root.is_dir():
+        raise Refused(RefusalCode.VALIDATION, expected="a folder of model packages", found="no such folder")
     name, _, version = reference.partition("@")
     found = [entry for entry in list_packages(root) if entry[0] == name and version in ("", entry[1])]
     if not found:

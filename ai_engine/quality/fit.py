@@ -8,7 +8,6 @@ same model.  A minute or two on one core.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import yaml
 from PIL import Image
 
+from ai_engine.labelled_files import read_rows
 from ai_engine.packages import load_package, seal_package
 from ai_engine.packages.quality import Limits
 from ai_engine.quality.measures import Measures, measure_picture
@@ -106,8 +106,8 @@ def listed_pictures(folder: Path) -> list[Listed]:
     table = folder / "pictures.csv"
     if not table.is_file():
         raise TrainingDataError("no pictures.csv; make the folder with `python -m ai_engine.quality.assemble`")
-    with table.open(newline="", encoding="utf-8") as file:
-        return [Listed(row["file"], row["kind"], row["source"], row["part"]) for row in csv.DictReader(file)]
+    rows = read_rows(table, ("file", "kind", "source", "part"))
+    return [Listed(row["file"], row["kind"], row["source"], row["part"]) for row in rows]
 
 
 def read_picture(path: Path) -> Pixels:

@@ -6,7 +6,6 @@ Patients who appear in two collections always go to the training side, so that n
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ai_engine.faults import WrongInput
+from ai_engine.labelled_files import read_rows
 from ai_engine.training.nifti import read_axial
 
 
-class TrainingDataError(ValueError):
+class TrainingDataError(WrongInput):
     """The folder or table of cases cannot be used; the message says what was expected and found."""
 
 
@@ -84,6 +85,10 @@ def read_pair(case: Case) -> Pair:
     return Pair(image, mask > 0, case.spacing_mm or spacing)
 
 
+COLUMNS = ("case", "image", "mask")
+"""Of a table of one's own."""
+
+
 def read_table(table: Path) -> list[Case]:
     """Read a table of cases: columns ``case, image, mask`` and, if wished, ``patient, source, site, spacing_mm``.
 
@@ -91,35 +96,34 @@ def read_table(table: Path) -> list[Case]:
 
     Raises
     ------
-    TrainingDataError
-        If a column or a file is missing or a case is named twice.
+    WrongInput
+        If the table, a column or a file is missing or a case is named twice.
     """
     cases: list[Case] = []
     seen: set[str] = set()
-    with table.open(newline="", encoding="utf-8") as stream:
-        for number, row in enumerate(csv.DictReader(stream), start=2):
-            missing = [column for column in ("case", "image", "mask") if not row.get(column)]
-            if missing:
-                raise TrainingDataError(f"{table.name} line {number}: no value for {', '.join(missing)}")
-            name = row["case"]
-            if name in seen:
-                raise TrainingDataError(f"{table.name} line {number}: case {name!r} is named twice")
-            seen.add(name)
-            image, mask = table.parent / row["image"], table.parent / row["mask"]
-            for path in (image, mask):
-                if not path.is_file():
-                    raise TrainingDataError(f"{table.name} line {number}: no file {path.name!r}")
-            cases.append(
-                Case(
-                    name,
-                    row.get("patient") or name,
-                    row.get("source") or "own",
-                    row.get("site") or "-",
-                    image,
-                    mask,
-                    _spacing(row.get("spacing_mm"), number),
-                )
+    for number, row in enumerate(read_rows(table, COLUMNS), start=2):
+        missing = [column for column in COLUMNS if not row[column]]
+        if missing:
+            raise TrainingDataError(f"{table.name} line {number}: no value for {', '.join(missing)}")
+        name = row["case"]
+        if name in seen:
+            raise TrainingDataError(f"{table.name} line {number}: case {name!r} is named twice")
+        seen.add(name)
+        image, mask = table.parent / row["image"], table.parent / row["mask"]
+        for path in (image, mask):
+            if not path.is_file():
+                raise TrainingDataError(f"{table.name} line {number}: no file {path.name!r}")
+        cases.append(
+            Case(
+                name,
+                row.get("patient") or name,
+                row.get("source") or "own",
+                row.get("site") or "-",
+                image,
+                mask,
+                _spacing(row.get("spacing_mm"), number),
             )
+        )
     return cases
 
 
@@ -149,7 +153,7 @@ def lgg_flair_cases(folder: Path) -> list[Case]:
             mask=folder / f"{row['case']}_mask.nii.gz",
             spacing_mm=LGG_SPACING_MM,
         )
-        for row in _rows(folder / "cases.csv")
+        for row in read_rows(folder / "cases.csv", ("case", "institution"))
     ]
 
 
@@ -164,24 +168,35 @@ def brats_cases(folder: Path) -> list[Case]:
             image=folder / row["case"] / f"{row['case']}_flair.nii.bz2",
             mask=folder / row["case"] / f"{row['case']}_seg.nii.gz",
         )
-        for row in _rows(folder / "cases.csv")
+        for row in read_rows(folder / "cases.csv", ("case", "tcga_patient"))
     ]
 
 
-def _rows(table: Path) -> list[dict[str, str]]:
-    if not table.is_file():
-        raise TrainingDataError(f"expected a table {table.name!r} in the folder {table.parent.name!r}")
-    with table.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+COLLECTIONS = {"lgg-flair": lgg_flair_cases, "brats": brats_cases}
+"""Collections in their own layout, by the name of their folder."""
 
 
 def find_cases(folder: Path) -> list[Case]:
-    """Find the cases of a folder: the brain collections in their own layout, or a table for :func:`read_table`."""
+    """Find the cases of a folder: the brain collections in their own layout, or a table for :func:`read_table`.
+
+    Raises
+    ------
+    WrongInput
+        If there are none, or it is the folder of one collection instead of the one that holds it.
+    """
     found: list[Case] = []
-    for name, reader in (("lgg-flair", lgg_flair_cases), ("brats", brats_cases)):
+    for name, reader in COLLECTIONS.items():
         if (folder / name / "cases.csv").is_file():
             found.extend(reader(folder / name))
-    return found or read_table(folder / "cases.csv")
+    if found:
+        return found
+    try:
+        return read_table(folder / "cases.csv")
+    except WrongInput as refused:
+        if folder.resolve().name in COLLECTIONS:
+            told = f"{refused}; this is one collection: give the folder in which {folder.name!r} lies"
+            raise WrongInput(told) from None
+        raise
 
 
 def split_patients(cases: Iterable[Case], *, test_share: float, validation_share: float, seed: int) -> Split:

@@ -8,6 +8,8 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
+from ai_engine.labelled_files import open_nifti
+
 
 def read_axial(path: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float, float]]:
     """One image, axes permuted and flipped so that slices go up, rows to the back and columns to the left.
@@ -16,8 +18,13 @@ def read_axial(path: Path) -> tuple[npt.NDArray[np.float32], tuple[float, float,
     -------
     array, spacing_mm
         (S, R, C) float32, and its spacing in the same order.
+
+    Raises
+    ------
+    WrongInput
+        If there is no such NIfTI file.
     """
-    image = nibabel.load(path)
+    image = open_nifti(path)
     turn = nibabel.orientations.ornt_transform(
         nibabel.orientations.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(("L", "P", "S"))
     )

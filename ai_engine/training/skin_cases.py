@@ -11,7 +11,6 @@ Names of pictures never reach a network: they are public and labels can be looke
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import os
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ai_engine.labelled_files import read_rows
 from ai_engine.training.cases import TrainingDataError
 
 SIDE = 256
@@ -84,14 +84,7 @@ def skin_cases(table: Path) -> list[SkinCase]:
     TrainingDataError
         If the table is missing, lacks a column, names a picture twice or holds a target other than 0 or 1.
     """
-    if not table.is_file():
-        raise TrainingDataError(f"expected a table of labels, found no file {table.name!r}")
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        missing = [column for column in NEEDED if column not in (reader.fieldnames or [])]
-        if missing:
-            raise TrainingDataError(f"{table.name}: expected the columns of SIIM-ISIC 2020; {missing[0]!r} is missing")
-        cases = [_case(row, number) for number, row in enumerate(reader, 2)]
+    cases = [_case(row, number) for number, row in enumerate(read_rows(table, NEEDED), 2)]
     if len({case.name for case in cases}) != len(cases):
         raise TrainingDataError(f"{table.name}: a picture is named in more than one row")
     return cases

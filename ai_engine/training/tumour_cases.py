@@ -13,7 +13,6 @@ People who are in two sources are learnt from in *brats* only.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ai_engine.labelled_files import read_rows
 from ai_engine.training.cases import LGG_SPACING_MM, TrainingDataError
 from ai_engine.training.nifti import read_axial
 
@@ -71,8 +71,8 @@ def tumour_cases(folder: Path) -> list[TumourCase]:
 
     Raises
     ------
-    TrainingDataError
-        If the table of *brats* is missing or names an unknown label convention.
+    WrongInput
+        If the table of *brats* is missing, lacks a column or names an unknown label convention.
     """
     brats = [
         TumourCase(
@@ -87,7 +87,7 @@ def tumour_cases(folder: Path) -> list[TumourCase]:
             convention=row["label_convention"],
             grade=row["grade"],
         )
-        for row in _rows(folder / "brats" / "cases.csv")
+        for row in read_rows(folder / "brats" / "cases.csv", ("case", "tcga_patient", "label_convention", "grade"))
     ]
     strange = {case.convention for case in brats} - set(CONVENTIONS)
     if strange:
@@ -102,16 +102,9 @@ def tumour_cases(folder: Path) -> list[TumourCase]:
             files={"flair": table.parent / f"{row['case']}_flair.nii.bz2"},
             labels=table.parent / f"{row['case']}_mask.nii.gz",
         )
-        for row in (_rows(table) if table.is_file() else [])
+        for row in (read_rows(table, ("case",)) if table.is_file() else [])
     ]
     return brats + [case for case in lgg if case.patient not in twice]
-
-
-def _rows(table: Path) -> list[dict[str, str]]:
-    if not table.is_file():
-        raise TrainingDataError(f"expected a table {table.name!r} in the folder {table.parent.name!r}")
-    with table.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def fold_of(cases: list[TumourCase]) -> dict[str, int]:

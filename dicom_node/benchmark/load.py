@@ -20,6 +20,7 @@ import httpx
 import nibabel
 import numpy as np
 
+from ai_engine.labelled_files import open_nifti
 from dicom_node.benchmark.sampling import Sampler
 
 WARM_UPS, RUNS, SEED = 3, 30, 42
@@ -145,7 +146,7 @@ def own_pictures(pictures: Sequence[Path], count: int, random: np.random.Generat
     made = []
     for index in random.integers(0, len(pictures), count):
         path = pictures[int(index)]
-        image = nibabel.load(path)
+        image = open_nifti(path)
         data = np.asarray(image.dataobj, dtype=np.float32)
         data[tuple(random.integers(0, size) for size in data.shape)] += random.integers(1, 1_000_000) / 1000
         header = image.header.copy()
