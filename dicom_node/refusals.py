@@ -169,7 +169,7 @@ WORDS: dict[RefusalCode, tuple[str, str]] = {
     _C.SERIES_INCOMPLETE: ("Fewer images arrived than were announced.", "Send the missing images."),
     _C.SERIES_MIXED: (
         "The series mixes images that are not one stack.",
-        "Send one stack, or one photograph, per series.",
+        "Send one stack per series, and one photograph; several are read by a route with `cases: one-per-series`.",
     ),
     _C.PIXEL_DATA_MISSING: ("There is no pixel data.", "Send images."),
     _C.PIXEL_DATA_LENGTH: ("Pixel data is shorter or longer than the header says.", "Send the object again."),

@@ -139,7 +139,7 @@ SPANISH: Mapping[RefusalCode, tuple[str, str]] = {
     _C.SERIES_INCOMPLETE: ("Llegaron menos imágenes de las anunciadas.", "Envíe las imágenes que faltan."),
     _C.SERIES_MIXED: (
         "La serie mezcla imágenes que no son una sola pila.",
-        "Envíe una pila, o una fotografía, por serie.",
+        "Envíe una pila por serie, y una fotografía; varias las lee una ruta con `cases: one-per-series`.",
     ),
     _C.PIXEL_DATA_MISSING: ("No hay datos de píxeles.", "Envíe imágenes."),
     _C.PIXEL_DATA_LENGTH: (

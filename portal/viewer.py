@@ -13,7 +13,6 @@ import hashlib
 import json
 import mimetypes
 import re
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from dicom_node.lately import Lately
 from dicom_node.permissions import Person
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from dicom_node.tls import CallingSide, Identity
@@ -158,8 +158,7 @@ class _Viewer:
     def __init__(self, settings: ViewerSettings, on_access: Callable[[Request, Access], None] | None) -> None:
         self._settings = settings
         self._on_access = on_access
-        self._noted: dict[tuple[str, str], float] = {}
-        self._seen: dict[tuple[int, str], float] = {}
+        self._noted, self._seen = Lately(NOTE_AGAIN_S), Lately(SEEN_S)
         index = settings.folder / "index.html"
         page = index.read_bytes() if index.is_file() else b""
         self._headers = {"Content-Security-Policy": policy(page), "Cache-Control": "private, no-cache"}
@@ -307,15 +306,14 @@ class _Viewer:
 
     async def _sees(self, person: Person, study: str) -> bool:
         """Whether a person may see a study; a yes is believed for a while, because a series has hundreds of frames."""
-        sight, now = self._settings.sight, time.monotonic()
+        sight = self._settings.sight
         if sight is None or len(study) > 64 or not UID.fullmatch(study):
             return False
-        if now < self._seen.get((person.user_id, study), 0.0):
+        if (person.user_id, study) in self._seen:
             return True
         if not await run_in_threadpool(sight.may_see, person, study):
             return False
-        self._seen = {key: until for key, until in self._seen.items() if now < until}
-        self._seen[person.user_id, study] = now + SEEN_S
+        self._seen.add([(person.user_id, study)])
         return True
 
     async def _note(self, request: Request, path: str) -> None:
@@ -325,12 +323,10 @@ class _Viewer:
         match = DICOMWEB.fullmatch(path)
         study = (match["study"] or match["in_study"] or match["in_series"] or "") if match else ""
         looked = (request.state.actor, study)
-        now = time.monotonic()
-        if now < self._noted.get(looked, 0.0):
+        if looked in self._noted:
             return
         await run_in_threadpool(self._on_access, request, Access("dicomweb", "ImagingStudy", (), study))
-        self._noted = {key: until for key, until in self._noted.items() if now < until}
-        self._noted[looked] = now + NOTE_AGAIN_S
+        self._noted.add([looked])
 
 
 async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -135,6 +135,9 @@ def _wait_for_end(plain: socket.socket, timeout_s: float) -> None:
 def _check_taken(connection: socket.socket, timeout_s: float) -> None:
     """The other side has closed: see that it had taken all of ours.
 
+    How much is unacknowledged only Linux tells (SIOCOUTQ, which is TIOCOUTQ on a socket); the node runs nowhere else.
+    It wakes nobody when that changes, so it is asked again until it is nothing or the time is over.
+
     Raises
     ------
     OSError

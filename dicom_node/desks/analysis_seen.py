@@ -6,10 +6,9 @@ stands in the audit log once.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterable
 
+from dicom_node.lately import Lately
 from dicom_node.record import Database, audit
 
 AGAIN_S = 600.0
@@ -20,18 +19,14 @@ class Seen:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lock = threading.Lock()
-        self._told: dict[tuple[str, str], float] = {}
+        self._told = Lately(AGAIN_S)
 
     def note(self, actor: str, public_ids: Iterable[str]) -> None:
         """Write down that somebody is told these results."""
-        moment = time.monotonic()
-        with self._lock:
-            self._told = {told: until for told, until in self._told.items() if moment < until}
-            new = [public_id for public_id in public_ids if (actor, public_id) not in self._told]
+        new = [public_id for public_id in public_ids if (actor, public_id) not in self._told]
         if not new:
             return
         with self._database.write() as connection:
             audit.append(connection, actor, "analysis-results-listed", None, ids=new)
-        with self._lock:  # after it is written: who could not be written down is not told
-            self._told |= {(actor, public_id): moment + AGAIN_S for public_id in new}
+        # after it is written: who could not be written down is not told
+        self._told.add((actor, public_id) for public_id in new)
