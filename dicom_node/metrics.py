@@ -115,6 +115,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("held_jobs", "gauge", "What waits for a person.", ("reason",)),
     Definition("superseded_results_total", "counter", "Results replaced by a later revision."),
     Definition("auth_failures_total", "counter", "Callers without the right.", ("kind",)),
+    Definition("http_connections_cut_total", "counter", "Connections that did not move or gave way.", ("cause",)),
     Definition("rate_limited_total", "counter", "Requests turned away for their number.", ("route",)),
     Definition("audit_spool_entries", "gauge", "Audit entries not yet sent on."),
     Definition("audit_chain_last_verified_timestamp", "gauge", "When the audit chain was last found whole."),

@@ -10,6 +10,7 @@ import os
 import stat
 import uuid
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -279,6 +280,14 @@ class WebSection(Section):
     """Further names under which the node may be called (Host header), besides loopback; stops DNS rebinding."""
     base_url: str = Field("", pattern=r"^(https?://[^/?#@\s]+)?$")
     """Address under which others reach the node through a proxy; empty: there is none."""
+    proxies: tuple[IPv4Address | IPv6Address, ...] = ()
+    """Whose X-Forwarded-For and X-Forwarded-Proto are believed; nobody else's are."""
+    max_connections: int = Field(128, ge=2)
+    """Open at once; above it whoever waits longest for a request of its own gives way."""
+    max_connections_per_address: int = Field(64, ge=1)
+    """Of one address, of IPv6 one network of 64 bits; this machine and `proxies` have no such limit."""
+    patience_s: float = Field(60.0, gt=0)
+    """For the header of a request, and for a body or an answer that does not move."""
     viewer_folder: Path | None = None
     """OHIF's static files; None: no viewer is served."""
 

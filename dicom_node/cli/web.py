@@ -176,7 +176,10 @@ def run_web(settings: Settings, database: Database, stop: threading.Event) -> No
 
     web = settings.web
     tls = ServerSide(settings.tls.identity, is_mutual=web.tls_mutual) if web.tls else None
-    listen = portal.Listen(web.host, web.port, tls, web.insecure_ok_because)
+    listen = portal.Listen(
+        web.host, web.port, tls, web.insecure_ok_because, tuple(map(str, web.proxies)),
+        web.max_connections, web.max_connections_per_address, web.patience_s,
+    )  # fmt: skip
     server = uvicorn.Server(configure(make_app(settings, database), listen))
     thread = threading.Thread(target=server.run, name="http", daemon=True)
     thread.start()

@@ -93,7 +93,7 @@ def begin(
         Nothing is counted then: who waits is not made to wait longer.
     """
     moment = now()
-    place = _network(address)
+    place = network_of(address)
     attempt = Attempt(
         account=_subject("account", email),
         address=_subject("address", place),
@@ -160,7 +160,7 @@ def _subject(kind: str, *parts: str) -> str:
     return f"{kind}:{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}"
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """An address as one caller has it: of IPv6 the first 64 bits, because the rest is anybody's to choose."""
     try:
         parsed = ipaddress.ip_address(address)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fastapi import Request
 
+from dicom_node.desks.backoff import network_of
 from dicom_node.settings import ApiSection
 from portal.api.limits import Buckets
 from portal.languages import negotiated
 from portal.services import PortalServices
+from portal.sessions import address_of
 
 
 class Slower(Exception):
@@ -66,7 +68,7 @@ class Callers:
         if identity is not None:
             wait_s = buckets[0].take(identity.prefix, tokens)
         else:
-            wait_s = buckets[1].take(request.client.host if request.client else "", tokens)
+            wait_s = buckets[1].take(network_of(address_of(request)), tokens)
         if wait_s:
             self._services.metrics.count("rate_limited_total", route=route)
             raise Slower(wait_s)
