@@ -39,13 +39,20 @@ def audit_event(entry: Mapping[str, Any]) -> dict[str, Any]:
         "action": event.action,
         "recorded": entry["at"],
         "outcome": "4" if is_refused(action) else "0",
-        "agent": [{"who": {"identifier": {"system": ACTOR_SYSTEM, "value": str(entry["actor"])}}, "requestor": True}],
+        "agent": [_agent(str(entry["actor"]), str(detail.get("address", "")))],
         "source": {
             "observer": {"display": "dicom-ai-node"},
             "type": [{"system": _SOURCE_TYPE, "code": "4", "display": "Application Server"}],
         },
         "entity": [*_objects(entry["study_uid"], detail), _chain(entry)],
     }
+
+
+def _agent(actor: str, address: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"who": {"identifier": {"system": ACTOR_SYSTEM, "value": actor}}, "requestor": True}
+    if address:
+        made["network"] = {"address": address, "type": "2"}  # 2: an IP address
+    return made
 
 
 def _objects(study_uid: str | None, detail: Mapping[str, Any]) -> list[dict[str, Any]]:

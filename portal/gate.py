@@ -23,6 +23,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dicom_node.permissions import MAY, Person
+from dicom_node.record import audit
 from dicom_node.record.keys import SCOPES, KeyIdentity
 from dicom_node.record.sessions import PORTAL
 from dicom_node.refusals import RefusalCode, Refused
@@ -107,6 +108,10 @@ class Gate:
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
+        with audit.called_from(sessions.address_of(connection)):
+            await self._admit(connection, scope, receive, send)
+
+    async def _admit(self, connection: HTTPConnection, scope: Scope, receive: Receive, send: Send) -> None:
         identity = await self._identify(connection)
         state = scope.setdefault("state", {})
         state["identity"] = identity

@@ -114,7 +114,7 @@ class PatientProtocol(H11Protocol):
         self._waits_since: float | None = None
         self._until = 0.0
         self._unsent = 0
-        self._is_gone = False
+        self._is_begun = self._is_gone = False
         self._look_again: asyncio.TimerHandle | None = None
         self._handshake: asyncio.Task[None] | None = None
 
@@ -138,7 +138,7 @@ class PatientProtocol(H11Protocol):
         if not self.crowd.enter(self, client[0] if client else ""):
             self.limit_concurrency = 0  # its request, whatever it is, is answered 503
         if self.tls is None:
-            super().connection_made(self._line)
+            self._begin(self._line)
         else:
             self._line.pause_reading()
             self._handshake = self.loop.create_task(self._shake_hands(self._line, self.tls))
@@ -152,21 +152,25 @@ class PatientProtocol(H11Protocol):
             line.abort()
             self.connection_lost(None)  # nobody says so of a connection that was lost during its handshake
             return
-        super().connection_made(secured)
+        self._begin(secured)
         if self._early:
             super().data_received(bytes(self._early))
             self._early.clear()
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        self._is_begun = True
+        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_gone = True
         if self._look_again is not None:
             self._look_again.cancel()
         self.crowd.leave(self)
-        if self.transport is not None:
+        if self._is_begun:
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport is None:
+        if not self._is_begun:
             self._early += data
             return
         if self._is_answering():

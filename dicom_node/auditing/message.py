@@ -1,8 +1,8 @@
 """One entry of the audit log as a DICOM audit message (PS3.15 A.5.1, with the events of A.5.3).
 
 What is not in an entry is not here: actors and results go by opaque ids, the study by its UID and, where the log can
-tell, by its kinds of objects.  The patient is named only where the site says so.  The last object is the entry's own
-number and digest, so that a copy can be held against the chain.
+tell, by its kinds of objects; who called over the network has her address.  The patient is named only where the site
+says so.  The last object is the entry's own number and digest, so that a copy can be held against the chain.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MAX_BYTES = 32_000
 _PERSON, _SYSTEM, _OTHER = "1", "2", "4"
 _PATIENT, _REPORT, _USER, _RESOURCE = "1", "3", "6", "13"
 _SERVER = "4"
+_BY_NAME, _BY_ADDRESS = "1", "2"
 _DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>'
 """In one line with the rest: repositories keep a message a line."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -105,14 +106,14 @@ def _written(entry: Mapping[str, Any], source: Source, study: StudyFacts, ids: S
         _code(told, "EventTypeCode", event.kind)
     _code(told, "EventTypeCode", Code(action, action), ACTION_SYSTEM)
     actor = str(entry["actor"])
-    _add(root, "ActiveParticipant", UserID=actor, UserIsRequestor="true")
+    place = _access_point(str(entry["detail"].get("address", "")), _BY_ADDRESS)
+    _add(root, "ActiveParticipant", UserID=actor, UserIsRequestor="true", **place)
     node = _add(
         root,
         "ActiveParticipant",
         UserID=source.application,
         UserIsRequestor="false",
-        NetworkAccessPointID=source.host,
-        NetworkAccessPointTypeCode="1",
+        **_access_point(source.host, _BY_NAME),
     )
     _code(node, "RoleIDCode", Code("110150", "Application"))
     enterprise = {"AuditEnterpriseSiteID": source.enterprise} if source.enterprise else {}
@@ -137,6 +138,10 @@ def _written(entry: Mapping[str, Any], source: Source, study: StudyFacts, ids: S
     chain = Code("entry", "Number and digest of the entry")
     _object(root, f"{entry['id']}:{entry['sha256']}", chain, CHAIN_SYSTEM, "audit log entry", _OTHER)
     return _DECLARATION + bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=False))
+
+
+def _access_point(host: str, kind: str) -> dict[str, str]:
+    return {"NetworkAccessPointID": host, "NetworkAccessPointTypeCode": kind} if host else {}
 
 
 def _object(

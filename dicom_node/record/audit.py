@@ -1,12 +1,17 @@
 """The audit log: who did what to which study and when, as a hash chain (invariant I21).
 
 Each entry's digest covers the previous digest, so a changed, dropped or reordered entry is found by `verify`; a cut
-tail is found by comparing with a head kept elsewhere (`head`).  The web process follows the chain as it grows.
+tail is found by comparing with a head kept elsewhere (`head`).  From where somebody called is part of the entry
+(`called_from`).  The web process follows the chain as it grows.
 """
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -19,8 +24,32 @@ START = (0, GENESIS)
 """The head of a log without entries."""
 
 
+_CALLED_FROM: ContextVar[str] = ContextVar("called_from", default="")
+
+
+@contextmanager
+def called_from(host: str) -> Iterator[None]:
+    """What is appended meanwhile was asked for from there: its `detail` says ``address``; only an IP address is kept.
+
+    A property of the request and not of each act, so that no act can forget it, and none has to carry it.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        told = str(mapped or address)
+    except ValueError:
+        told = ""
+    token = _CALLED_FROM.set(told)
+    try:
+        yield
+    finally:
+        _CALLED_FROM.reset(token)
+
+
 def append(connection: Connection, actor: str, action: str, study_uid: str | None = None, **detail: Any) -> None:
     """Add one entry; the caller's transaction must be a writing one, so that the chain cannot fork."""
+    if address := _CALLED_FROM.get():
+        detail["address"] = address
     entry = {"at": now(), "actor": actor, "action": action, "study_uid": study_uid, "detail": detail}
     previous = head(connection)[1]
     connection.execute(insert(audit).values(**entry, previous_sha256=previous, sha256=_link(previous, entry)))

@@ -103,7 +103,9 @@ def test_the_newest_come_first_and_reading_them_is_an_entry(client: TestClient, 
     assert all(not list(faults(event)) for event in events)
     latest = found(client, _count="1")[0]
     assert actions([latest]) == ["search-AuditEvent"]
-    assert latest["agent"][0]["who"]["identifier"]["value"] == "key:auditor"
+    who = latest["agent"][0]
+    assert who["who"]["identifier"]["value"] == "key:auditor"
+    assert who["network"] == {"address": "203.0.113.9", "type": "2"}
     one = client.get(f"/fhir/AuditEvent/{ids[0]}")
     assert one.json() == events[0]
     assert client.get("/fhir/AuditEvent/999999").status_code == client.get("/fhir/AuditEvent/x").status_code == 404

@@ -125,6 +125,17 @@ def test_a_message_says_what_the_entry_says(action: str, code: str, kind: str | 
     assert b"PRIVATE" not in etree.tostring(root)
 
 
+def test_whoever_called_has_the_address_of_the_call() -> None:
+    for detail, told in (
+        ({}, (None, None)),
+        ({"address": "2001:db8::7"}, ("2001:db8::7", "2")),
+        ({"address": "203.0.113.9"}, ("203.0.113.9", "2")),
+    ):
+        who, node = valid(audit_message(entry("sign-in", None, **detail), SOURCE)).findall("ActiveParticipant")
+        assert (who.get("NetworkAccessPointID"), who.get("NetworkAccessPointTypeCode")) == told
+        assert (node.get("NetworkAccessPointID"), node.get("NetworkAccessPointTypeCode")) == ("node.example.org", "1")
+
+
 def test_kinds_of_objects_and_the_patient_where_the_site_wants_it() -> None:
     facts = StudyFacts({"1.2.840.10008.5.1.4.1.1.4": 20}, "77-7^^^HOSPITAL")
     root = valid(audit_message(entry("dicomweb-Study", STUDY), SOURCE, facts))

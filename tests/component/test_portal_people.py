@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from dicom_node import passwords
 from dicom_node.cli import web
@@ -323,3 +323,17 @@ def test_hostile_text_in_an_account_is_shown_as_text(app: Any, database: Databas
     assert client.post("/account", data=told).status_code == 303
     page = client.get("/account").text
     assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page and "{{7*7}}" in page
+
+
+def test_the_audit_log_says_from_where_and_believes_no_header(app: Any, database: Database) -> None:
+    """Whoever signs in, and whoever is refused; in the thread of a page, too."""
+    lie = {"X-Forwarded-For": "10.0.0.1", "X-Real-IP": "10.0.0.1", "Forwarded": "for=10.0.0.1"}
+    client = browser(app, address="2001:db8::5")
+    client.headers.update(lie)
+    assert sign_in(client, password="wrong").status_code == 401
+    assert sign_in(client).status_code == 303
+    assert client.post("/sign-out", data={"csrf": token_of(client)}).status_code == 303
+    with database.read() as connection:
+        rows = connection.execute(select(tables.audit).order_by(tables.audit.c.id.desc()).limit(3)).mappings().all()
+    assert [row["action"] for row in rows] == ["session-ended", "sign-in", "sign-in-refused"]
+    assert {row["detail"].get("address") for row in rows} == {"2001:db8::5"}

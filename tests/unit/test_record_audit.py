@@ -47,6 +47,20 @@ def test_a_changed_entry_shows_whatever_was_changed(database: Database, column: 
     assert verdict(database) == "entry 3 was changed or moved"
 
 
+def test_from_where_somebody_called_is_part_of_the_entry(database: Database) -> None:
+    """Only an address, of this call only; entries without one fit the chain as they did."""
+    told = {"198.51.100.3": "198.51.100.3", "::ffff:198.51.100.4": "198.51.100.4", "2001:db8::1": "2001:db8::1",
+            "a name": None, "": None}  # fmt: skip
+    for host in told:
+        with audit.called_from(host), database.write() as connection:
+            audit.append(connection, "somebody", "sign-in", user="u")
+    with database.write() as connection:
+        audit.append(connection, "cli", "key-created")
+        rows = connection.execute(select(table.c.detail).where(table.c.id > len(ACTS)).order_by(table.c.id)).scalars()
+        assert [row.get("address") for row in rows] == [*told.values(), None]
+    assert verdict(database) is None
+
+
 def test_an_entry_that_was_written_anew_with_its_digest_shows_in_the_next(database: Database) -> None:
     """Who changes one entry has to write every later one anew, and then the head is another one."""
     with database.write() as connection:
