@@ -337,7 +337,7 @@ class _Handler(RequestHandler):
         assoc.name = "AcceptorThread@door"
         assoc.tls = self.server.side.context if self.server.side is not None else None
         connection = BoundedSocket(assoc, client_socket=self.request)
-        connection.pdu_timeout_s = door.settings.door.dimse_timeout_s
+        connection.pdu_timeout_s = assoc.dimse.patience_s = door.settings.door.dimse_timeout_s
         assoc.set_socket(connection)
         assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
         assoc.acceptor.ae_title = self.server.ae_title

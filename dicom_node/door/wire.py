@@ -3,7 +3,8 @@
 What is changed, and why (measured with pynetdicom 3.0.4):
 
 - a PDU header may claim 4 GB and the library would read it all: `BoundedSocket.recv` refuses a PDU longer than was
-  announced, and gives a started PDU a deadline, so that a peer that trickles bytes cannot hold a thread for ever;
+  announced, and gives a started PDU a deadline, so that a peer that trickles bytes cannot hold a thread for ever; a
+  message that comes in ever so many small PDUs must not be slower than `SLOWEST`;
 - a data set grows in memory without a limit: `SpoolingDimse` gives every message an `Incoming` of the vault, which
   counts, hashes and spills to disk;
 - requests may be sent without waiting for answers: more than a few unanswered ones end the association;
@@ -45,6 +46,8 @@ MAX_ASSOCIATE_PDU_BYTES = 256 * 1024
 MAX_UNANSWERED = 4
 MAX_COMMAND_BYTES = 64 * 1024
 P_DATA_TF = 0x04
+SLOWEST = 500.0
+"""Bytes a second of a message that was begun."""
 _LOOK_UP_MS = 250
 """How often a sleeping thread looks at its timers."""
 
@@ -120,6 +123,14 @@ class SpoolingDimse(DIMSEServiceProvider):
 
     begin: Callable[[DIMSEMessage], Incoming]
     message: DIMSEMessage | None
+    patience_s: float = 30.0
+    _until: float = 0.0
+    """When the message that was begun has come too slowly: what came faster buys time, up to `patience_s`."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a message was begun and hardly goes on."""
+        return self.message is not None and time.monotonic() > self._until
 
     def receive_primitive(self, primitive: Any) -> None:
         """As the library's, with bounds; a message that cannot be decoded aborts the association (PS3.8 Evt19)."""
@@ -127,6 +138,9 @@ class SpoolingDimse(DIMSEServiceProvider):
         if message is None:
             self.message = message = DIMSEMessage()
             message.data_set = Spool(lambda: self.begin(message))
+            self._until = time.monotonic() + self.patience_s
+        size = sum(len(data) for _, data in primitive.presentation_data_value_list)
+        self._until = min(time.monotonic() + self.patience_s, self._until + size / SLOWEST)
         try:
             super().receive_primitive(primitive)
             is_flood = self.msg_queue.qsize() > MAX_UNANSWERED or (
@@ -386,7 +400,7 @@ class DoorAssociation(Association):
             self.is_aborted, self.is_established = True, False
             evt.trigger(self, evt.EVT_ABORTED, {})
         elif self.dul.is_alive():
-            if not self.dul.idle_timer_expired():
+            if not (self.dul.idle_timer_expired() or self.dimse.is_late):
                 return False
             log.info("door.idle-association-aborted")
             self.abort()

@@ -369,6 +369,42 @@ def test_a_trickling_peer_is_given_a_deadline(tmp_path: Path) -> None:
         until(lambda: node.door.active() == 0)
 
 
+def test_a_message_in_ever_so_small_pdus_ends_the_association(tmp_path: Path) -> None:
+    """Each of them is whole and in time, and the association is never idle."""
+    with opened(tmp_path, dimse_timeout_s=0.8) as node:
+        peer = socket.create_connection(("127.0.0.1", node.port), timeout=10)
+        peer.sendall(associate_request())
+        peer.recv(4096)
+        fragment = struct.pack(">BBL", 4, 0, 7) + struct.pack(">LBB", 3, 1, 1) + b"x"
+        begun = time.monotonic()
+        with pytest.raises(ConnectionError):
+            _send_slowly(peer, [fragment] * 100, 0.1)
+        assert 0.5 < time.monotonic() - begun < 5
+        until(lambda: node.door.active() == 0)
+        peer.close()
+
+
+def test_a_message_that_is_slow_and_goes_on_is_kept(tmp_path: Path) -> None:
+    """A line that brings a few kilobytes a second may take several times `dimse_timeout_s` for one image."""
+    made = slices.series(tmp_path / "one", 1, size=128)
+    (sent,) = made.files
+    with (
+        opened(tmp_path / "node", dimse_timeout_s=0.8, max_pdu_bytes=4096) as node,
+        association(node.port) as assoc,
+    ):
+        send = assoc.dul.socket.send
+
+        def slowly(data: bytes) -> None:
+            send(data)
+            if data[0] == 4:
+                time.sleep(0.15)  # the slowness is what is tested
+
+        assoc.dul.socket.send = slowly
+        begun = time.monotonic()
+        status, _ = store_raw(assoc, encode(dcmread(sent)), slices.MR, made.uids[0])
+        assert status == 0 and time.monotonic() - begun > 1.2
+
+
 def test_hostile_peers_do_not_stop_a_normal_sender(tmp_path: Path) -> None:
     """Hardening 4.4: silent, associating, trickling and aborting peers, one normal sender; then all is as it was."""
     with opened(tmp_path, acse_timeout_s=2.0, dimse_timeout_s=2.0) as node:
