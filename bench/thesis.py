@@ -32,14 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--users", default="1,2,4,8")
     parser.add_argument("--warm-ups", type=int, default=3)
-    parser.add_argument("--small", action="store_true", help="one core for both sides, 8 GB for the other one")
+    parser.add_argument("--small", action="store_true", help="one core for either side, at most 8 GB a process")
     options = parser.parse_args(arguments)
-    facts = machine()
+    facts, cores = machine(), os.sched_getaffinity(0)
     folder = Path(tempfile.mkdtemp(prefix="bench-thesis-"))
     try:
         picture = write_case(options.case, folder / "case")["t1c"]
         changes = {"api": {"aliases": {"nnUNet": {"model": options.model, "default_role": "t1c"}}}}
+        if options.small:  # the node is started where there is one processor, and takes as many threads
+            os.sched_setaffinity(0, {min(cores)})
         with Site(SiteOptions(folder=folder / "site", changes=changes)) as site:
+            os.sched_setaffinity(0, cores)
             site.wait_ready()
             key = folder / "key"
             key.write_text(keys.create(site.database, "benchmark", ["predict:run"], actor="bench"), encoding="utf-8")

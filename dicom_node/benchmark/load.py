@@ -148,7 +148,9 @@ def own_pictures(pictures: Sequence[Path], count: int, random: np.random.Generat
         path = pictures[int(index)]
         image = open_nifti(path)
         data = np.asarray(image.dataobj, dtype=np.float32)
-        data[tuple(random.integers(0, size) for size in data.shape)] += random.integers(1, 1_000_000) / 1000
+        # a voxel of the picture, not of the nothing around it: the crop to what is not zero stays as it is
+        inside = np.flatnonzero(data) if data.any() else np.arange(data.size)
+        data.flat[inside[random.integers(0, inside.size)]] += random.integers(1, 1_000_000) / 1000
         header = image.header.copy()
         header.set_data_dtype(np.float32)
         header.set_slope_inter(1, 0)

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import typer
 
-from dicom_node.cli.common import JSON_OPTION, Exit, emit, err, out, settings, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, emit, err, make_folder, out, settings, stop
 
 SMALL_BYTES = 8 * 1000**3
 
@@ -54,6 +54,13 @@ def benchmark(
         levels = tuple(int(part) for part in users.split(","))
     except ValueError:
         stop(Exit.USAGE, f"--users: whole numbers with commas between expected, found {users!r}")
+    if any(level < 1 for level in levels):
+        stop(Exit.USAGE, f"--users: numbers from 1 on expected, found {users!r}")
+    if not url.startswith(("http://", "https://")):
+        stop(Exit.USAGE, f"--url: expected http://… or https://…, found {url!r}")
+    if pid and not psutil.pid_exists(pid):
+        stop(Exit.USAGE, f"--pid: no process {pid} on this machine; `pgrep -f 'ai-node serve'` shows the node's")
+    make_folder(folder)
     headers = {"X-API-Key": key_file.read_text(encoding="utf-8").strip()} if key_file else {}
     arms = [Arm("node", url, headers, pid or None)]
     models: dict[str, dict[str, Any]] = {}
@@ -79,7 +86,6 @@ def benchmark(
     facts = {"cores": 1 if small else os.cpu_count(), "python": sys.version.split()[0], "runs": runs, "seed": seed}
     models["node"] = _weights(measured["node"][0])
     found = figures(measured, facts, models)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (folder / "benchmark.md").write_text(markdown(found), encoding="utf-8")
     (folder / "benchmark.html").write_text(html(found), encoding="utf-8")
@@ -138,10 +144,13 @@ def _limit_memory() -> None:
 
 
 def _one_core(pid: int) -> None:
-    """Let a process and all below it run on one core only."""
+    """Let a process and all below it run on one core only: every thread, for the kernel knows no affinity of more."""
     root = psutil.Process(pid)
+    core = {min(os.sched_getaffinity(pid))}
     for process in [root, *root.children(recursive=True)]:
-        process.cpu_affinity([root.cpu_affinity()[0]])
+        for thread in process.threads():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread.id, core)
 
 
 def _limit_all(pid: int) -> None:
