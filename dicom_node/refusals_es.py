@@ -35,7 +35,7 @@ SPANISH: Mapping[RefusalCode, tuple[str, str]] = {
         "Envíe una imagen de dermatoscopio de una sola lesión cutánea.",
     ),
     _C.PICTURE_KIND_UNSUPPORTED: (
-        "Este modelo lee imágenes de dermatoscopio; esta es una fotografía corriente.",
+        "Este modelo lee imágenes de dermatoscopio; esta fotografía se tomó sin él.",
         "Tome la imagen a través de un dermatoscopio.",
     ),
     _C.PICTURE_KIND_CONTRADICTED: (
@@ -102,15 +102,15 @@ SPANISH: Mapping[RefusalCode, tuple[str, str]] = {
     _C.UID_INVALID: ("Un UID está vacío, es demasiado largo o tiene caracteres no permitidos.", "Repare el remitente."),
     _C.UID_CONFLICT: ("Un mismo UID representa dos contenidos distintos.", "Decida cuál es el bueno: `ai-node held`."),
     _C.DECOMPRESSION_BOMB: ("La entrada ocupa desempaquetada más que el límite.", "Envíela sin comprimir o en partes."),
-    _C.ARCHIVE_BOMB: ("El archivo ocupa desempaquetado más que el límite.", "Envíe un archivo más pequeño."),
-    _C.ARCHIVE_TOO_MANY_ENTRIES: ("El archivo contiene demasiados ficheros.", "Envíe un estudio por archivo."),
-    _C.ARCHIVE_UNSAFE_PATH: ("El archivo nombra rutas fuera de sí mismo.", "Empaquete el estudio de nuevo."),
-    _C.ARCHIVE_UNSAFE_ENTRY: ("El archivo contiene enlaces o dispositivos.", "Empaquete solo ficheros normales."),
-    _C.ARCHIVE_ENCRYPTED: ("El archivo está cifrado.", "Envíelo sin contraseña."),
-    _C.ARCHIVE_NESTED: ("El archivo contiene otro archivo.", "Empaquete solo ficheros normales."),
-    _C.ARCHIVE_DAMAGED: ("El archivo está dañado.", "Empaquete el estudio de nuevo."),
+    _C.ARCHIVE_BOMB: ("El archivo zip ocupa desempaquetado más que el límite.", "Envíe un archivo más pequeño."),
+    _C.ARCHIVE_TOO_MANY_ENTRIES: ("El archivo zip contiene demasiados archivos.", "Envíe un estudio por zip."),
+    _C.ARCHIVE_UNSAFE_PATH: ("El archivo zip nombra rutas fuera de sí mismo.", "Empaquete el estudio de nuevo."),
+    _C.ARCHIVE_UNSAFE_ENTRY: ("El archivo zip contiene enlaces o dispositivos.", "Empaquete solo archivos normales."),
+    _C.ARCHIVE_ENCRYPTED: ("El archivo zip está cifrado.", "Envíelo sin contraseña."),
+    _C.ARCHIVE_NESTED: ("El archivo zip contiene otro.", "Empaquete solo archivos normales."),
+    _C.ARCHIVE_DAMAGED: ("El archivo zip está dañado.", "Empaquete el estudio de nuevo."),
     _C.PREAMBLE_EXECUTABLE: (
-        "Los primeros bytes del fichero son los de un programa.",
+        "Los primeros bytes del archivo son los de un programa.",
         "No lo envíe; pregunte de dónde vino.",
     ),
     _C.PATIENT_CONFLICT: (
@@ -182,7 +182,7 @@ SPANISH: Mapping[RefusalCode, tuple[str, str]] = {
     ),
     _C.ROLES_UNFILLED: (
         "Ninguna serie del estudio cubre una secuencia que el modelo necesita.",
-        "`ai-node routes explain` muestra qué cláusula falló.",
+        "`ai-node routes explain` muestra qué cláusula no se cumplió.",
     ),
     _C.ROLES_AMBIGUOUS: (
         "Es posible más de una lectura de las series.",
@@ -231,7 +231,7 @@ SPANISH: Mapping[RefusalCode, tuple[str, str]] = {
     _C.DELIVERY_INCOMPLETE: ("El destino no muestra lo que dijo haber guardado.", "Decida con `ai-node held`."),
     _C.RESULT_CHECK_FAILED: (
         "Un objeto del resultado no pasó nuestra propia comprobación antes del envío.",
-        "Comuníquelo como fallo.",
+        "Comuníquelo como una falla.",
     ),
     _C.ISSUER_UNMAPPED: (
         "El emisor del identificador del paciente no tiene sistema de identificadores FHIR.",
@@ -259,7 +259,7 @@ SPANISH: Mapping[RefusalCode, tuple[str, str]] = {
     ),
     _C.REMOVED: (
         "Esto se eliminó según las reglas de conservación de este nodo.",
-        "El archivo puede tener su propia copia. Para que se lea de nuevo aquí, envíe otra vez la serie entera.",
+        "El PACS puede tener su propia copia. Para que se lea de nuevo aquí, envíe otra vez la serie entera.",
     ),
 }
 

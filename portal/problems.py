@@ -54,7 +54,7 @@ _SPANISH: Mapping[str, str] = {
     "too-busy": "Demasiado a la vez. Espere un poco e inténtelo de nuevo.",
     "misdirected": "El nodo no se conoce por este nombre.",
     "headers-too-large": "La petición tiene demasiados campos de cabecera, o demasiado largos.",
-    "fault": "El nodo cometió un fallo; está en el registro con el número de correlación.",
+    "fault": "Hubo una falla en el nodo; está en el registro con el número de correlación.",
     "peer-trouble": "Un sistema detrás del nodo no respondió como se esperaba.",
     "peer-timeout": "Un sistema detrás del nodo no respondió a tiempo.",
 }

@@ -29,7 +29,7 @@ _STATES: Mapping[str, Mapping[str, str]] = {
     "es": {
         "waiting": "La fotografía está guardada y espera su turno, o se está trabajando en ella.",
         "completed": "El modelo ha dado su estimación. No está revisada y no es un diagnóstico.",
-        "failed": "El nodo cometió un fallo en este análisis; no se averiguó nada sobre la imagen.",
+        "failed": "Hubo una falla en el nodo con este análisis; no se averiguó nada sobre la imagen.",
         "held": "Una persona tiene que decidir antes de que este análisis siga.",
         "withdrawn": "Este análisis se retiró: no tiene resultado.",
         "removed": "Este análisis se completó; su resultado se eliminó según las reglas de conservación.",

@@ -39,7 +39,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "waiting": "La petición espera su turno.",
         "running": "Se está trabajando en la petición.",
         "completed": "El modelo ha dado su estimación. No está revisada y no es un diagnóstico.",
-        "failed": "El nodo cometió un fallo en esta petición; no se averiguó nada sobre la imagen.",
+        "failed": "Hubo una falla en el nodo con esta petición; no se averiguó nada sobre la imagen.",
         "cancelled": "La petición se canceló.",
         "above": "En el umbral de operación o por encima",
         "below": "Por debajo del umbral de operación",

@@ -136,7 +136,7 @@ def test_a_reply_is_written_read_by_who_asked_and_never_lost(post: Clinic) -> No
     assert without.status_code == 422 and "Write a reply" in words(without.text)
     assert one.post(f"{path}/reply", guarded=False, reply="x", action="remove", seen="0").status_code == 403
     page = one.follow(one.post(f"{path}/reply", reply="Excise with 2 mm <margin>.", action="remove", seen="0"))
-    assert "Remove it, with histology" in words(page.text) and "Excise with 2 mm &lt;margin&gt;." in page.text
+    assert "Excise it, with histology" in words(page.text) and "Excise with 2 mm &lt;margin&gt;." in page.text
     late = two.post(f"{path}/reply", reply="Watch it.", action="watch", seen="0")
     told = words(late.text)
     assert late.status_code == 422 and "Somebody else has replied" in told
@@ -147,8 +147,45 @@ def test_a_reply_is_written_read_by_who_asked_and_never_lost(post: Clinic) -> No
         mine = tables.analyses.update().where(tables.analyses.c.id == row["id"])
         connection.execute(mine.values(user_id=doctor.person.user_id))
     read = doctor.get(f"/analyses/{row['public_id']}").text
-    assert "Excise with 2 mm &lt;margin&gt;." in read and "Remove it, with histology" in words(read)
+    assert "Excise with 2 mm &lt;margin&gt;." in read and "Excise it, with histology" in words(read)
     assert "Sara" not in read and "Sara" not in late.text, "who replied is nobody's business"
+    listed = words(doctor.get("/analyses").text)
+    assert "A specialist has answered: Excise it, with histology" in listed and "Sara" not in listed
+
+
+def test_the_doctors_list_tells_of_a_reply_without_being_opened(post: Clinic) -> None:
+    row = asked(post)
+    post.answer(row, 0.4, 0.1)
+    doctor, somebody = visitor(post, Role.CLINICIAN), visitor(post, Role.SPECIALIST)
+    with post.database.write() as connection:
+        mine = tables.analyses.update().where(tables.analyses.c.id == row["id"])
+        connection.execute(mine.values(user_id=doctor.person.user_id))
+    page = doctor.get("/analyses").text
+    assert "has answered" not in page
+    seen = re.search(r"seen=([0-9a-f]{16})", page)
+    assert seen and doctor.get(f"/analyses/list?seen={seen[1]}").status_code == 204
+    somebody.post(f"/cases/{row['public_id']}/reply", reply="Now, please.", action="see-urgently", seen="0")
+    part = doctor.get(f"/analyses/list?seen={seen[1]}")
+    assert part.status_code == 200 and "To be seen by a dermatologist urgently" in words(part.text)
+    with post.database.write() as connection:
+        connection.execute(mine.values(state="withdrawn", withdrawn_at=MARCH))
+    assert "has answered" not in doctor.get("/analyses").text
+
+
+def test_after_a_reply_the_next_open_case_is_one_tap_away(post: Clinic) -> None:
+    first, above, other = asked(post), asked(post), asked(post, site="post-2")
+    post.answer(first, 0.01, 0.01)
+    post.answer(above, 0.4, 0.01)
+    somebody = visitor(post, Role.SPECIALIST)
+
+    def after(row: dict[str, Any]) -> str:
+        path = f"/cases/{row['public_id']}"
+        assert 'id="next"' not in somebody.get(path).text
+        return str(somebody.follow(somebody.post(f"{path}/reply", reply="x", action="watch", seen="0")).text)
+
+    assert f'id="next" href="/cases/{first["public_id"]}"' in after(above)
+    last = after(first)
+    assert 'id="next"' not in last and "No case is open any more" in words(last) and other["public_id"] not in last
 
 
 def test_a_case_is_closed_and_opened_again_as_the_table_of_steps_allows(post: Clinic) -> None:
@@ -226,6 +263,7 @@ def test_a_table_is_taken_whole_or_not_at_all(post: Clinic) -> None:
     empty = somebody.get("/cases/outcomes.csv")
     assert empty.headers["content-disposition"].startswith("attachment")
     assert empty.text.count("\n") == 1, "only those without an outcome, only of her sites"
+    assert post.audited()[-1]["action"] == "cases-exported" and post.audited()[-1]["actor"] == somebody.person.actor
 
 
 def test_a_laboratory_tells_outcomes_by_its_key_and_reads_nothing(post: Clinic) -> None:

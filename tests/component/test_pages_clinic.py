@@ -283,6 +283,11 @@ def test_a_picture_is_hidden_until_asked_for_and_then_written_down(clinic: Clini
     assert photo.headers["content-type"] == "image/jpeg" and photo.content[:2] == b"\xff\xd8"
     assert clinic.acts().count("analysis-revealed") == 1 and clinic.rows()[0]["revealed_at"]
     assert ana.get(f"{one}/pdf").headers["content-disposition"].startswith("attachment")
+    assert ana.get(f"{one}/heat-map").status_code == 200
+    looked = [(row["action"], row["detail"].get("file")) for row in clinic.audited() if "file" in row["detail"]]
+    assert looked == [
+        ("analysis-revealed", "photo"), ("analysis-exported", "report.pdf"), ("analysis-revealed", "heat_map.png"),
+    ]  # fmt: skip
 
 
 # -- results
@@ -295,7 +300,7 @@ def test_a_result_is_told_with_threshold_meaning_and_limits_and_never_as_a_diagn
     clinic.answer(above, 0.231, 0.12)
     text = words(ana.get(f"/analyses/{above['public_id']}").text)
     for said in ("23 %", "4.4 %", "12 %", "6.9 %", "At or above the threshold", "does not say that the lesion is",
-                 "This is not a diagnosis", "Your impression and the model do not agree", "You thought: benign",
+                 "This is not a diagnosis", "Your impression and the model do not agree", "Your impression: benign",
                  "skin-lesion@1.0.0", "some malignant lesions are missed at every threshold"):  # fmt: skip
         assert said in text, said
     assert "María Soto Pérez" in text and "12345678-5" in text and "3 Feb 1961" in text
@@ -308,7 +313,7 @@ def test_a_result_is_told_with_threshold_meaning_and_limits_and_never_as_a_diagn
         "0.4 %",
         "Below the threshold",
         "does NOT exclude malignancy",
-        "You thought: suspicious",
+        "Your impression: suspicious",
         "fewer than 1",
     ):
         assert said in text, said

@@ -209,5 +209,5 @@ def test_an_archive_that_is_away_is_said_so(
     monkeypatch.setitem(node.settings.__dict__, "orthanc", gone)
     began = time.monotonic()
     page = doctor(node, address).post("/study/search", by="patient", value="ID-4711")
-    assert "archive did not answer" in words(page.text) and time.monotonic() - began < 30
+    assert "PACS did not answer" in words(page.text) and time.monotonic() - began < 30
     assert SearchableArchive.__name__ not in page.text

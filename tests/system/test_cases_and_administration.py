@@ -89,7 +89,7 @@ def test_a_specialist_answers_by_keyboard_alone(browser: Browser, post: Clinic) 
         page.keyboard.press("Enter")
         page.wait_for_url("**said=answered")
         assert "Look again in three months, same light." in page.inner_text("main")
-        assert "Recommended: Look again in three months" in page.inner_text("main")
+        assert "Recommended: Check again in three months" in page.inner_text("main")
         is_sound(seen)
 
 
