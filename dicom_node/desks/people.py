@@ -25,7 +25,7 @@ from dicom_node.record import Database, audit, now, people, sessions
 from dicom_node.record.people import User
 from dicom_node.record.sessions import LUNA, PORTAL, SessionRow
 from dicom_node.record.sites import PeopleRefused
-from dicom_node.settings import PeopleSection
+from dicom_node.web_settings import PeopleSection
 
 __all__ = ["LUNA", "PORTAL", "Asked", "People", "PeopleRefused", "SecondFactorNeeded", "SignInRefused", "SignedIn"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 
 from dicom_node.desks.backoff import network_of
-from dicom_node.settings import ApiSection
+from dicom_node.web_settings import ApiSection
 from portal.api.limits import Buckets
 from portal.languages import negotiated
 from portal.services import PortalServices

@@ -22,8 +22,8 @@ from dicom_node.desks.predictions import UnknownModel
 from dicom_node.desks.studies import StudyDesk
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.refusals_es import spoken
-from dicom_node.settings import ApiSection
 from dicom_node.stages.prediction_words import FILES
+from dicom_node.web_settings import ApiSection
 from dicom_node.words import ROLE_ALIASES
 from fhir_bridge.server import Access
 from portal.api.answers import STATES, region_name

@@ -21,7 +21,7 @@ from dicom_node.passwords import PasswordRefused
 from dicom_node.permissions import Role
 from dicom_node.record import Database, audit, keys, people, sites, tables
 from dicom_node.record.sites import PeopleRefused
-from dicom_node.settings import PeopleSection
+from dicom_node.web_settings import PeopleSection
 from tests.support.people import HERE, PASSWORD, THERE, make_sites, make_user
 
 pytestmark = pytest.mark.component

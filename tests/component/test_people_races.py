@@ -12,7 +12,7 @@ from dicom_node import passwords
 from dicom_node.desks.people import LUNA, PORTAL, Asked, People, SignInRefused
 from dicom_node.permissions import Role
 from dicom_node.record import Database, people, tables
-from dicom_node.settings import PeopleSection
+from dicom_node.web_settings import PeopleSection
 from tests.support.people import HERE, PASSWORD, make_sites, make_user
 
 pytestmark = pytest.mark.component

@@ -26,7 +26,8 @@ from dicom_node.desks.people import LUNA, Asked, People, SecondFactorNeeded, Sig
 from dicom_node.permissions import Person, Role
 from dicom_node.record import Database, people, second_factors, tables
 from dicom_node.record.sites import PeopleRefused
-from dicom_node.settings import PeopleSection, Settings
+from dicom_node.settings import Settings
+from dicom_node.web_settings import PeopleSection
 from tests.support.people import PASSWORD, make_sites, make_user
 
 pytestmark = pytest.mark.component

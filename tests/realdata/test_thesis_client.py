@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from dicom_node.settings import ApiSection
+from dicom_node.web_settings import ApiSection
 from tests.support.api import ApiNode
 
 pytestmark = [pytest.mark.realdata, pytest.mark.long, pytest.mark.timeout(1800)]
