@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from dicom_node.refusals import RefusalCode, Refused
 from portal.luna import bridge as room
 from portal.luna.bridge import Bridge
 from portal.luna.broker import BrokerAway, Incoming
+from tests.support.clinics import Clinic
 from tests.support.luna import IMAGE, Luna, luna_node
 
 pytestmark = pytest.mark.component
@@ -29,6 +30,7 @@ class MemoryBroker:
         self.given: set[int] = set()
         self.answers: list[tuple[str, dict[str, Any], str]] = []
         self.is_away = False
+        self.on_answer: Callable[[], None] = lambda: None
 
     def ask(self, body: dict[str, Any], message_id: str = "") -> None:
         number = len(self.waiting) + len(self.answers) + 1
@@ -45,6 +47,7 @@ class MemoryBroker:
     def answer(self, incoming: Incoming, body: bytes, message_id: str) -> None:
         if self.is_away:
             raise BrokerAway("StreamLost")
+        self.on_answer()
         del self.waiting[incoming.tag]
         self.answers.append((incoming.correlation_id, json.loads(body), message_id))
 
@@ -146,3 +149,68 @@ def test_a_fault_of_ours_is_tried_again_and_then_told(
     assert told["c-1"]["state"] == "failed" and "secret" not in json.dumps(told["c-1"])
     assert told["c-2"]["state"] == "refused", "those behind it are not stopped"
     assert broker.waiting == {}
+
+
+def test_whoever_may_not_ask_is_refused_by_name(luna: Luna, broker: MemoryBroker, bridge: Bridge) -> None:
+    """The broker lets anybody write; an account that may not ask for analyses may not do so in a message either."""
+    before = len(luna.rows(analyses))
+    for name in ("ops", "root"):
+        broker.ask({"image": IMAGE, "userId": luna.ids[name]})
+    bridge.turn()
+    assert [told["refusal"]["code"] for _, told, _ in broker.answers] == ["not-authorised"] * 2
+    assert [told["userId"] for _, told, _ in broker.answers] == [None, None]
+    assert len(luna.rows(analyses)) == before
+
+
+def test_a_message_beyond_the_bound_is_not_even_read(luna: Luna, broker: MemoryBroker, bridge: Bridge) -> None:
+    broker.ask(question(luna, description="x", image="A" * 2_100_000))
+    bridge.turn()
+    ((_, told, _),) = broker.answers
+    assert told["refusal"]["code"] == "too-large" and told["image"] is None
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
+    made = Clinic(tmp_path_factory.mktemp("clinic"))
+    made.account("ana@post.example")
+    yield made
+    made.database.close()
+
+
+def answered(clinic: Clinic, broker: MemoryBroker) -> Bridge:
+    """A bridge to a clinic where a message was taken and its result has come."""
+    with clinic.database.read() as connection:
+        user = people.user_of_email(connection, "ana@post.example")
+    assert user is not None
+    made = Bridge(
+        broker, Analyses(clinic.settings, clinic.database, clinic.puts.append), lambda _: user.person(None, "")
+    )  # type: ignore[arg-type]
+    broker.ask({"image": IMAGE, "userId": user.public_id}, str(len(clinic.rows())))
+    made.turn()
+    assert broker.answers == []
+    clinic.answer(dict(clinic.rows()[-1]), malignant=0.9, melanoma=0.9)
+    return made
+
+
+def test_a_result_is_in_the_audit_log_before_it_goes_out(clinic: Clinic, broker: MemoryBroker) -> None:
+    made, seen = answered(clinic, broker), list[str]()
+    broker.on_answer = lambda: seen.extend(clinic.acts()[-1:])
+    made.turn()
+    ((_, told, _),) = broker.answers
+    assert told["isMelanoma"] and seen == ["analysis-result-seen"]
+
+
+def test_a_result_that_cannot_be_written_down_does_not_go_out(
+    clinic: Clinic, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = answered(clinic, broker)
+
+    def full(desk: Analyses, who: Person, row: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(room, "AGAIN_S", 0.0)
+    monkeypatch.setattr(Analyses, "saw_result", full)
+    for _ in range(room.MAX_FAULTS):
+        made.turn()
+    ((_, told, _),) = broker.answers
+    assert told["state"] == "failed" and told["result"] is None and told["isMelanoma"] is None
