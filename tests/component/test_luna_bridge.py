@@ -182,9 +182,8 @@ def answered(clinic: Clinic, broker: MemoryBroker) -> Bridge:
     with clinic.database.read() as connection:
         user = people.user_of_email(connection, "ana@post.example")
     assert user is not None
-    made = Bridge(
-        broker, Analyses(clinic.settings, clinic.database, clinic.puts.append), lambda _: user.person(None, "")
-    )  # type: ignore[arg-type]
+    desk = Analyses(clinic.settings, clinic.database, clinic.puts.append)
+    made = Bridge(broker, desk, lambda _: user.person(None, ""))  # type: ignore[arg-type]
     broker.ask({"image": IMAGE, "userId": user.public_id}, str(len(clinic.rows())))
     made.turn()
     assert broker.answers == []
