@@ -164,6 +164,27 @@ def test_scripts_of_ours_ask_no_other_host_and_make_no_markup_of_text() -> None:
             assert "://" not in text, name
 
 
+CACHED = {
+    "analyse.js": 'put("/analyse", answer)',
+    "shell.js": "add(new Request(wanted, ",
+    "worker.js": "addAll(FILES.map(",
+}
+"""Every place where a script of ours puts something into the browser's cache, and what."""
+
+
+def test_nothing_of_a_patient_is_put_into_the_browsers_cache() -> None:
+    """The files of the shell and the page without a line, fetched as nobody, and the page to photograph."""
+    found = {}
+    for name, one in assets.assets().items():
+        text = one.content.decode() if name.endswith(".js") else ""
+        if writes := re.findall(r"(?:\bcache|\)\))\.((?:put|add|addAll)\(.*)", text):
+            (found[name],) = writes  # one in a script
+    assert found.keys() == CACHED.keys()
+    for name, write in found.items():
+        assert write.startswith(CACHED[name]), name
+        assert name == "analyse.js" or 'credentials: "omit"' in write, f"{name}: a page of a person would be kept"
+
+
 def test_htmx_is_the_one_that_was_looked_at_with_its_licence_beside_it() -> None:
     found = assets.assets()["vendor/htmx-2.0.11.min.js"]
     assert hashlib.sha256(found.content).hexdigest() == HTMX
