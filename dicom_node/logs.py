@@ -114,6 +114,13 @@ def set_up(process: str, *, level: int = logging.INFO) -> None:
     sys.unraisablehook = _unraisable
 
 
+def named(failure: BaseException) -> str:
+    """What a fault is called: its class and, of a database's, SQLite's code for it.  Never its text."""
+    cause = getattr(failure, "orig", None) or failure
+    code = getattr(cause, "sqlite_errorname", None)
+    return f"{type(failure).__name__} {code}" if code else type(failure).__name__
+
+
 def _uncaught(_kind: type[BaseException], failure: BaseException, _trace: TracebackType | None) -> None:
     if not isinstance(failure, KeyboardInterrupt):
         structlog.get_logger().critical("process.fault", exc_info=failure)
@@ -142,7 +149,7 @@ def _name_the_error(_logger: object, _method: str, event: MutableMapping[str, An
     if failure is True:
         failure = sys.exc_info()[1]
     if isinstance(failure, BaseException):
-        event["error"] = type(failure).__name__
+        event["error"] = named(failure)
         trace = failure.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next

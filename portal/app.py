@@ -7,6 +7,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from dicom_node import logs
 from dicom_node.refusals import PeerTrouble, RefusalCode, Refused
 from fhir_bridge import server as fhir
 from portal import administration, api, audit_events, cases, docs, health, luna, operation, study, viewer
@@ -95,7 +96,7 @@ def _handle_errors(app: FastAPI, services: PortalServices) -> None:
         return refused(code, request.state.correlation, _language(request))
 
     async def on_trouble(request: Request, error: Exception) -> Response:
-        _log.warning("peer-trouble", correlation=request.state.correlation, error=type(error).__name__)
+        _log.warning("peer-trouble", correlation=request.state.correlation, error=logs.named(error))
         return _told(request, 502)
 
     async def on_http(request: Request, error: Exception) -> Response:

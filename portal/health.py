@@ -17,6 +17,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from dicom_node import logs
 from portal.gate import permission
 from portal.services import Check, CheckResult, PortalServices
 
@@ -32,7 +33,7 @@ async def _asked(name: str, check: Check, timeout_s: float, limiter: anyio.Capac
     except TimeoutError:
         return CheckResult(False, f"no answer within {timeout_s:g} s", "Look for a full disk or a busy machine.")
     except Exception as error:  # a check that breaks is a check that does not hold; its text may name anything
-        _log.error("check-fault", check=name, error=type(error).__name__)
+        _log.error("check-fault", check=name, error=logs.named(error))
         return CheckResult(False, "the check itself failed", "See the log for check-fault.")
 
 

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dicom_node import logs
 from dicom_node.refusals import RefusalCode
 from portal.languages import negotiated
 from portal.problems import plain, refused
@@ -116,7 +117,7 @@ class Shell:
             await self._instead(answer, scope, receive, plain(error.status, correlation, _language(scope)))
         except Exception as error:  # the request boundary: a fault of ours must not reach the caller or a raw log
             where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
-            _log.error("request-fault", correlation=correlation, error=type(error).__name__, where=where)
+            _log.error("request-fault", correlation=correlation, error=logs.named(error), where=where)
             page = self._page_for(Request(scope))
             await self._instead(answer, scope, receive, page or plain(500, correlation, _language(scope)))
 

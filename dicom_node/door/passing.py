@@ -21,6 +21,7 @@ from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 from sqlalchemy import RowMapping
 
+from dicom_node import logs
 from dicom_node.door.part10 import data_set_offset
 from dicom_node.door.vault import Vault
 from dicom_node.record import Database, analyses
@@ -57,7 +58,7 @@ class Passer:
             try:
                 sent, failed = self.pass_pending(stop.is_set)
             except Exception as error:  # the thread's boundary: the next round tries again from the records
-                log.error("door.passing-failed", error=type(error).__name__)
+                log.error("door.passing-failed", error=logs.named(error))
                 sent, failed = 0, 1
             if failed:
                 stop.wait(pause_s)

@@ -20,6 +20,7 @@ from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import register_uid, uid_to_service_class
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from dicom_node import logs
 from dicom_node.door import answers, table
 from dicom_node.door.gate import Gate
 from dicom_node.door.intake import Arrival, Intake
@@ -201,7 +202,7 @@ class Door:
                 self.intake.close(arrival, released=bool(assoc.is_released))
                 self._on_closed(arrival.id)
             except Exception as error:  # a thread's boundary; the row is closed as lost at the next start
-                log.error("door.arrival-not-closed", error=type(error).__name__)
+                log.error("door.arrival-not-closed", error=logs.named(error))
             log.info("door.arrival-closed", arrival=arrival.id, kept=arrival.kept, released=bool(assoc.is_released))
 
     def _on_requested(self, event: Any) -> None:
@@ -277,7 +278,7 @@ class Door:
         except Exception as error:  # the boundary of a request
             response = answers.answer(error)
             self._count(response.ErrorComment)
-            log.warning("door.store-refused", code=response.ErrorComment, error=type(error).__name__)
+            log.warning("door.store-refused", code=response.ErrorComment, error=logs.named(error))
             return response
         if kept is not Kept.SAME:
             self._on_kept()

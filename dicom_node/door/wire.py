@@ -35,6 +35,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.timer import Timer
 from pynetdicom.transport import AssociationSocket
 
+from dicom_node import logs
 from dicom_node.door.handshake import shake_hands
 from dicom_node.door.vault import Incoming
 from dicom_node.failpoints import reach
@@ -147,7 +148,7 @@ class SpoolingDimse(DIMSEServiceProvider):
                 self.message is not None and self.message.encoded_command_set.tell() > MAX_COMMAND_BYTES
             )
         except Exception as error:  # the boundary of foreign bytes: the text may hold values, so only the type is told
-            log.warning("door.message-undecodable", error=type(error).__name__)
+            log.warning("door.message-undecodable", error=logs.named(error))
             is_flood = True
         if is_flood:
             self.dul.event_queue.put("Evt19")
@@ -257,7 +258,7 @@ class WaitingDul(DULServiceProvider):
         try:
             super().run_reactor()
         except Exception as error:  # the thread's boundary: the text may hold values
-            log.warning("door.reactor-failed", error=type(error).__name__)
+            log.warning("door.reactor-failed", error=logs.named(error))
         finally:
             self.unhang_bell()
             self.assoc.wake.set()
@@ -316,7 +317,7 @@ class DoorAssociation(Association):
             else:
                 self.dul.unhang_bell()
         except Exception as error:  # the thread's boundary: the text may hold values
-            log.warning("door.association-failed", error=type(error).__name__)
+            log.warning("door.association-failed", error=logs.named(error))
         finally:
             try:
                 self._hang_up()

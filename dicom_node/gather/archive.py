@@ -13,6 +13,7 @@ from collections.abc import Callable
 import httpx
 import structlog
 
+from dicom_node import logs
 from dicom_node.settings import OrthancSection, read_secret
 from dicom_node.tls import CallingSide, Identity
 
@@ -100,5 +101,5 @@ class ArchiveCounts:
             found = answer.json()
             return sum(len(entry["Instances"]) for entry in found)
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            log.info("gather.archive-silent", error=type(error).__name__)
+            log.info("gather.archive-silent", error=logs.named(error))
             return None

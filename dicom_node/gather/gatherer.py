@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from dicom_node import logs
 from dicom_node.failpoints import reach
 from dicom_node.gather.archive import ArchiveCounts
 from dicom_node.gather.evidence import Evidence, Patience, grade
@@ -145,7 +146,7 @@ class Gatherer:
             try:
                 self.tick()
             except Exception as error:  # the thread's boundary: nothing is lost, the next tick looks again
-                log.error("gather.tick-failed", error=type(error).__name__)
+                log.error("gather.tick-failed", error=logs.named(error))
                 stop.wait(1.0)
             self._wake.wait(TICK_S)
 
@@ -285,7 +286,7 @@ class Gatherer:
                 with self._database.write() as connection:
                     rows.mark_quiet_put(connection, study_uid, number)
         except Exception as error:  # the engine's database may be away: the record remembers what is still to be told
-            log.error("gather.road-unreachable", error=type(error).__name__)
+            log.error("gather.road-unreachable", error=logs.named(error))
             return
         self._unput = False
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy import RowMapping
 
+from dicom_node import logs
 from dicom_node.record import Database
 from dicom_node.record import indexing as rows
 from dicom_node.refusals import Refusal, RefusalCode, Refused
@@ -84,7 +85,7 @@ class Indexer:
             try:
                 done = self.index_batch() + self.judge_copies()
             except Exception as error:  # the thread's boundary: everything is still in the records for the next round
-                log.error("gather.indexing-failed", error=type(error).__name__)
+                log.error("gather.indexing-failed", error=logs.named(error))
                 stop.wait(1.0)
                 continue
             if done == 0:
@@ -170,11 +171,11 @@ class Indexer:
             return refused.refusal
         except OSError as error:
             # the disk's trouble, not the object's: the vault's own look blocks readiness until the file is back
-            log.error("gather.file-unreachable", instance=row["id"], error=type(error).__name__)
+            log.error("gather.file-unreachable", instance=row["id"], error=logs.named(error))
             self._unreachable.add(int(row["id"]))
             return None
         except Exception as error:  # hostile bytes: whatever the reader trips over, the series must not hang
-            log.error("gather.reader-failed", instance=row["id"], error=type(error).__name__)
+            log.error("gather.reader-failed", instance=row["id"], error=logs.named(error))
             return Refusal(RefusalCode.DICOM_MALFORMED)
 
     def _digest_or_none(self, path: str) -> str | None:

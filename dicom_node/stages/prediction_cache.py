@@ -26,7 +26,7 @@ from ai_engine.findings import Findings, findings_from_json
 from ai_engine.geometry import Affine
 from ai_engine.pictures import InputPicture
 from ai_engine.prediction import InputVolume
-from dicom_node import files
+from dicom_node import files, logs
 from dicom_node.record import canonical_json, digest
 from dicom_node.sealing import at_rest
 from dicom_node.stages.context import Mask, pack_mask, unpack_mask
@@ -69,7 +69,7 @@ class PredictionCache:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, struct.error) as error:
-            log.warning("prediction-cache.damaged", error=type(error).__name__)
+            log.warning("prediction-cache.damaged", error=logs.named(error))
             path.unlink(missing_ok=True)
             return None
         mask, findings = found
@@ -85,7 +85,7 @@ class PredictionCache:
         try:
             files.write_sealed(self._folder / key, data)
         except OSError as error:
-            log.warning("prediction-cache.not-kept", error=type(error).__name__)
+            log.warning("prediction-cache.not-kept", error=logs.named(error))
             return
         self.trim()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import sqlite3
 
 import pytest
+from sqlalchemy.exc import IntegrityError as SomeOfAlchemy
 
 from dicom_node import logs
 
@@ -41,6 +43,17 @@ def test_an_exception_is_its_type_and_place() -> None:
         said = logs._name_the_error(None, "error", {"event": "x", "exc_info": fault})
     assert said["error"] == "ValueError" and str(said["where"]).startswith("test_logs.py:")
     assert "DOE" not in str(said)
+
+
+def test_a_fault_of_the_database_has_its_code() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE t (name TEXT UNIQUE)")
+    with pytest.raises(sqlite3.IntegrityError) as broken:
+        connection.executemany("INSERT INTO t VALUES (?)", [("DOE^JANE",), ("DOE^JANE",)])
+    connection.close()
+    assert logs.named(broken.value) == "IntegrityError SQLITE_CONSTRAINT_UNIQUE"
+    assert logs.named(SomeOfAlchemy("INSERT", {}, broken.value)) == "IntegrityError SQLITE_CONSTRAINT_UNIQUE"
+    assert logs.named(OSError("DOE^JANE")) == "OSError"
 
 
 def test_a_library_says_its_name_and_level_alone() -> None:
