@@ -51,6 +51,8 @@ VIEWER_CSP = (
 """Looser than the API's, because OHIF compiles WebAssembly and array loops (without 'unsafe-eval' no SEG is drawn) and
 shows PDFs from blobs.  No host but our own; the inline scripts of its page are allowed one by one, by their hashes."""
 
+_LANGUAGES = {"en": "en-US"}
+"""What OHIF calls a language (``lng`` in its address), where that is another word than ours."""
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _ANSWER_HEADERS = ("content-type", "content-encoding", "content-length")
 _STUDIES, _JSON = "studies", "application/dicom+json"
@@ -216,7 +218,8 @@ class _Viewer:
         found = None if look is None or person is None else look(person, public_id)
         if found is None:
             raise HTTPException(404)
-        return RedirectResponse(f"{PREFIX}/viewer?StudyInstanceUIDs={found}", status_code=303)
+        target = f"{PREFIX}/viewer?StudyInstanceUIDs={found}&lng={_LANGUAGES.get(person.language, person.language)}"
+        return RedirectResponse(target, status_code=303)
 
     def home(self) -> Response:
         """The viewer's first page."""

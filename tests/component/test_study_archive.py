@@ -105,7 +105,7 @@ def test_it_is_analysed_now_and_opened_in_the_viewer_by_who_asked(
     told = finished(somebody, location)
     assert f'href="/view/request/{location.rpartition("/")[2]}"' in told
     opened = somebody.get(f"/view/request/{location.rpartition('/')[2]}")
-    assert opened.headers["location"] == f"/ohif/viewer?StudyInstanceUIDs={study}"
+    assert opened.headers["location"] == f"/ohif/viewer?StudyInstanceUIDs={study}&lng=en-US"
     assert somebody.get(opened.headers["location"]).status_code == 200
     assert somebody.get(series).json()[0]["0020000D"]["Value"] == [study]
     assert len(somebody.get(f"/dicom-web/studies?StudyInstanceUID={study}").json()) == 1
