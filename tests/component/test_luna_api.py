@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from dicom_node.cli import app
@@ -18,14 +19,16 @@ from dicom_node.desks import analysis_patients, backoff
 from dicom_node.desks.analyses import Analyses
 from dicom_node.desks.people import LUNA, PORTAL, Asked, People
 from dicom_node.identity import LookedUp
+from dicom_node.luna_settings import LunaSection
 from dicom_node.permissions import Role
 from dicom_node.record import keys, people, sites
 from dicom_node.record.tables import analyses, sessions
-from dicom_node.settings import LunaSection
 from dicom_node.spool import Upload
+from dicom_node.web_settings import ApiSection
 from portal.luna import KeyFile, Tokens
 from portal.luna.asking import asked_of
 from portal.luna.bodies import ImageProcess
+from portal.services import PortalSettings
 from tests.support.luna import ACCESS_TOKEN, AUTHORIZATION, IMAGE, PASSWORD, PHOTO, Luna, address, luna_node
 
 pytestmark = pytest.mark.component
@@ -279,6 +282,7 @@ def test_what_is_no_question_is_refused_by_name(luna: Luna, name: str) -> None:
 
 
 def test_only_photographs_may_be_large(luna: Luna) -> None:
+    assert (ApiSection().max_photo_mb, PortalSettings().max_body_bytes) == (30, 1_000_000), "where nobody says another"
     ana = luna.as_("ana")
     assert ana.post("/api/imageProcess", json={"image": "A" * 1_500_000}).status_code == 415, "read, and no picture"
     assert ana.post("/api/imageProcess", json={"image": "A" * 2_100_000}).status_code == 413
@@ -361,6 +365,21 @@ def test_who_calls_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
         few.node.close()
 
 
+def test_strangers_of_one_ipv6_network_are_counted_together(tmp_path: Path) -> None:
+    """Of the rest of such an address anybody has as many as she likes."""
+    few = luna_node(tmp_path, requests_per_minute=2)
+
+    def guess(address: str) -> int:
+        client = TestClient(few.node.app, base_url="http://127.0.0.1", client=(address, 40000))
+        return client.post("/signin", json={"email": "x@post.example", "password": "y"}).status_code
+
+    try:
+        assert [guess(f"2001:db8:1:1::{n}") for n in (1, 2, 3)] == [401, 401, 429]
+        assert guess("2001:db8:1:2::1") == 401
+    finally:
+        few.node.close()
+
+
 def test_the_key_file_is_where_the_data_are(luna: Luna) -> None:
     path: Path = luna.node.settings.data.folder / "luna-keys.json"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -379,7 +398,7 @@ def test_the_operator_changes_the_key_while_the_node_runs(luna: Luna, tmp_path: 
     count = len(json.loads(ai_node("list", "--json")))
     assert "signed by" in ai_node("rotate")
     kids = [one["kid"] for one in json.loads(ai_node("list", "--json"))]
-    assert len(kids) == count + 1 and ("cli", "token-key-rotated") in luna.acts()
+    assert len(kids) == count + 1 and "token-key-rotated" in {act for _, act in luna.acts()}
     assert luna.client(before).get("/api/me").status_code == 200
     head = luna.sign_in("ops").json()["token"].split(".")[0]
     assert json.loads(base64.urlsafe_b64decode(head + "=="))["kid"] == kids[-1]
