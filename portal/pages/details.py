@@ -48,8 +48,9 @@ def deed(action: str, words: Translator) -> str:
 
 
 def _label(key: str, words: Translator) -> str:
-    word = f"details.{key}"
-    return words(word) if words.has(word) else key
+    """What a key is called; of numbers by region or role the key is a code."""
+    word = next((word for word in (f"details.{key}", f"details.code_{key}") if words.has(word)), "")
+    return words(word) if word else key
 
 
 def _value(value: Any, words: Translator, is_persons: bool) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from ai_engine.packages import load_package
 from ai_engine.quality.judge import judge
@@ -23,7 +24,7 @@ from dicom_node.sayings import FOLDER, is_known, patterns, said
 from dicom_node.volume import build_volume
 from dicom_node.volume.archive import unpack
 from dicom_node.volume.nifti import read_nifti
-from tests.support.sentences import Reader, modules
+from tests.support.sentences import ROOT, Reader, modules
 
 COMPOSED = ("composed.yaml", "body_sites.yaml")
 """Of sentences that are put together, or come from codes: the source does not have them as one text."""
@@ -51,8 +52,6 @@ def test_no_sentence_stays_in_the_list_when_the_source_has_it_no_longer() -> Non
 
 
 def _file(name: str) -> Mapping[str, str]:
-    import yaml
-
     found: Mapping[str, str] = yaml.safe_load((FOLDER / "es" / name).read_text(encoding="utf-8"))
     return found
 
@@ -72,6 +71,16 @@ def test_every_code_and_every_body_site_has_its_words() -> None:
         assert told(code, "es") != WORDS[code] and told(code, "en") == WORDS[code], code
     for site in SITES:
         assert said(site.code.meaning, "es") != site.code.meaning
+
+
+def test_what_ships_is_said_too_figures_licences_and_titles_of_routes() -> None:
+    shipped = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("models/*/*/model.yaml"))]
+    texts = {str(figure[key]) for one in shipped for figure in one.get("metrics", ()) for key in ("name", "data")}
+    texts |= {str(figure["group"]) for one in shipped for figure in one.get("metrics", ()) if figure.get("group")}
+    texts |= {one["licence"] for one in shipped}
+    texts |= {route["title"] for route in yaml.safe_load((ROOT / "config/routes.yaml").read_bytes())["routes"]}
+    assert len(texts) > 12
+    assert not sorted(one for one in texts if said(one, "es") == one and not is_known(one, "es"))
 
 
 def test_values_stand_in_their_places() -> None:
