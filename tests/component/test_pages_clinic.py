@@ -299,7 +299,7 @@ def test_a_result_is_told_with_threshold_meaning_and_limits_and_never_as_a_diagn
     above = asked_by(clinic, impression="benign")
     clinic.answer(above, 0.231, 0.12)
     text = words(ana.get(f"/analyses/{above['public_id']}").text)
-    for said in ("23 %", "4.4 %", "12 %", "6.9 %", "At or above the threshold", "does not say that the lesion is",
+    for said in ("23 %", "4.4 %", "12 %", "6.9 %", "At or above the threshold", "does not say that it is",
                  "This is not a diagnosis", "Your impression and the model do not agree", "Your impression: benign",
                  "skin-lesion@1.0.0", "some malignant lesions are missed at every threshold"):  # fmt: skip
         assert said in text, said

@@ -104,7 +104,7 @@ def test_a_table_is_sent_from_a_phone_and_wrong_lines_are_named(browser: Browser
         page.set_input_files("#table", table)
         page.click("form[hx-post] button")
         page.wait_for_selector("#answer table")
-        assert "No se ha tomado nada" in page.inner_text("#answer")
+        assert "No se aceptó nada" in page.inner_text("#answer")
         is_sound(seen)
         table.write_text(good)
         page.set_input_files("#table", table)
