@@ -88,10 +88,10 @@ _EN = {
     "above": "AT OR ABOVE the operating threshold of {value}",
     "below": "BELOW the operating threshold of {value}",
     "meaning": "What this means",
-    "meaning_above": "The model puts this picture at or above its threshold. It asks for the eye of a qualified "
-    "person; it does not say that the lesion is malignant.",
+    "meaning_above": "The model puts this picture at or above its threshold. A qualified person should see "
+    "the lesion; the number does not say that it is malignant.",
     "meaning_below": "The model puts this picture below its threshold. This does NOT exclude malignancy: a lesion that "
-    "changes, bleeds or worries needs the eye of a qualified person, whatever this number says.",
+    "changes, bleeds or worries should be seen by a qualified person, whatever this number says.",
     "meaning_estimate": "The number is the model's own estimate from one picture, at its operating threshold. It knows "
     "nothing of history, touch, or other lesions.",
     "not_diagnosis": "This is not a diagnosis and does not replace an examination or a biopsy.",
@@ -173,10 +173,10 @@ _ES = {
     "above": "EN EL UMBRAL de operación O POR ENCIMA: {value}",
     "below": "POR DEBAJO del umbral de operación: {value}",
     "meaning": "Qué significa",
-    "meaning_above": "El modelo sitúa esta imagen en su umbral o por encima. Pide la mirada de un profesional "
-    "calificado; no dice que la lesión sea maligna.",
+    "meaning_above": "El modelo sitúa esta imagen en su umbral o por encima. Un profesional calificado "
+    "debería ver la lesión; el número no dice que sea maligna.",
     "meaning_below": "El modelo sitúa esta imagen por debajo de su umbral. Esto NO excluye malignidad: una lesión que "
-    "cambia, sangra o preocupa necesita la mirada de un profesional calificado, diga lo que diga este número.",
+    "cambia, sangra o preocupa debe verla un profesional calificado, diga lo que diga este número.",
     "meaning_estimate": "El número es la estimación del propio modelo a partir de una sola imagen, en su umbral de "
     "operación. No sabe nada de antecedentes, palpación ni otras lesiones.",
     "not_diagnosis": "Esto no es un diagnóstico y no reemplaza un examen clínico ni una biopsia.",

@@ -27,10 +27,10 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "cancelled": "The request was cancelled.",
         "above": "At or above the operating threshold",
         "below": "Below the operating threshold",
-        "meaning_above": "The model puts this picture at or above its threshold. It asks for the eye of a qualified "
-        "person; it does not say that the lesion is malignant.",
+        "meaning_above": "The model puts this picture at or above its threshold. A qualified person should see "
+        "the lesion; the number does not say that it is malignant.",
         "meaning_below": "The model puts this picture below its threshold. This does NOT exclude malignancy: a lesion "
-        "that changes, bleeds or worries needs the eye of a qualified person, whatever this number says.",
+        "that changes, bleeds or worries should be seen by a qualified person, whatever this number says.",
         "disclaimer": "Decision support, not reviewed, not for clinical use: not a diagnosis, and no replacement for "
         "an examination or a biopsy. It knows nothing of history, touch, or other lesions.",
         "accepted": "The picture was good enough to be answered.",
@@ -43,10 +43,10 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "cancelled": "La petición se canceló.",
         "above": "En el umbral de operación o por encima",
         "below": "Por debajo del umbral de operación",
-        "meaning_above": "El modelo sitúa esta imagen en su umbral o por encima. Pide la mirada de un profesional "
-        "calificado; no dice que la lesión sea maligna.",
+        "meaning_above": "El modelo sitúa esta imagen en su umbral o por encima. Un profesional calificado "
+        "debería ver la lesión; el número no dice que sea maligna.",
         "meaning_below": "El modelo sitúa esta imagen por debajo de su umbral. Esto NO excluye malignidad: una lesión "
-        "que cambia, sangra o preocupa necesita la mirada de un profesional calificado, diga lo que diga este número.",
+        "que cambia, sangra o preocupa debe verla un profesional calificado, diga lo que diga este número.",
         "disclaimer": "Apoyo a la decisión, sin revisar, no apto para uso clínico: no es un diagnóstico ni sustituye a "
         "un examen clínico o una biopsia. No sabe nada de antecedentes, palpación ni otras lesiones.",
         "accepted": "La imagen era suficiente para responder.",
