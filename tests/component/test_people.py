@@ -351,6 +351,17 @@ def test_what_changes_an_account_ends_its_sessions(desk: People, database: Datab
     assert [desk.identify(secrets[0]), desk.identify(secrets[1], LUNA)] == [None, None]
 
 
+def test_nobody_is_signed_in_with_an_account_that_is_not_active(desk: People, database: Database) -> None:
+    """Whatever became of the row of her session: a sign-in of the same moment, a back-up that was brought back."""
+    made = desk.sign_in(Asked(EVA, PASSWORD))
+    with database.write() as connection:
+        connection.execute(update(tables.users).values(state=people.DISABLED))
+    assert desk.identify(made.secret) is None
+    with database.write() as connection:
+        connection.execute(update(tables.users).values(state="active"))
+    assert desk.identify(made.secret) is not None
+
+
 # -- passwords
 
 
