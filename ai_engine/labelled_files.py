@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+from nibabel.filebasedimages import ImageFileError
 
 from ai_engine.faults import WrongInput
 
@@ -49,5 +50,5 @@ def open_nifti(path: Path) -> Any:
         raise WrongInput(f"expected a NIfTI file {path.name!r}, found none")
     try:
         return nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, ValueError, EOFError, zlib.error, gzip.BadGzipFile):
+    except (ImageFileError, ValueError, EOFError, zlib.error, gzip.BadGzipFile):
         raise WrongInput(f"{path.name}: expected a NIfTI file, found something else") from None
