@@ -422,6 +422,15 @@ def test_a_link_that_is_not_good_sets_nothing(desk: People, database: Database, 
     assert desk.sign_in(Asked(EVA, PASSWORD)).person.email == EVA
 
 
+def test_a_changed_password_makes_links_worthless(desk: People) -> None:
+    """Whoever fears for her account changes her password: a link in a mailbox that is not hers alone is over, too."""
+    token = desk.password_token("test", EVA)
+    desk.change_password(desk.sign_in(Asked(EVA, PASSWORD)).person, PASSWORD, NEW)
+    with pytest.raises(SignInRefused):
+        desk.set_password(token, f"{NEW} otra")
+    assert desk.sign_in(Asked(EVA, NEW)).person.email == EVA
+
+
 def test_a_link_that_nobody_made_costs_no_hash(desk: People, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody may ask, so asking is cheap (I7)."""
     monkeypatch.setattr(passwords, "hash_of", lambda _: pytest.fail("a hash for a stranger"))
