@@ -253,6 +253,9 @@ class ModelHost:
             raise ChildDied(f"the model child answered nonsense: {error}") from error
         if answer.get("kind") == "refused":
             _refuse(answer)
+        if answer.get("kind") == "fault" and answer.get("code") == MemoryExceeded.code:
+            child.end()  # what it holds of the device's memory comes back with its end
+            raise MemoryExceeded(str(answer.get("text")))
         if answer.get("kind") == "fault":
             raise ChildFault(f"{answer.get('code')}: {answer.get('text')}")
         return answer, returned
@@ -266,6 +269,7 @@ class _Child:
         self._answer, answer_write = os.pipe()
         lifeline_read, self._lifeline = os.pipe()
         theirs = (request_read, answer_write, lifeline_read)
+        self._open = [self._request, self._answer, self._lifeline]
         for pipe in (self._request, self._answer):
             _widen(pipe)
         try:
@@ -319,10 +323,12 @@ class _Child:
         return bytes(pieces)
 
     def end(self) -> None:
-        """Close the pipes, kill, reap."""
-        for descriptor in (self._request, self._lifeline, self._answer):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        """Close the pipes, kill, reap; asked again, nothing.
+
+        A descriptor is closed once: the next file that the node opens, perhaps its database, gets the same number.
+        """
+        while self._open:
+            os.close(self._open.pop())
         self.process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -99,6 +100,24 @@ def test_a_killed_child_is_a_death_and_the_next_call_lives(host: ModelHost) -> N
     assert host.pid != first
 
 
+def test_a_child_that_is_gone_closes_nothing_of_others(host: ModelHost) -> None:
+    """Descriptors are numbers that come back: what the node opens after a death is not the dead child's to close."""
+    host.start()
+    assert host.pid is not None
+    os.kill(host.pid, signal.SIGKILL)
+    with pytest.raises(ChildDied):
+        host.predict(_volume())
+    kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # as a database would, in the numbers that are free now
+    try:
+        host.predict(_volume())
+        for descriptor in kept:
+            os.fstat(descriptor)
+    finally:
+        for descriptor in kept:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
 def test_a_child_that_hangs_is_killed_at_the_deadline(host: ModelHost) -> None:
     host.predict(_volume())
     child = psutil.Process(host.pid)
@@ -115,6 +134,20 @@ def test_a_child_that_grows_past_its_limit_is_killed(package: Path) -> None:
         small.predict(_volume())
 
 
+def test_a_device_that_is_full_ends_the_child_which_gives_its_memory_back(
+    host: ModelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.predict(_volume())
+    first, heard = host.pid, wire.read_frame
+    told = {"kind": "fault", "code": "memory-exceeded", "text": "MemoryExceeded: cuda has not enough memory left"}
+    monkeypatch.setattr(wire, "read_frame", lambda *given: heard(*given) and (told, {}))
+    with pytest.raises(MemoryExceeded, match="cuda"):
+        host.predict(_volume())
+    monkeypatch.undo()
+    assert host.pid is None and first is not None and not psutil.pid_exists(first)
+    assert np.count_nonzero(host.predict(_volume()).mask) > 0
+
+
 def test_a_package_that_changed_is_not_run(package: Path, tmp_path: Path) -> None:
     with ModelHost(package, SETTINGS, pinned_sha256="0" * 64) as other, pytest.raises(Refused) as caught:
         other.start()
@@ -127,6 +160,14 @@ def test_a_model_that_does_not_fit_is_a_fault_in_words(tmp_path: Path) -> None:
     )
     with ModelHost(folder, SETTINGS) as broken, pytest.raises(ChildFault, match=r"model-fault.*configuration"):
         broken.start()
+
+
+def test_as_many_threads_as_there_are_processors_for_it() -> None:
+    """A node that is kept to some of a machine's processors does not start a thread for each of the others."""
+    kept = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    asked = "from ai_engine.children import clean_environment; print(clean_environment(0)['OMP_NUM_THREADS'])"
+    said = [subprocess.check_output([sys.executable, "-c", code], text=True) for code in (asked, kept + asked)]
+    assert [int(number) for number in said] == [len(os.sched_getaffinity(0)), 1]
 
 
 PARENT = """
