@@ -153,7 +153,7 @@ class Reader(io.RawIOBase):
             self.status = os.fstat(self._fd)
             self._cipher = self._open()
         except BaseException:
-            os.close(self._fd)
+            self.close()  # once: it is asked again when this object goes, and the number may be another file's by then
             raise
         self._at = 0
         self._chunk = (-1, b"")
@@ -237,8 +237,8 @@ class Reader(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
+            super().close()
             os.close(self._fd)
-        super().close()
 
 
 def opened(path: Path | str) -> io.BufferedReader:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -139,6 +141,22 @@ def _is_refused(path: Path) -> bool:
     except SealBroken:
         return True
     return False
+
+
+def test_a_file_that_cannot_be_opened_gives_its_descriptor_back_once(keys: Keys, tmp_path: Path) -> None:
+    """Its number is the next file's, a database's for one, before the last reference to the failure goes."""
+    path = stored(tmp_path / "file", b"picture")
+    path.write_bytes(path.read_bytes()[: HEAD_BYTES + 5])
+    with pytest.raises(SealBroken) as broken:
+        at_rest.Reader(path)
+    other = os.open(os.devnull, os.O_RDONLY)
+    try:
+        del broken
+        gc.collect()
+        os.fstat(other)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(other)
 
 
 # keys
