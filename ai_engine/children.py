@@ -24,15 +24,20 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def processors() -> int:
+    """How many processors this process may use: fewer than the machine has where it is kept to some of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def clean_environment(threads: int) -> dict[str, str]:
     """Where programs and this package are, and how many threads to use.  No secrets, no home.
 
     Parameters
     ----------
     threads
-        0: as many as there are processors.
+        0: as many as there are `processors`.
     """
-    count = str(threads or os.cpu_count() or 1)
+    count = str(threads or processors())
     return {
         **{name: os.environ[name] for name in _KEPT if name in os.environ},
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),

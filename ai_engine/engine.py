@@ -10,7 +10,6 @@ machine gives the same bytes (hardening I14); nothing is computed for an input t
 from __future__ import annotations
 
 import importlib
-import os
 import time
 from collections.abc import Mapping
 
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.backends import NetworkOptions, Precision, Quantised, chosen_device
+from ai_engine.children import processors
 from ai_engine.faults import ModelFault
 from ai_engine.findings import Findings, ModelIdentity
 from ai_engine.gate import Turn, check_input
@@ -53,7 +53,7 @@ class Engine:
     def __init__(self, package: ModelPackage, settings: EngineSettings | None = None) -> None:
         self.settings = settings or EngineSettings()
         self.package = package
-        on_cuda = chosen_device(self.settings.device) == "cuda"
+        on_cuda = chosen_device(self.settings.device, self.settings.backend) == "cuda"
         self._gate = refuse_unless_offered(package, self.settings, on_cuda=on_cuda)
         _fix_threads(self.settings.threads)
         self._runner = _runner(package, self.settings)
@@ -260,7 +260,7 @@ def _fix_threads(threads: int) -> None:
     """One thread count for torch's own work (resampling), set before any of it runs."""
     import torch
 
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or processors())
 
 
 def _warm_imports() -> None:

@@ -78,7 +78,7 @@ def open_network(
     ModelFault
         If the wanted device, backend or arithmetic is not there.
     """
-    device = chosen_device(options.device)
+    device = chosen_device(options.device, options.backend)
     wanted = options.precision_cuda if device == "cuda" else options.precision_cpu
     if wanted == "int8":
         if device == "cuda" or options.backend in ("torch", "tensorflow") or quantised is None:
@@ -90,15 +90,15 @@ def open_network(
     return opener(module, input_shape, device, options)
 
 
-def chosen_device(wanted: Device) -> str:
-    """``cpu`` or ``cuda``: what torch would run on here.
+def chosen_device(wanted: Device, backend: BackendName = "auto") -> str:
+    """``cpu`` or ``cuda``: what a network runs on here; ``auto`` is CUDA where torch sees one and the backend can.
 
     Raises
     ------
     ModelFault
         If CUDA is wanted and there is none.
     """
-    if wanted == "cpu":
+    if wanted == "cpu" or (wanted == "auto" and backend == "openvino"):
         return "cpu"
     import torch
 

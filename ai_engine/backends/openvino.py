@@ -7,7 +7,6 @@ read from the runtime graph, because a CPU without bf16 may silently run f32 whe
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from contextlib import suppress
@@ -18,6 +17,7 @@ import numpy as np
 import openvino as ov
 
 from ai_engine.backends import FloatTiles, NetworkOptions, Quantised
+from ai_engine.children import processors
 from ai_engine.faults import ModelFault
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _compiled(core: Any, model: Any, batch: int, options: NetworkOptions, precis
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": options.threads or os.cpu_count() or 1,
+        "INFERENCE_NUM_THREADS": options.threads or processors(),
         "NUM_STREAMS": 1,
     }
     if options.cache_folder is not None:

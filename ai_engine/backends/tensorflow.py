@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_engine.backends import FloatTiles, NetworkOptions
+from ai_engine.children import processors
 from ai_engine.faults import ModelFault
 from ai_engine.runners import keras_layers as spec
 from dicom_node.refusals import RefusalCode, Refused
@@ -104,7 +105,7 @@ def _set_up(tf: Any, threads: int) -> None:
     tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(42)
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads or os.cpu_count() or 1)
+        tf.config.threading.set_intra_op_parallelism_threads(threads or processors())
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
         return

@@ -89,12 +89,20 @@ def quantise_networks(
     Returns
     -------
     What was done, in words, for the report.
+
+    Raises
+    ------
+    ValueError
+        If a measured network has no case left to be calibrated on.
     """
     apart = {place: set(names) for place, names in held_out.items()}
     apart[folder] = set().union(*apart.values())
     words = ""
     for place, names in apart.items():
-        cases = [case for case in dataset if case.name not in names] or list(dataset)
+        cases = [case for case in dataset if case.name not in names]
+        if not cases and place in held_out:
+            raise ValueError("8-bit integers are calibrated on cases that are not held out: none is left")
+        cases = cases or list(dataset)  # the package itself is not measured where its folds are
         words = quantise_package(place, cases, say, patches=patches)
         seal_package(place)
     return words

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from fixtures_packages import make_keras_package
 
-from ai_engine.backends import NetworkOptions, open_network
+from ai_engine.backends import NetworkOptions, chosen_device, open_network
 from ai_engine.backends.openvino import check_quantised
 from ai_engine.engine import Engine
 from ai_engine.evaluation.accuracy import Evidence, GateRequest, run_gate
 from ai_engine.evaluation.datasets import open_dataset
-from ai_engine.faults import ModelFault
+from ai_engine.faults import MemoryExceeded, ModelFault
 from ai_engine.geometry import Affine
 from ai_engine.packages import load_package, seal_package
 from ai_engine.packages.accuracy import canonical, cheapest, report_of
@@ -135,6 +135,48 @@ def test_torch_says_what_it_computed_in_not_what_was_asked(monkeypatch: pytest.M
     assert open_network(module, (1, 2, 8, 8, 8), options).precision == "f32"
 
 
+def test_openvino_is_the_cpu_wherever_there_is_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_device("auto") == "cuda"
+    assert chosen_device("auto", "openvino") == chosen_device("cpu", "torch") == "cpu"
+    with pytest.raises(ModelFault, match="openvino runs on the CPU"):
+        open_network(torch.nn.Conv3d(1, 2, 1), (1, 1, 8, 8, 8), NetworkOptions(device="cuda", backend="openvino"))
+
+
+def test_a_device_without_memory_is_a_limit_that_was_passed() -> None:
+    import torch
+
+    class Greedy(torch.nn.Conv3d):
+        """Asks for more than there is once a tile is larger than the first look."""
+
+        def forward(self, picture: torch.Tensor) -> torch.Tensor:
+            if picture.shape[-1] > 8:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            return super().forward(picture)
+
+    options = NetworkOptions(device="cpu", backend="torch", threads=1)
+    network = open_network(Greedy(1, 2, 1).eval(), (1, 1, 16, 16, 16), options)
+    with pytest.raises(MemoryExceeded, match="not enough memory"):
+        network(np.zeros((1, 1, 16, 16, 16), np.float32))
+
+
+def test_on_cuda_the_answer_is_that_of_the_cpu_and_says_what_it_was(folder: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device here")
+    usual, _ = _run(folder, precision="f32")
+    for precision, differs in (("f32", 1e-3), ("f16", 0.03), ("bf16", 0.03)):
+        engine = Engine(load_package(folder), EngineSettings(device="cuda", precision=precision, threads=1))  # type: ignore[arg-type]
+        assert (engine.identity.backend, engine.identity.device) == ("torch", "CUDA:0")
+        assert (engine.identity.precision, dict(engine.identity.settings)["gate"]) == (precision, "no gate")
+        mask = engine.run(_inputs()).mask
+        assert (mask != usual).mean() < differs
+        assert np.array_equal(mask, engine.run(_inputs()).mask), "the same bytes again"
+
+
 def _tree(root: Path) -> Path:
     """Three cases as a BraTS tree."""
     for number in range(3):
@@ -153,8 +195,9 @@ def _tree(root: Path) -> Path:
 
 def test_the_gate_measures_quantises_reports_and_holds_the_engine_to_it(tmp_path: Path) -> None:
     """From calibration to refusal: int8 is made, measured beside the others, and offered only as the report says."""
-    from ai_engine.training.quantise import quantise_package
+    from ai_engine.training.quantise import PATCHES, quantise_package
 
+    assert PATCHES >= 50, "what the performance reference asks of a calibration; fewer here, for the time it takes"
     folder = make_keras_package(tmp_path / "models")
     dataset = open_dataset(_tree(tmp_path / "data"))
     words = quantise_package(folder, dataset.cases[1:], lambda _: None, patches=8)
@@ -190,6 +233,16 @@ def test_the_gate_measures_quantises_reports_and_holds_the_engine_to_it(tmp_path
     with pytest.raises(Refused) as caught:
         _run(folder, precision="f32", window="box")
     assert caught.value.refusal.code is RefusalCode.VARIANT_NOT_OFFERED
+
+
+def test_what_is_measured_is_not_calibrated_on(tmp_path: Path) -> None:
+    from ai_engine.training.quantise import quantise_networks
+
+    folder, dataset = make_keras_package(tmp_path / "models"), open_dataset(_tree(tmp_path / "data"))
+    every = [case.name for case in dataset.cases]
+    with pytest.raises(ValueError, match="none is left"):
+        quantise_networks(folder, dataset.cases, {folder: every}, lambda _: None, patches=8)
+    assert not (folder / "int8.xml").exists()
 
 
 def test_the_command_adopts_the_cheapest_way_that_passed(tmp_path: Path) -> None:
