@@ -78,17 +78,19 @@ def _groups(windows: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
 
 
 def _mirrored(network: Network, tiles: Floats, axes: tuple[int, ...]) -> Floats:
-    answer = network(tiles)
+    """The mean over all mirrored copies; added up in one array, because each of these is tens of megabytes."""
     if not axes:
-        return answer
+        return network(tiles)
+    answer = np.array(network(tiles), dtype=np.float32)
     combinations = [
         tuple(axis + 2 for axis in chosen)
         for count in range(1, len(axes) + 1)
         for chosen in itertools.combinations(axes, count)
     ]
     for flipped in combinations:
-        answer = answer + np.flip(network(np.flip(tiles, flipped)), flipped)
-    return np.asarray(answer / np.float32(len(combinations) + 1), dtype=np.float32)
+        answer += np.flip(network(np.flip(tiles, flipped)), flipped)
+    answer /= np.float32(len(combinations) + 1)
+    return answer
 
 
 def _pad(data: Floats, patch: tuple[int, ...]) -> tuple[Floats, tuple[slice, ...]]:
