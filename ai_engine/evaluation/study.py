@@ -30,7 +30,7 @@ from dicom_node.refusals import Refused
 Say = Callable[[str], None]
 TOLERANCE_MM = 2.0
 COLLAPSE_SHARE = 0.99
-"""One class takes this much of all that is predicted, while the truth is more even: the model has collapsed."""
+"""One label takes this much of all that is labelled, while the truth is more even: the model has collapsed."""
 
 MEASURES = (
     "dice", "iou", "sensitivity", "specificity", "hd95_mm", "surface_dice", "volume_error_ml", "volume_error_percent",
@@ -125,18 +125,11 @@ def evaluate_dataset(
         known, has = ", ".join(e.name for e in entries), ", ".join(sorted(set(dataset.names.values())))
         raise DatasetError(f"none of the package's regions ({known}) is among the dataset's labels ({has})")
     sets = (tuple(roles),) if roles else description.accepted_roles
-    used: dict[str, None] = {}
+    sequences = [_sequences(case, sets) for case in dataset.cases]  # of all cases before the first one is run
     done: list[CaseAgreement] = []
     predicted_voxels: dict[str, int] = {}
     true_voxels: dict[str, int] = {}
-    for case in dataset.cases:
-        needed = next((wanted for wanted in sets if set(wanted) <= set(case.images)), None)
-        if needed is None:
-            expected = " or ".join(", ".join(wanted) for wanted in sets)
-            raise DatasetError(
-                f"case {case.name}: sequences {expected} expected, found {', '.join(sorted(case.images))}"
-            )
-        used["+".join(needed)] = None
+    for case, needed in zip(dataset.cases, sequences, strict=True):
         inputs = {role: read_image(case.images[role], spacing_mm) for role in needed}
         first = inputs[needed[0]]
         labels = read_label(case.label, first, dataset.names)
@@ -172,7 +165,7 @@ def evaluate_dataset(
             "device": engine.identity.device,
             "precision": engine.identity.precision,
             "settings": dict(engine.identity.settings),
-            "inputs": list(used),
+            "inputs": list(dict.fromkeys("+".join(needed) for needed in sequences)),
         },
         dataset=dataset.kind,
         regions={key: entry.name for key, entry in wanted.items()},
@@ -218,11 +211,19 @@ def summarise(cases: Sequence[CaseAgreement], key: str) -> dict[str, Any]:
 
 
 def has_collapsed(shares: Mapping[str, tuple[float, float]]) -> bool:
-    """Whether one class takes (nearly) all that is predicted where the truth has several."""
-    if len(shares) < 2:
-        return False
-    predicted, true = max(share for share, _ in shares.values()), max(share for _, share in shares.values())
-    return predicted >= COLLAPSE_SHARE > true or not any(share for share, _ in shares.values())
+    """Whether one class, or background, takes (nearly) all that is predicted where the truth has several."""
+    predicted = max((share for share, _ in shares.values()), default=0.0)
+    true = max((share for _, share in shares.values()), default=0.0)
+    return predicted == 0.0 < true or predicted >= COLLAPSE_SHARE > true > 0.0
+
+
+def _sequences(case: LabelledCase, sets: Sequence[Sequence[str]]) -> Sequence[str]:
+    """The first set of sequences that a case has."""
+    needed = next((wanted for wanted in sets if set(wanted) <= set(case.images)), None)
+    if needed is None:
+        expected = " or ".join(", ".join(wanted) for wanted in sets)
+        raise DatasetError(f"case {case.name}: sequences {expected} expected, found {', '.join(sorted(case.images))}")
+    return needed
 
 
 def _inside(mask: npt.NDArray[np.uint8], entry: Label | Composite) -> npt.NDArray[np.bool_]:

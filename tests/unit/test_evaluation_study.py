@@ -138,6 +138,13 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     _save(np.zeros((4, 4, 4), np.uint8), small)
     with pytest.raises(DatasetError, match="shape"):
         read_label(small, volume, {1: "lesion"})
+    assert read_label(tmp_path / "label.nii.gz", volume, {1: "lesion"}).any()
+    mirrored = nibabel.load(tmp_path / "label.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.asarray(mirrored.dataobj), np.diag([1.0, -1.0, 5.0, 1.0])), tmp_path / "m.nii.gz"
+    )
+    with pytest.raises(DatasetError, match="another place"):
+        read_label(tmp_path / "m.nii.gz", volume, {1: "lesion"})
     other = tmp_path / "other.nii.gz"
     _save(np.full((40, 40, 10), 9, np.uint8), other)
     with pytest.raises(DatasetError, match="have no name"):
@@ -146,6 +153,12 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     table.write_text("case,role,path,label\n", encoding="utf-8")
     with pytest.raises(DatasetError, match="--labels"):
         open_dataset(table)
+    regions = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}
+    told = {"channel_names": {"0": "FLAIR"}, "labels": regions, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(told), encoding="utf-8")
+    (tmp_path / "labelsTr").mkdir()
+    with pytest.raises(DatasetError, match="--labels"):
+        open_dataset(tmp_path)
     unknown = tmp_path / "unknown.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), unknown)
     with pytest.raises(DatasetError, match="units"):
@@ -157,6 +170,8 @@ def test_a_collapse_is_told_from_a_fair_share() -> None:
     assert has_collapsed({"a": (0.0, 0.3), "b": (0.0, 0.7)})
     assert not has_collapsed({"a": (0.35, 0.3), "b": (0.65, 0.7)})
     assert not has_collapsed({"a": (1.0, 0.995), "b": (0.0, 0.005)})
+    assert has_collapsed({"only": (0.0, 1.0)}), "background everywhere is one class"
+    assert not has_collapsed({"only": (1.0, 1.0)}) and not has_collapsed({"only": (0.0, 0.0)}) and not has_collapsed({})
 
 
 _WHOLE = {"label": 1, "key": "whole_tumour", "name": "Whole tumour", "abbreviation": "WT"}
