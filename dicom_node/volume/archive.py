@@ -24,6 +24,7 @@ MAX_ENTRIES = 5_000
 MAX_ENTRY_BYTES = 600_000_000
 MAX_TOTAL_BYTES = 4_000_000_000
 MAX_RATIO = 200
+"""Of all files together to the archive: parts that share their bytes are small one by one."""
 MAX_DIRECTORY_BYTES = 4_000_000
 """Of the list of entries, which is read in whole before anything of it can be counted."""
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
@@ -72,12 +73,12 @@ def unpack(archive: Path, folder: Path, *, max_total_bytes: int = MAX_TOTAL_BYTE
             entries = [entry for entry in opened.infolist() if not entry.is_dir()]
             _check_listing(entries)
             written: list[Unpacked] = []
-            total = 0
+            bytes_left = min(max_total_bytes, MAX_RATIO * archive.stat().st_size)
             for number, entry in enumerate(entries):
                 if _is_skipped(entry.filename):
                     continue
                 target = folder / f"{number:05d}"
-                total += _write(opened, entry, target, max_total_bytes - total, archive.stat().st_size)
+                bytes_left -= _write(opened, entry, target, min(bytes_left, MAX_ENTRY_BYTES))
                 written.append(Unpacked(target, entry.filename))
     except SealBroken:
         raise
@@ -120,9 +121,8 @@ def _is_skipped(name: str) -> bool:
     return "__MACOSX" in path.parts or path.name.lower() in _SKIPPED
 
 
-def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, bytes_left: int, archive_bytes: int) -> int:
+def _write(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, limit: int) -> int:
     count = 0
-    limit = min(MAX_ENTRY_BYTES, bytes_left, MAX_RATIO * archive_bytes)
     writer = at_rest.writer()
     with opened.open(entry) as source, open(target, "xb") as file:
         while piece := source.read(_PIECE):

@@ -198,6 +198,7 @@ ZIP: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
     "more than 5000 files": (lambda dcm: archive(*((str(n), b"") for n in range(5001))), 413,
                              "archive-too-many-entries"),
     "a bomb": (lambda dcm: archive(("a.dcm", bytes(50_000_000))), 413, "archive-bomb"),
+    "a bomb in parts": (lambda dcm: archive(*((f"{n}.dcm", bytes(1_000_000)) for n in range(10))), 413, "archive-bomb"),
     "nothing": (lambda dcm: archive(), 400, "input-empty"),
     "only what is skipped": (lambda dcm: archive(("DICOMDIR", dcm), ("__MACOSX/a", b"x")), 400, "input-empty"),
     "no DICOM": (lambda dcm: archive(("a.txt", b"hello" * 100)), 422, "not-dicom"),
