@@ -61,7 +61,7 @@ def add(connection: Connection, asked: Sequence[NewPrediction]) -> list[RowMappi
     """
     made = []
     for one in asked:
-        moment = now()
+        moment, submitter = now(), queueing.asker(one.owner, in_batch=one.batch is not None)
         values = {
             "public_id": secrets.token_hex(16),
             "owner": one.owner,
@@ -74,7 +74,7 @@ def add(connection: Connection, asked: Sequence[NewPrediction]) -> list[RowMappi
             "inputs": [dict(entry) for entry in one.inputs],
             "options": dict(one.options),
             "warnings": list(one.warnings),
-            "priority": place(one.urgency, queueing.take(connection, f"key:{one.owner}")),
+            "priority": place(one.urgency, queueing.take(connection, submitter)),
             "state": (RunState.QUEUED if one.refusal is None else RunState.REFUSED).value,
             "stage": FIRST_STAGE,
             "refusal": None if one.refusal is None else dict(one.refusal),

@@ -1,7 +1,8 @@
 """Turns in the record: what is unfinished, whose it is, and which turn new work gets (`dicom_node.turns`).
 
 A study has one turn for all its jobs, taken when its first series closes and taken anew when it comes back after
-everything of it was finished.  A request for a prediction has its turn in its place (`predictions.priority`).
+everything of it was finished.  A request for a prediction has its turn in its place (`predictions.priority`).  Batches
+of a key are a submitter of their own: what the same key asks for alone goes between their files.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ def _of_studies(connection: Connection, *, besides: int | None = None) -> dict[s
     return {str(row.uid): (str(row.submitter), int(row.turn)) for row in connection.execute(query)}
 
 
+def asker(owner: str, *, in_batch: bool) -> str:
+    """The submitter of a request for a prediction."""
+    return f"key:{owner}/batch" if in_batch else f"key:{owner}"
+
+
 def _of_predictions(connection: Connection) -> list[tuple[str, int]]:
-    query = select(predictions.c.owner, predictions.c.priority).where(predictions.c.state.in_(_LIVE))
-    return [(f"key:{row.owner}", turn_in(int(row.priority))) for row in connection.execute(query)]
+    columns = predictions.c.owner, predictions.c.batch, predictions.c.priority
+    rows = connection.execute(select(*columns).where(predictions.c.state.in_(_LIVE)))
+    return [(asker(row.owner, in_batch=row.batch is not None), turn_in(int(row.priority))) for row in rows]

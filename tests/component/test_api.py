@@ -101,6 +101,23 @@ def test_a_batch_answers_in_order_and_a_bad_file_fails_alone(client: TestClient,
     assert [one["id"] for one in again["results"]] == [one["id"] for one in told["results"]]
 
 
+def test_a_single_image_does_not_wait_for_a_batch_of_its_own_key(tmp_path: Path, scan: bytes) -> None:
+    make_tiny_package(tmp_path / "models", role="t1c")
+    node = ApiNode(tmp_path / "node", tmp_path / "models", works=False)
+    try:
+        client, image = node.client(), ("s.nii.gz", scan)
+        for _ in range(2):
+            client.post("/api/v1/predict/nnUNet/batch?wait=false", files=[("images", image)] * 4)
+        for key in (node.key, node.other_key):
+            node.client(key=key).post("/api/v1/predict/nnUNet?wait=false", files={"image": image})
+        rows = node.rows(tables.predictions)
+        (*batches, own, strangers) = [int(row["priority"]) for row in rows]
+        assert batches == sorted(set(batches)), "of two batches the first goes first"
+        assert own == strangers < batches[1], "as if it were somebody else's"
+    finally:
+        node.close()
+
+
 def test_a_batch_holds_at_most_fifty_and_at_least_one(client: TestClient, scan: bytes) -> None:
     many = client.post("/api/v1/predict/nnUNet/batch", files=[("images", ("a.nii.gz", b"x"))] * 51)
     assert (many.status_code, many.json()["code"]) == (413, "too-large")
