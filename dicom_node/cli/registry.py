@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from sqlalchemy import RowMapping
 
-from ai_engine.inline import png_uri
 from ai_engine.packages import find_package, load_package
-from dicom_node import durable, files
+from dicom_node import durable
 from dicom_node import registry as rules
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, stop
+from dicom_node.cli.comparison import tell
 from dicom_node.cli.models import app, self_test_passes
 from dicom_node.cli.operate import actor, record
 from dicom_node.record import Database, registry
@@ -143,7 +138,7 @@ def compare(
     """
     with record() as (chosen, database), database.read() as connection:
         rows = registry.trials_of(connection, model=model, replay_id=replay_number or None)
-    _tell(rows, chosen, html, as_json, title=f"{model}: versions compared")
+    tell(rows, chosen, html, as_json, title=f"{model}: versions compared")
 
 
 @app.command()
@@ -188,7 +183,7 @@ def replay(
         _watch(database, number, len(added))
         with database.read() as connection:
             rows = registry.trials_of(connection, replay_id=number)
-    _tell(rows, chosen, html, as_json, title=f"{name}: past studies read by {version}")
+    tell(rows, chosen, html, as_json, title=f"{name}: past studies read by {version}")
 
 
 def _exact(reference: str) -> tuple[str, str]:
@@ -229,98 +224,3 @@ def _watch(database: Database, number: int, total: int) -> None:
             if ended == total:
                 return
             time.sleep(POLL_S)
-
-
-def _tell(rows: Sequence[RowMapping], chosen: Settings, html: Path | None, as_json: bool, *, title: str) -> None:
-    told = [_told(row) for row in rows]
-    summary = _summary(told)
-    if html is not None:
-        html.write_text(_page(title, told, summary, chosen.data.folder / "artefacts"), encoding="utf-8")
-    if as_json:
-        emit({"summary": summary, "trials": told})
-        return
-    table = Table("study", "in force", "candidate", "state", "region", "Dice", "mL before", "mL now", "change %")
-    for entry in told:
-        for region in [*entry["regions"], *entry["observations"]] or [None]:
-            cells = [entry["study"], entry["reference"], entry["candidate"], entry["state"]]
-            table.add_row(*cells, *(_cells(region) if region else [entry["reason"] or "", "", "", "", ""]))
-    out.print(table)
-    for line in summary:
-        out.print(
-            f"{line['region']}: n = {line['n']}, mean Dice {line['mean_dice']:.3f}, lowest {line['lowest_dice']:.3f}, "
-            f"median change of volume {line['median_difference_ml']:+.2f} mL",
-            markup=False,
-        )
-    if html is not None:
-        out.print(f"with pictures: {html}", markup=False)
-
-
-def _told(row: RowMapping) -> dict[str, Any]:
-    comparison = row["comparison"] or {}
-    return {
-        "study": row["study"],
-        "run": row["run_id"],
-        "reference": row["reference"],
-        "candidate": row["candidate"],
-        "kind": "replay" if row["replay_id"] else "shadow",
-        "state": row["state"],
-        "reason": row["reason"],
-        "regions": comparison.get("regions", []),
-        "observations": comparison.get("observations", []),
-        "only_reference": comparison.get("only_reference", []),
-        "only_candidate": comparison.get("only_candidate", []),
-        "seconds": comparison.get("seconds", {}),
-        "picture": comparison.get("picture"),
-        "ended_at": row["ended_at"],
-    }
-
-
-def _summary(told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    by_key: dict[str, list[dict[str, Any]]] = {}
-    for entry in told:
-        for region in entry["regions"]:
-            by_key.setdefault(region["key"], []).append(region)
-    return [
-        {
-            "key": key,
-            "region": found[0]["name"],
-            "n": len(found),
-            "both_empty": sum(region["both_empty"] for region in found),
-            "mean_dice": statistics.fmean(region["dice"] for region in found),
-            "lowest_dice": min(region["dice"] for region in found),
-            "median_difference_ml": statistics.median(region["difference_ml"] for region in found),
-        }
-        for key, found in by_key.items()
-    ]
-
-
-def _cells(region: dict[str, Any]) -> list[str]:
-    if "same_side" in region:  # of a photograph: numbers in their own unit, and whether the threshold divides them
-        same = "same side" if region["same_side"] else "other side"
-        numbers = [f"{region[which]:.2f} {region['unit']}" for which in ("reference", "candidate")]
-        return [region["name"], same, *numbers, f"{region['difference']:+.2f}"]
-    change = region["difference_percent"]
-    return [
-        region["name"],
-        "both empty" if region["both_empty"] else f"{region['dice']:.3f}",
-        f"{region['reference_ml']:.2f}",
-        f"{region['candidate_ml']:.2f}",
-        "" if change is None else f"{change:+.1f}",
-    ]
-
-
-def _page(title: str, told: Sequence[dict[str, Any]], summary: Sequence[dict[str, Any]], artefacts: Path) -> str:
-    """One self-contained page; worst agreement first.  Studies appear under their opaque ids."""
-    environment = Environment(
-        loader=PackageLoader("dicom_node.cli", "templates"), autoescape=True, undefined=StrictUndefined
-    )
-    ordered = sorted(told, key=lambda entry: min((region["dice"] for region in entry["regions"]), default=-1.0))
-    entries = [{**entry, "picture": _picture(artefacts, entry["picture"])} for entry in ordered]
-    return environment.get_template("comparison.html").render(title=title, entries=entries, summary=summary)
-
-
-def _picture(folder: Path, path: str | None) -> str | None:
-    if path is None:
-        return None
-    data = files.load(folder, path, path.replace("/", ""))
-    return png_uri(data)

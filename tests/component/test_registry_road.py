@@ -12,7 +12,7 @@ import pytest
 from pydicom import dcmread
 
 from ai_engine.packages import find_package, load_package
-from dicom_node.cli.registry import _page, _summary, _told
+from dicom_node.cli.comparison import page_of, summary_of, told_of
 from dicom_node.durable import Put
 from dicom_node.record import registry
 from dicom_node.record.registry import Choice
@@ -122,8 +122,8 @@ def test_past_studies_are_read_again_and_shown_side_by_side(
     node.engine.run()
     with node.database.read() as connection:
         rows = registry.trials_of(connection, replay_id=number)
-    told = [_told(row) for row in rows]
-    page = _page("test", told, _summary(told), node.settings.data.folder / "artefacts")
+    told = [told_of(row) for row in rows]
+    page = page_of("test", told, summary_of(told), node.settings.data.folder / "artefacts")
     (tmp_path / "replay.html").write_text(page, encoding="utf-8")
     assert told[0]["state"] == "done"
     assert page.count("data:image/png;base64,") == 1
