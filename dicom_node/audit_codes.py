@@ -42,6 +42,7 @@ AUDIT_LOG_USED = Code("110101", "Audit Log Used")
 _ACTIVITY = Code("110100", "Application Activity")
 _ACCESSED = Code("110103", "DICOM Instances Accessed")
 _TRANSFERRED = Code("110104", "DICOM Instances Transferred")
+_EXPORT = Code("110106", "Export")
 _IMPORT = Code("110107", "Import")
 _RECORD = Code("110110", "Patient Record")
 _QUERY = Code("110112", "Query")
@@ -74,6 +75,10 @@ _EVENTS: tuple[tuple[str, Event], ...] = (
     ("analysis-revealed", Event(_ACCESSED, "R")),
     ("analysis-result-seen", Event(_RECORD, "R")),
     ("archive.study-fetched", Event(_TRANSFERRED, "E")),
+    ("analysis-exported", Event(_EXPORT, "R")),
+    ("cases-exported", Event(_EXPORT, "R")),
+    ("export-", Event(_EXPORT, "R")),
+    ("backed-up", Event(_EXPORT, "R")),
     ("analysis-made", Event(_IMPORT, "C")),
     ("prediction-asked", Event(_IMPORT, "C")),
 )

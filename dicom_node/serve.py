@@ -8,6 +8,7 @@ finish what they hold; every child also ends with its parent (PR_SET_PDEATHSIG),
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -35,6 +36,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def end_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends; called in a child between fork and exec."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether a listener or a worker of another node holds this data folder (`listen`, `durable.Worker`)."""
+    for lock in (settings.vault_folder / ".lock", settings.data.folder / "engine.sqlite.lock"):
+        try:
+            with lock.open("rb+") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            continue
+        except BlockingIOError:
+            return True
+    return False
 
 
 def migrate(settings: Settings) -> None:

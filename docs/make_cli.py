@@ -18,10 +18,15 @@ TARGET = Path(__file__).resolve().parent / "reference" / "cli.md"
 
 HEAD = """# Commands
 
-Made by `docs/make_cli.py` from the commands themselves; every command says the same with `--help`.
+Made by `docs/make_cli.py` from the commands themselves; every command says the same with `--help`. `ai-node` lies in
+`.venv/bin`: `. .venv/bin/activate` makes it found.
 
-Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 input refused, 4 a peer is unreachable, 5 configuration refused.
+Exit codes: 0 done; 1 a fault of ours, a full disk, or a check that did not hold; 2 wrong usage; 3 input refused; 4 a
+peer is unreachable; 5 configuration refused.
 `--json` prints one JSON value on standard output; words for people go to standard error then.
+
+A command that cannot do what it is asked says why in words, with what was expected, what was found and what to do.
+Where something happens that nobody thought of it names type and place, and never the data it was about.
 
 `ai-node` itself takes one option, before the command: `--config FILE` (or the variable `AI_NODE_CONFIG`), the settings
 file; without it `config/node.yaml` if it is there.

@@ -37,6 +37,7 @@ _LAZY: dict[str, tuple[str, str, str]] = {
     "tokens": ("dicom_node.cli.tokens", "app", "Keys that sign the tokens of the LUNA API."),
     "audit": ("dicom_node.cli.audit", "app", "The audit log: verify, read, export."),
     "retention": ("dicom_node.cli.retention", "app", "How long things are kept, legal holds, erasing."),
+    "backup": ("dicom_node.cli.backup", "backup", "Copy the data folder of a running node."),
     "tls": ("dicom_node.cli.tls", "app", "Certificates: make, renew, look at them."),
     "at-rest": ("dicom_node.cli.at_rest", "app", "Encryption of what is stored: keys, state, change."),
     "config": ("dicom_node.cli.doctor", "config_app", "The settings in force."),
@@ -52,6 +53,14 @@ _LAZY: dict[str, tuple[str, str, str]] = {
 
 class _LazyGroup(TyperGroup):
     """Imports a command's module when it is used: `ai-node --help` need not load a deep-learning framework."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().main(*arguments, **options)
+        except Exception as fault:  # the command line's boundary: what comes up to here is told, never shown as it is
+            from dicom_node.cli.troubles import end
+
+            raise SystemExit(end(fault)) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_LAZY)
@@ -82,6 +91,7 @@ app = typer.Typer(
     cls=_LazyGroup,
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,  # they print the values of variables, which may be a patient's
     rich_markup_mode=None,
     help="A DICOM/PACS-integrated AI node. Decision support for review by a qualified professional, never a diagnosis.",
     epilog="Example: ai-node --config config/node.yaml serve",

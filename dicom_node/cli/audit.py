@@ -25,7 +25,9 @@ app = typer.Typer(no_args_is_help=True, help="The audit log: who did what to whi
 
 ACTOR = typer.Option("", "--actor", help="Who, as the log has it: user:…, key:NAME, or the name of an account here.")
 ACTION = typer.Option("", "--action", help="What, as the log has it, such as sign-in.")
-STUDY = typer.Option("", "--study", help="Study Instance UID, or the id that `studies` prints.")
+STUDY = typer.Option(
+    "", "--study", help="Study Instance UID, the id that `studies` prints, or the number of an analysis."
+)
 SINCE = typer.Option("", "--since", help="First day, YYYY-MM-DD (UTC).")
 UNTIL = typer.Option("", "--until", help="Last day, YYYY-MM-DD (UTC).")
 _HEAD = re.compile(r"^(\d+):([0-9a-f]{64})$")

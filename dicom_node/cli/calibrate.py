@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, make_folder, out, settings, stop
 
 if TYPE_CHECKING:
     from ai_engine.packages import ModelPackage
@@ -41,6 +41,7 @@ def calibrate(
 
     with answering(as_json=as_json):
         package = _package(model)
+        make_folder(out_file.parent)
         try:
             cases, folder = _cases(data, part)
             override, told = site_override(

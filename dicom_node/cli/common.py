@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Column
 
 from dicom_node.refusals import PeerTrouble, Refused
 from dicom_node.sealing import at_rest
@@ -71,6 +74,11 @@ def emit(value: Any) -> None:
     sys.stdout.flush()
 
 
+def whole(name: str) -> Column:
+    """A column whose words are never cut: what stands in it is typed into the next command."""
+    return Column(name, no_wrap=True, overflow="fold")
+
+
 def spacing_of(text: str | None) -> tuple[float, float, float] | None:
     if text is None:
         return None
@@ -83,6 +91,20 @@ def spacing_of(text: str | None) -> tuple[float, float, float] | None:
     return x, y, z
 
 
+def words_of(refused: Refused) -> str:
+    """A refusal as a person reads it: what, expected, found, what to do."""
+    told = refused.refusal
+    details = "".join(f"\n  {k}: {v}" for k, v in (("expected", told.expected), ("found", told.found)) if v)
+    return f"refused ({told.code.value}): {told.message}{details}\n  what to do: {told.advice}"
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder for results now: whether it can be written is not found out after the work."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 @contextmanager
 def answering(*, as_json: bool) -> Iterator[None]:
     """Turn the three kinds of trouble into exit codes."""
@@ -91,9 +113,7 @@ def answering(*, as_json: bool) -> Iterator[None]:
     except Refused as refused:
         if as_json:
             emit({"refusal": refused.refusal.to_json()})
-        told = refused.refusal
-        details = "".join(f"\n  {k}: {v}" for k, v in (("expected", told.expected), ("found", told.found)) if v)
-        stop(Exit.REFUSED, f"refused ({told.code.value}): {told.message}{details}\n  what to do: {told.advice}")
+        stop(Exit.REFUSED, words_of(refused))
     except PeerTrouble as trouble:
         stop(Exit.UNREACHABLE, f"{trouble}")
     except SettingsRefused as refused_settings:

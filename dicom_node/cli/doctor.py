@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -17,6 +16,8 @@ import typer
 
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
 from dicom_node.cli.destinations import Verdict, check_destinations
+from dicom_node.cli.operate import NO_RECORDS, OTHER_VERSION
+from dicom_node.cli.ports import places
 from dicom_node.settings import LOOPBACK, Settings, SettingsRefused, read_secret
 from dicom_node.tls import TlsRefused, client_context
 
@@ -91,12 +92,17 @@ def _disk(chosen: Settings) -> Iterator[Verdict]:
 def _records(chosen: Settings) -> Iterator[Verdict]:
     from dicom_node import auditing
     from dicom_node.cli.audit import audit_problems
-    from dicom_node.record import Database, arrivals, audit
+    from dicom_node.record import Database, Schema, arrivals, audit
 
     database = Database(chosen.records_url)
     try:
-        if not database.is_migrated():
-            yield Verdict("records", "warning", "not set up yet", "They are made at the first `ai-node serve`.")
+        found = database.schema()
+        if found is Schema.NONE:
+            yield Verdict("records", "warning", "not set up yet", f"{NO_RECORDS}.")
+            return
+        if found is not Schema.OURS:
+            words, _, advice = OTHER_VERSION[found].partition(": ")
+            yield Verdict("records", "bad" if found is Schema.NEWER else "warning", words, f"{advice}.")
             return
         database.check()
         with database.read() as connection:
@@ -258,20 +264,14 @@ def _clock(date: str | None) -> Verdict:
 
 
 def _ports(chosen: Settings) -> Iterator[Verdict]:
-    door, web = chosen.door, chosen.web
-    places = [("door", door.host, door.port, False), ("web", web.host, web.port, web.tls)]
-    if door.tls_port is not None:
-        places.append(("door by TLS", door.tls_host, door.tls_port, True))
-    for label, host, port, is_tls in places:
-        if host not in LOOPBACK and not is_tls:
-            yield Verdict(label, "warning", f"listens on {host}, without TLS of its own", "Keep that network isolated.")
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-                yield Verdict(label, "ok", f"port {port} is free: the node is not running")
-            except OSError:
-                yield Verdict(label, "ok", f"port {port} is taken: by the running node, if it runs")
+    for place in places(chosen):
+        if place.host not in LOOPBACK and not place.is_tls:
+            found = f"listens on {place.host}, without TLS of its own"
+            yield Verdict(place.label, "warning", found, "Keep that network isolated.")
+        if place.is_free():
+            yield Verdict(place.label, "ok", f"port {place.port} is free: the node is not running")
+        else:
+            yield Verdict(place.label, "ok", f"port {place.port} is taken: by the running node, if it runs")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = 4 * chosen.door.max_associations + 200
     if soft < need:

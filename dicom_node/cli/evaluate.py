@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import typer
 
 from dicom_node.cli.calibrate import evaluate_classifier
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, spacing_of, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, make_folder, out, settings, spacing_of, stop
 
 
 def evaluate(
@@ -20,7 +21,9 @@ def evaluate(
     spacing_mm: str | None = typer.Option(None, "--spacing-mm", help="X,Y,Z for NIfTI that does not state its units."),
     no_mirroring: bool = typer.Option(False, "--no-mirroring", help="Switch the package's mirroring off."),
     step: float | None = typer.Option(None, "--step", min=0.1, max=1.0, help="Tile step, as a share of the tile."),
-    precision: str = typer.Option("package", "--precision", help="package, f32, bf16 or int8."),
+    precision: Literal["package", "f32", "bf16", "f16", "int8"] = typer.Option(
+        "package", "--precision", help="package, f32, bf16, f16 or int8."
+    ),
     part: str = typer.Option("all", "--part", help="Classifier: all, train or val of the table's column split."),
     override: Path | None = typer.Option(None, "--override", exists=True, help="Classifier: a site's override."),
     card: bool = typer.Option(False, "--card", help="Write the figures into the package's CARD.md and seal it again."),
@@ -48,12 +51,13 @@ def evaluate(
     with answering(as_json=as_json):
         folder = Path(model) if (Path(model) / "model.yaml").is_file() else find_package(chosen.engine.models, model)
         package = load_package(folder)
+        make_folder(out_folder)
         if package.description.task is Task.CLASSIFICATION:
             evaluate_classifier(package, dataset, out_folder, part, override, card, as_json)
             return
         run_as = EngineSettings(
             device=chosen.engine.device,
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,
             threads=chosen.engine.threads,
             step=step,
             mirroring=False if no_mirroring else None,
@@ -70,7 +74,6 @@ def evaluate(
             )
         except DatasetError as trouble:
             stop(Exit.USAGE, str(trouble))
-    out_folder.mkdir(parents=True, exist_ok=True)
     told = study.to_json()
     (out_folder / "evaluation.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     (out_folder / "evaluation.html").write_text(page(study), encoding="utf-8")

@@ -13,7 +13,7 @@ from ai_engine.faults import EngineFault
 from ai_engine.packages import DescriptionError, ModelPackage, find_package, list_packages, load_package, seal_package
 from ai_engine.packages.accuracy import holds_int8, report_of
 from ai_engine.packages.schema import NAME, VERSION
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, stop, whole
 from dicom_node.refusals import Refused
 
 if TYPE_CHECKING:
@@ -42,11 +42,14 @@ def list_models(models: Path | None = MODELS_OPTION, as_json: bool = JSON_OPTION
 
     Example: ai-node models list --json
     """
-    rows = [_row(name, version, folder) for name, version, folder in list_packages(_root(models))]
+    root = _root(models)
+    if not root.is_dir():
+        stop(Exit.CONFIGURATION, f"no models folder {root}: name it with --models, or engine.models in the settings")
+    rows = [_row(name, version, folder) for name, version, folder in list_packages(root)]
     if as_json:
         emit({"models": rows})
         return
-    table = Table("model", "title", "inputs", "digest", "runs with", "gate", "state")
+    table = Table(whole("model"), "title", "inputs", "digest", "runs with", "gate", "state")
     for row in rows:
         gate = row.get("gate", "")
         table.add_row(

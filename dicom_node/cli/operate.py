@@ -13,8 +13,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
-from dicom_node.record import Database, actions, keys, views
+from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop, whole
+from dicom_node.record import Database, Schema, actions, keys, views
 from dicom_node.settings import Settings
 
 study_app = typer.Typer(no_args_is_help=True, help="One study's whole story.")
@@ -22,24 +22,35 @@ jobs_app = typer.Typer(no_args_is_help=True, help="What runs, waits or failed; r
 held_app = typer.Typer(no_args_is_help=True, help="What waits for a person's decision.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of programs.")
 
+NO_RECORDS = "the first `ai-node serve` makes them"
+OTHER_VERSION = {
+    Schema.OLDER: "written by an older version of the node: back them up, then `ai-node serve` brings them to this one",
+    Schema.NEWER: "written by a newer version of the node: install that one, or restore a back-up",
+}
+"""Of the records: what was found, and what to do."""
+
 REASON = typer.Option(..., "--reason", help="Why; goes to the audit log.")
 ITEM = typer.Argument(..., help="The id that the list prints.")
 
 
 @contextmanager
 def record() -> Iterator[tuple[Settings, Database]]:
-    """The record of this installation, or exit 5 when the node has never been started."""
+    """The record of this installation, or exit 5 where there is none, or one of another version of the node."""
     chosen = settings()
     database = Database(chosen.records_url)
     try:
-        if not database.is_migrated():
-            stop(Exit.CONFIGURATION, "the records are not set up: start the node once with `ai-node serve`")
+        found = database.schema()
+        if found is Schema.NONE:
+            where = "data.records_url" if chosen.data.records_url else chosen.data.folder.absolute()
+            stop(Exit.CONFIGURATION, f"no records in {where}: {NO_RECORDS}; or are they elsewhere (--config, folder)?")
+        if found is not Schema.OURS:
+            stop(Exit.CONFIGURATION, f"the records were {OTHER_VERSION[found]}")
         yield chosen, database
     finally:
         database.close()
 
 
-def studies(limit: int = typer.Option(50, help="How many, newest first."), as_json: bool = JSON_OPTION) -> None:
+def studies(limit: int = typer.Option(50, min=1, help="How many, newest first."), as_json: bool = JSON_OPTION) -> None:
     """The newest studies: state, and what was said, or would have been said where a route publishes nothing.
 
     Example: ai-node studies --limit 10
@@ -52,7 +63,7 @@ def studies(limit: int = typer.Option(50, help="How many, newest first."), as_js
     if as_json:
         emit(rows)
         return
-    grid = Grid("study", "state", "series", "last activity (UTC)", "result")
+    grid = Grid(whole("study"), "state", "series", "last activity (UTC)", "result")
     for row in rows:
         said = [f"{r['result_family']}: {r['says'] or r['state']} [{r['publish']}]" for r in row["runs"]]
         refused = [f"refused: {r['code']}" for r in row["refusals"]]
@@ -231,6 +242,8 @@ def put_jobs(chosen: Settings, jobs: Sequence[actions.Job]) -> None:
 
     if not jobs:
         return
+    if not (chosen.data.folder / "engine.sqlite").exists():  # a back-up was brought back, and no node has started on it
+        durable.migrate(chosen.engine_url)
     client = durable.connect(chosen.engine_url)
     for queue, job, key, args in jobs:
         client.put(durable.Put(queue, job, key, args))
@@ -245,7 +258,7 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         out.print("none")
         return
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "study_uid"]
-    grid = Grid(*columns)
+    grid = Grid(whole(columns[0]), *columns[1:])
     for row in rows:
         grid.add_row(*("" if row.get(c) is None else escape(str(row.get(c))) for c in columns))
     out.print(grid)

@@ -13,7 +13,7 @@ from ai_engine.faults import EngineFault
 from ai_engine.packages import DescriptionError, find_package
 from ai_engine.packages.schema import NAME, VERSION
 from dicom_node.cli import registry
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, settings, spacing_of, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, make_folder, out, settings, spacing_of, stop
 from dicom_node.cli.models import MODELS_OPTION, app, import_app, tell_imported
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def gate(
         )
         evidence = [Evidence(folder, tuple(case))] if case else []
         evidence += [Evidence(*_fold(text)) for text in fold]
+        if table is not None:
+            make_folder(table.parent)
         if not evidence:
             stop(Exit.USAGE, "name held-out cases with --case, or folds with --fold FOLDER=CASE,CASE")
         try:
@@ -89,9 +91,9 @@ def gate(
             report = run_gate(request, _say)
         except (DatasetError, ValueError, EngineFault) as trouble:
             stop(Exit.USAGE, str(trouble))
+    digest = "" if dry_run else _write(folder, report, adopt=adopt, keep_int8=not drop_int8)
     if table is not None:
         table.write_text(as_table(report), encoding="utf-8")
-    digest = "" if dry_run else _write(folder, report, adopt=adopt, keep_int8=not drop_int8)
     if as_json:
         emit({"digest": digest, "gate": report.model_dump(mode="json")})
         return

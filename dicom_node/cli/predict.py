@@ -17,7 +17,7 @@ from typing import Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, settings, spacing_of, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, make_folder, settings, spacing_of, stop
 from dicom_node.refusals import Refused
 
 
@@ -61,6 +61,8 @@ def predict(
     with answering(as_json=as_json):
         folder = find_package(chosen.engine.models, model)
         package = load_package(folder, weights=False)
+        named = _named(inputs)
+        make_folder(out)
         is_of_photos = isinstance(package.description, Classification)
         if is_of_photos and (step is not None or no_mirroring or declared is not None):
             stop(Exit.USAGE, "--step, --no-mirroring and --spacing-mm are for models that read volumes")
@@ -82,7 +84,7 @@ def predict(
             ).site_override
             predict_photos(
                 package,
-                [argument.path for argument in _named(inputs)],
+                [argument.path for argument in named],
                 "" if dermoscopic is None else "dermoscopic" if dermoscopic else "plain",
                 replace(engine, site_override=override),
                 limits,
@@ -97,7 +99,7 @@ def predict(
         with host, _loading(host), _progress() as progress:
             from dicom_node.stages.inputs import cases_of  # its imports take a while: the model is loading beside them
 
-            cases = cases_of(_named(inputs), package.segmentation)
+            cases = cases_of(named, package.segmentation)
             task = progress.add_task("loading the model", total=len(cases))
             for number, case in enumerate(cases, start=1):
                 target = out if len(cases) == 1 else out / str(number)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import typer
 
 from dicom_node.cli.common import Exit, chosen_config, settings, stop
+from dicom_node.cli.ports import Place, places
 from dicom_node.record import Database, DatabaseRefused
 from dicom_node.settings import Settings
+
+LEAVING_S = 10.0
+"""So long a start waits for a node before it that is ending."""
 
 
 def serve() -> None:
@@ -19,11 +24,18 @@ def serve() -> None:
     Example: ai-node --config config/node.yaml serve
     """
     from dicom_node import logs
-    from dicom_node.serve import PROCESSES, Supervisor, migrate
+    from dicom_node.serve import PROCESSES, Supervisor, is_running, migrate
 
     chosen = settings()
     logs.set_up("serve")
     _check_before_start(chosen)
+    if not _comes(lambda: not is_running(chosen)):
+        stop(
+            Exit.CONFIGURATION,
+            f"another node runs on the data folder {chosen.data.folder.absolute()}: stop it first, or give this one a "
+            "data.folder of its own",
+        )
+    _check_ports(places(chosen))
     try:
         migrate(chosen)
     except DatabaseRefused as refused:
@@ -50,6 +62,7 @@ def listen() -> None:
     from dicom_node.volume.header import read_header
 
     chosen, database = _start("listen")
+    _check_ports(places(chosen)[:-1])
     engine = durable.connect(chosen.engine_url)
 
     def put_read(revision_id: int) -> None:
@@ -116,6 +129,7 @@ def web() -> None:
     from dicom_node.settings import SettingsRefused
 
     chosen, database = _start("web")
+    _check_ports(places(chosen)[-1:])
     try:
         _until_told(lambda ended: run_web(chosen, database, ended))
     except SettingsRefused as refused:
@@ -153,9 +167,34 @@ def health() -> None:
         scheme = "https" if chosen.web.tls else "http"
         answer = httpx.get(f"{scheme}://{host}:{chosen.web.port}/livez", timeout=5.0, trust_env=False, verify=False)
     except httpx.HTTPError as error:
-        stop(Exit.UNREACHABLE, f"no answer from the node ({type(error).__name__})")
+        stop(
+            Exit.UNREACHABLE,
+            f"no answer from the node at {host}:{chosen.web.port} ({type(error).__name__}): does it run with these "
+            "settings (`ai-node serve`)? Its log says why it ended",
+        )
     if answer.status_code != httpx.codes.OK:
         stop(Exit.UNREACHABLE, "the node answers, and says that it does not live: see its log")
+
+
+def _check_ports(wanted: Sequence[Place]) -> None:
+    """Nobody else listens where this process is to listen: told once, instead of dying there again and again."""
+    for place in wanted:
+        if not _comes(place.is_free):
+            stop(
+                Exit.CONFIGURATION,
+                f"{place.key}: port {place.port} of {place.host} cannot be taken: is the node running already "
+                "(`ai-node health`)? `ss -ltnp` names the program that has it; else give another one in the settings",
+            )
+
+
+def _comes(is_so: Callable[[], bool]) -> bool:
+    """Whether it is so now, or soon: the children of a node that was killed take a moment to end."""
+    deadline = time.monotonic() + LEAVING_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _start(name: str) -> tuple[Settings, Database]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from ai_engine.packages import find_package, load_package
 from dicom_node import durable
 from dicom_node import registry as rules
-from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, stop
+from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, make_folder, out, stop
 from dicom_node.cli.comparison import tell
 from dicom_node.cli.models import app, self_test_passes
 from dicom_node.cli.operate import actor, record
@@ -156,6 +156,8 @@ def replay(
     Example: ai-node models replay brain-flair@1.1.1 --last 50 --reason "before the switch" --html replay.html
     """
     name, version = _exact(reference)
+    if html is not None:
+        make_folder(html.parent)
     with record() as (chosen, database), answering(as_json=as_json):
         choice = _candidate(chosen, database, name, version)
         with database.write() as connection:

@@ -138,10 +138,17 @@ def erase(
 
     Example: ai-node retention erase 1f0c2a9be81d4c55 --reason "patient's request 4711"
     """
-    if not yes and not typer.confirm("This cannot be undone. Delete images, results and identity?", err=True):
-        stop(Exit.USAGE, "nothing was deleted")
+    if not yes and not _confirmed("This cannot be undone. Delete images, results and identity?"):
+        stop(Exit.USAGE, "nothing was deleted: it has to be confirmed; --yes does that in a script")
     with _desk() as desk:
         _done(desk.erase(actor(), study, reason), as_json)
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C, or nobody is there to answer
+        return False
 
 
 def _done(made: Round, as_json: bool) -> None:

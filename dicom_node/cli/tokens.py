@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import typer
 
-from dicom_node.cli.common import JSON_OPTION, emit, out, settings
+from dicom_node.cli.common import JSON_OPTION, emit, out
+from dicom_node.cli.operate import actor, record
 
 app = typer.Typer(no_args_is_help=True, help="The keys that sign the tokens of the LUNA API.")
 
@@ -19,8 +20,9 @@ def list_keys(as_json: bool = JSON_OPTION) -> None:
     """
     from portal.luna.keys import NAME, KeyFile
 
-    chosen = settings()
-    rows = [{"kid": key.kid, "made_at": key.made_at.isoformat()} for key in KeyFile(chosen.data.folder / NAME).known()]
+    with record() as (chosen, _):
+        known = KeyFile(chosen.data.folder / NAME).known()
+    rows = [{"kid": key.kid, "made_at": key.made_at.isoformat()} for key in known]
     if as_json:
         emit(rows)
         return
@@ -34,15 +36,11 @@ def rotate() -> None:
 
     Example: ai-node tokens rotate
     """
-    from dicom_node.record import Database, audit
+    from dicom_node.record import audit
     from portal.luna.keys import NAME, KeyFile
 
-    chosen = settings()
-    new = KeyFile(chosen.data.folder / NAME).rotate(timedelta(hours=chosen.luna.token_hours))
-    database = Database(chosen.records_url)
-    try:
+    with record() as (chosen, database):
+        new = KeyFile(chosen.data.folder / NAME).rotate(timedelta(hours=chosen.luna.token_hours))
         with database.write() as connection:
-            audit.append(connection, "cli", "token-key-rotated", kid=new.kid)
-    finally:
-        database.close()
+            audit.append(connection, actor(), "token-key-rotated", kid=new.kid)
     out.print(f"tokens are signed by {new.kid} from now on", markup=False)

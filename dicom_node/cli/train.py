@@ -5,12 +5,15 @@ How to, with the layout of the data: ``docs/how-to/train.md``.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from ai_engine.packages import common as schema
 from dicom_node.cli.common import Exit, err, out, stop
 from dicom_node.cli.evaluate import check_flair
 
@@ -34,7 +37,27 @@ MINUTES = typer.Option(None, "--minutes", min=0.1, help="Length of the training;
 WEIGHTS = typer.Option(
     None, "--pretrained", exists=True, dir_okay=False, help=f"ImageNet weights; default: {PRETRAINED} beside the data."
 )
-VERSION = typer.Option("0.1.0", "--version", help="Version of the package.")
+
+
+def spelt(pattern: str, words: str) -> Callable[[str], str]:
+    """A check of an option's form, made before hours of work are put behind it."""
+
+    def check(value: str) -> str:
+        if not re.match(pattern, value):
+            raise typer.BadParameter(f"expected {words}, found {value[:60]!r}")
+        return value
+
+    return check
+
+
+VERSION = typer.Option(
+    "0.1.0",
+    "--version",
+    help="Version of the package.",
+    callback=spelt(schema.VERSION, "MAJOR.MINOR.PATCH, such as 1.0.0"),
+)
+KEY_IS = spelt(schema.KEY, "lower case letters, digits and underscores")
+NAME_IS = spelt(schema.NAME, "lower case letters, digits and hyphens")
 
 
 @app.command("brain-flair")
@@ -108,9 +131,11 @@ def tumour_folds(
 def nnunet(
     data: Path = DATA,
     out_folder: Path = OUT,
-    name: str = typer.Option(..., "--name", help="Name of the package."),
-    role: str = typer.Option("flair", "--role", help="Sequence role that the model reads."),
-    label: str = typer.Option("lesion", "--label", help="Key of the one label, e.g. lesion; stable for ever."),
+    name: str = typer.Option(..., "--name", help="Name of the package.", callback=NAME_IS),
+    role: str = typer.Option("flair", "--role", help="Sequence role that the model reads.", callback=KEY_IS),
+    label: str = typer.Option(
+        "lesion", "--label", help="Key of the one label, e.g. lesion; stable for ever.", callback=KEY_IS
+    ),
     title: str = typer.Option("Own model", "--title", help="Title of the package."),
     resume: bool = RESUME,
     minutes: float | None = MINUTES,

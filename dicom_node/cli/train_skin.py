@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from dicom_node.cli.common import JSON_OPTION, Exit, answering, emit, err, out, stop
-from dicom_node.cli.train import OUT, PRETRAINED, RESUME, VERSION
+from dicom_node.cli.train import NAME_IS, OUT, PRETRAINED, RESUME, VERSION
 from dicom_node.cli.train_keras import app as app
 
 TABLE = typer.Option(..., "--data", exists=True, help="labels.csv (or its folder); pictures beside it, also in tars.")
@@ -24,7 +24,7 @@ def skin(
     folds: int = typer.Option(10, "--folds", min=0, max=50, help="0: the table's column split instead of folds."),
     epochs: int = typer.Option(10, "--epochs", min=1, max=1000),
     resume: bool = RESUME,
-    name: str = typer.Option("own-skin-model", "--name", help="Name of the package."),
+    name: str = typer.Option("own-skin-model", "--name", help="Name of the package.", callback=NAME_IS),
     version: str = VERSION,
     architecture: str = typer.Option("efficientnetv2_b0", "--architecture", help="Or efficientnet_b1."),
     size: int | None = typer.Option(

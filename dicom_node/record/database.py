@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,16 @@ _PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_
 
 
 class DatabaseRefused(Exception):
-    """The database is not as it must be: a pragma did not take, or its schema is newer than this program."""
+    """The database is not as it must be: a pragma did not take, or its schema is not this program's."""
+
+
+class Schema(StrEnum):
+    """How the schema of a database stands to this program's."""
+
+    NONE = "none"
+    OLDER = "older"
+    OURS = "ours"
+    NEWER = "newer"
 
 
 def now() -> str:
@@ -65,9 +75,8 @@ class Database:
         self.url = url
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._file = Path(parsed.database) if self.is_sqlite and parsed.database else None
         if self.is_sqlite:
-            if parsed.database is not None:
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # autocommit at the driver: SQLAlchemy's BEGIN is written by the listeners below, so that BEGIN IMMEDIATE
             # is possible (pysqlite would otherwise open a deferred transaction behind our back)
             self.engine = create_engine(url, connect_args={"timeout": 30.0, "isolation_level": None})
@@ -96,7 +105,12 @@ class Database:
         DatabaseRefused
             If the schema is newer than this program.
         """
-        self._refuse_newer()
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.schema() is Schema.NEWER:
+            raise DatabaseRefused(
+                "the records were written by a newer version of the node: install that version or restore a back-up"
+            )
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         with self.engine.connect() as connection:
@@ -105,10 +119,22 @@ class Database:
             connection.commit()
         self._write_site_facts()
 
+    def schema(self) -> Schema:
+        """Which schema is there; asking makes neither a file nor a folder."""
+        if self._file is not None and not self._file.exists():
+            return Schema.NONE
+        with self.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+        if current is None:
+            return Schema.NONE
+        if current == _head():
+            return Schema.OURS
+        known = {script.revision for script in _scripts().walk_revisions()}
+        return Schema.OLDER if current in known else Schema.NEWER
+
     def is_migrated(self) -> bool:
         """Whether the schema is exactly this program's."""
-        with self.engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision() == _head()
+        return self.schema() is Schema.OURS
 
     def check(self) -> None:
         """Read every pragma back and write one row.
@@ -145,15 +171,6 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
-
-    def _refuse_newer(self) -> None:
-        with self.engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-        known = {script.revision for script in _scripts().walk_revisions()}
-        if current is not None and current not in known:
-            raise DatabaseRefused(
-                "the records were written by a newer version of the node: install that version or restore a backup"
-            )
 
     def _write_site_facts(self) -> None:
         for key, value in (("site_namespace", str(uuid.uuid4())), ("node_instance", secrets.token_hex(8))):

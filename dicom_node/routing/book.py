@@ -37,8 +37,10 @@ def load_routes(path: Path | str) -> RouteBook:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise RoutesRefused(f"{path.name}: larger than {MAX_FILE_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RoutesRefused(f"{path.name}: cannot be read: {type(error).__name__}") from error
+    except OSError as error:
+        raise RoutesRefused(f"{path} cannot be read: {error.strerror}; the settings name it (routes)") from None
+    except UnicodeDecodeError:
+        raise RoutesRefused(f"{path} cannot be read: expected text in UTF-8, found other bytes") from None
     return parse_routes(text, path.name)
 
 

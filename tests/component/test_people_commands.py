@@ -56,7 +56,7 @@ def node(tmp_path: Path) -> Node:
 
 
 def test_a_node_that_was_never_started_says_so(tmp_path: Path) -> None:
-    assert "start the node once" in Node(tmp_path).run("users", "list", code=5)
+    assert "ai-node serve" in Node(tmp_path).run("users", "list", code=5)
 
 
 def test_the_first_administrator_sets_her_own_password_by_a_link(node: Node) -> None:
