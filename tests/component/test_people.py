@@ -327,6 +327,7 @@ def test_one_ends_ones_own_sessions_and_no_others(desk: People, database: Databa
     other = desk.sign_in(Asked("ana@hospital.example", PASSWORD))
     assert first.secret != second.secret
     assert other.person.session_id is not None and second.person.session_id is not None
+    assert {row.id for row in desk.sessions_of(first.person)} == {first.person.session_id, second.person.session_id}
     assert not desk.end_session(first.person, other.person.session_id)
     assert desk.end_session(first.person, second.person.session_id)
     assert not desk.end_session(first.person, second.person.session_id)
