@@ -216,7 +216,7 @@ class _Viewer:
     def _go(request: Request, public_id: str, look: Callable[[Person, str], str | None] | None) -> Response:
         person: Person | None = request.state.person
         found = None if look is None or person is None else look(person, public_id)
-        if found is None:
+        if found is None or person is None:
             raise HTTPException(404)
         target = f"{PREFIX}/viewer?StudyInstanceUIDs={found}&lng={_LANGUAGES.get(person.language, person.language)}"
         return RedirectResponse(target, status_code=303)

@@ -187,10 +187,11 @@ class Administration:
 
     # -- audit
 
-    def audit_page(self, wanted: Wanted, before: int | None = None) -> AuditPage:
-        """A page of the log."""
-        with self._database.read() as connection:
+    def audit_page(self, actor: str, wanted: Wanted, before: int | None = None) -> AuditPage:
+        """A page of the log; that somebody read it is an entry too, which the next page shows."""
+        with self._database.write() as connection:
             rows = audit_search.page(connection, wanted, before, PAGE + 1)
+            audit.append(connection, actor, "audit-read", filter=_given(wanted))
             names = {user.public_id: user.name for user in people.all_users(connection)}
         shown = rows[:PAGE]
         return AuditPage(shown, names, int(shown[-1]["id"]) if len(rows) > PAGE else None)
@@ -210,9 +211,8 @@ class Administration:
 
         With the digests, so that what was taken can be held against the log later.
         """
-        asked = {key: value for key, value in asdict(wanted).items() if value}
         with self._database.write() as connection:
-            audit.append(connection, actor, "audit-exported", reason=reason, filter=asked)
+            audit.append(connection, actor, "audit-exported", reason=reason, filter=_given(wanted))
         return self._lines(wanted)
 
     def _lines(self, wanted: Wanted) -> Iterator[str]:
@@ -235,6 +235,11 @@ class Administration:
             Kept("records", None),
             Kept("audit", None),
         ]
+
+
+def _given(wanted: Wanted) -> dict[str, Any]:
+    """The filters that somebody chose."""
+    return {key: value for key, value in asdict(wanted).items() if value}
 
 
 def _csv_line(cells: Iterable[Any]) -> str:

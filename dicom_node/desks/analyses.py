@@ -21,10 +21,10 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, RowMapping
 
-from dicom_node import files
+from dicom_node import files, logs
 from dicom_node.desks.analysis_asked import Asked, asked_before, check, check_words
 from dicom_node.desks.analysis_patients import Patients, PatientSaid
-from dicom_node.desks.analysis_results import COMPLETED, FILES, AnalysisResult, result_of
+from dicom_node.desks.analysis_results import COMPLETED, FILES, PAGE, PHOTO, AnalysisResult, result_of
 from dicom_node.desks.analysis_seen import Seen
 from dicom_node.durable import Put
 from dicom_node.failpoints import reach
@@ -119,7 +119,7 @@ class Analyses:
             try:
                 self._put(put)
             except Exception as error:  # the reconciler puts it again
-                log.error("analysis.not-put", error=type(error).__name__)
+                log.error("analysis.not-put", error=logs.named(error))
 
     def _known(self, new: NewAnalysis) -> RowMapping | None:
         if new.client_id is None:
@@ -342,9 +342,10 @@ class Analyses:
             kept = None if run is None else runs.artefact(connection, int(run["id"]), FILES[name][0])
         return None if kept is None else (FILES[name][1], files.load(self._artefacts, *removals.place(kept)))
 
-    def reveal(self, who: Person, row: Row) -> None:
-        """Write down that somebody has looked at the picture."""
-        self._note(who, row, "analysis-revealed", "revealed_at")
+    def reveal(self, who: Person, row: Row, name: str = PHOTO) -> None:
+        """Write down that somebody has looked at the picture, or has taken a file away in which it is."""
+        action = "analysis-exported" if name == PAGE else "analysis-revealed"
+        self._note(who, row, action, "revealed_at", file=name)
 
     def saw_result(self, who: Person, row: Row) -> None:
         """Write down that somebody has looked at the result."""
@@ -355,10 +356,10 @@ class Analyses:
         both = zip(rows, results, strict=True)
         self._seen.note(who.actor, [row["public_id"] for row, result in both if result.state == COMPLETED])
 
-    def _note(self, who: Person, row: Row, action: str, column: str) -> None:
+    def _note(self, who: Person, row: Row, action: str, column: str, **told: str) -> None:
         with self._database.write() as connection:
             analyses.note_moment(connection, int(row["id"]), column)
-            audit.append(connection, who.actor, action, row["study_uid"], ids=[row["public_id"]])
+            audit.append(connection, who.actor, action, row["study_uid"], ids=[row["public_id"]], **told)
 
     # -- taking back
 

@@ -26,10 +26,10 @@ WAITING, COMPLETED, REFUSED = "waiting", "completed", "refused"
 FAILED, HELD, WITHDRAWN = "failed", "held", "withdrawn"
 STATES = (WAITING, COMPLETED, REFUSED, FAILED, HELD, WITHDRAWN)
 
-PHOTO = "photo"
+PHOTO, HEAT_MAP, PAGE = "photo", "heat_map.png", "report.pdf"
 FILES: Mapping[str, tuple[str, str]] = {
-    "heat_map.png": ("overlay", "image/png"),
-    "report.pdf": ("pdf-page", "application/pdf"),
+    HEAT_MAP: ("overlay", "image/png"),
+    PAGE: ("pdf-page", "application/pdf"),
 }
 """What can be fetched besides the photograph: name -> kind of the run's artefact, media type."""
 

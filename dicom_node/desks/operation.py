@@ -23,7 +23,7 @@ from ai_engine.packages.schema import Metric
 from dicom_node.desks.veil import Veil
 from dicom_node.desks.why import Why, why
 from dicom_node.durable import Put
-from dicom_node.record import Database, actions, pauses, registry, views
+from dicom_node.record import Database, actions, analyses, pauses, registry, views
 from dicom_node.record.actions import Job, UnknownItem
 from dicom_node.refusals import Refused
 from dicom_node.routing import RouteBook, RoutesRefused
@@ -66,6 +66,22 @@ class Disk:
     areas: tuple[Area, ...]
 
 
+@dataclass(frozen=True)
+class Found:
+    """What somebody's word names.
+
+    Attributes
+    ----------
+    study
+        Its opaque id; empty where there is none.
+    photograph
+        How an analysis stands of which there is no study: received, refused, failed, withdrawn.
+    """
+
+    study: str = ""
+    photograph: str = ""
+
+
 class Operation:
     """The desk.
 
@@ -105,11 +121,18 @@ class Operation:
             if not state or row["state"] == state
         ]
 
-    def find(self, told: str) -> str | None:
-        """The opaque id of the study that somebody names by its UID, its accession number or its id."""
+    def find(self, told: str) -> Found:
+        """The study that somebody names: by its UID, accession number or id, or by the number on its doctor's page."""
         with self._database.read() as connection:
-            row = views.find_study(connection, told) or views.by_accession(connection, told)
-        return None if row is None else str(row["public_id"])
+            asked = analyses.by_public_id(connection, told)
+            uid = told if asked is None else str(asked["study_uid"] or "")
+            row = views.find_study(connection, uid) or views.by_accession(connection, told)
+        if row is not None:
+            return Found(study=str(row["public_id"]))
+        if asked is None:
+            return Found()
+        is_refused = "refusal" in analyses.told_error(asked)
+        return Found(photograph="refused" if is_refused else str(asked["state"]))
 
     def why(self, public_id: str) -> Why | None:
         """Everything about one study, and what it comes to; None when there is no such study."""

@@ -124,6 +124,13 @@ class Reviews:
         with self._database.read() as connection:
             return list(reviews.history(connection, analysis_id))
 
+    def recommended(self, analysis_ids: Collection[int]) -> dict[int, str]:
+        """The action that was recommended last, of those analyses that a specialist has answered."""
+        with self._database.read() as connection:
+            said = reviews.histories(connection, analysis_ids)
+        told = {number: [row["action"] for row in rows if row["action"]] for number, rows in said.items()}
+        return {number: actions[-1] for number, actions in told.items() if actions}
+
     def write(self, who: Reviewer, row: Row, state: str, *, seen: int, reply: str = "", action: str = "") -> None:
         """Reply, close, or open again.
 
@@ -177,9 +184,11 @@ class Reviews:
             return Taken(len(lines), sum(write(row, outcome) for row, outcome in told))
 
     def table(self, who: Reviewer) -> str:
-        """Analyses of her sites without an outcome, as a table to fill in."""
-        with self._database.read() as connection:
-            return outcome_table.table_of(outcomes.without(connection, who.sites, outcome_table.MOST_ROWS))
+        """Analyses of her sites without an outcome, as a table to fill in.  Audited."""
+        with self._database.write() as connection:
+            rows = list(outcomes.without(connection, who.sites, outcome_table.MOST_ROWS))
+            audit.append(connection, who.actor, "cases-exported", None, rows=len(rows))
+        return outcome_table.table_of(rows)
 
 
 def _of_sites(connection: Connection, sites: Collection[str], public_id: str) -> Row | None:

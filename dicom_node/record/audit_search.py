@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, or_, select
+from sqlalchemy import Connection, Select, Text, cast, or_, select
 
-from dicom_node.record.tables import audit, studies
+from dicom_node.record.tables import analyses, audit, studies
 
 _PORTION = 1000
+_PUBLIC_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Wanted:
     actor, action
         As the entry has them, the whole word.
     study
-        Opaque id or Study Instance UID.
+        Opaque id or Study Instance UID; or the number of an analysis or a request, as its page shows it: what names it,
+        and what is about its study.
     since, until
         Times as the record writes them; `until` itself is not in it.
     studies
@@ -71,7 +74,12 @@ def _asked(wanted: Wanted) -> Select[Any]:
     if wanted.action:
         query = query.where(audit.c.action == wanted.action)
     if wanted.study:
-        query = query.where(or_(studies.c.public_id == wanted.study, audit.c.study_uid == wanted.study))
+        named = [studies.c.public_id == wanted.study, audit.c.study_uid == wanted.study]
+        if _PUBLIC_ID.fullmatch(wanted.study):
+            asked = select(analyses.c.study_uid).where(analyses.c.public_id == wanted.study).scalar_subquery()
+            # results in a list name several, and what came before there was a study names none but the analysis
+            named += [audit.c.study_uid == asked, cast(audit.c.detail, Text).contains(wanted.study)]
+        query = query.where(or_(*named))
     if wanted.studies is not None:
         query = query.where(audit.c.study_uid.in_(wanted.studies))
     if wanted.since:

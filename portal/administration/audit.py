@@ -61,7 +61,7 @@ class _Pages:
         wanted = _wanted(request, asked)
         values = {"wrong": "", "reason": "", **told}
         status = 422 if values["wrong"] or wanted is None else 200
-        found = self._desk.audit_page(wanted or Wanted(), before)
+        found = self._desk.audit_page(person_of(request).actor, wanted or Wanted(), before)
         actors, actions = self._desk.audit_words()
         filters = {key: value for key, value in asked.items() if value}
         older = f"{PATH}?{urlencode({**filters, 'before': found.older})}" if found.older else ""

@@ -110,7 +110,7 @@ class AnalysisApi(Callers):
         found = await self._run(self._desk.file, row, name)
         if found is None:
             raise UnknownModel
-        await self._run(self._desk.reveal, person_of(request), row)
+        await self._run(self._desk.reveal, person_of(request), row, name)
         return Response(found[1], media_type=found[0], headers=_PRIVATE)
 
     async def withdraw(self, request: Request, id: str, body: Reason) -> Response:

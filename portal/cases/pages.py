@@ -142,6 +142,7 @@ class _Pages:
 
     def _case(self, request: Request, case: Case, *, status: int = 200, **told: Any) -> Response:
         said = request.query_params.get("said", "")
+        is_done = request.method == "GET" and said in (ANSWERED, CLOSED)
         values = {"wrong": "", "wrong_outcome": "", "reply": "", "action": "", **_outcome(case), **told}
         return page(
             request,
@@ -156,6 +157,8 @@ class _Pages:
             malignant=MALIGNANT,
             benign=BENIGN,
             most=MOST_LETTERS,
+            is_done=is_done,
+            left=self._desk.cases(person_of(request), OPEN)[:1] if is_done else [],
             said=said if request.method == "GET" and said in (*STATES, "outcome") else "",
             **values,
         )

@@ -34,6 +34,9 @@ STATES = ("waiting", "completed", "refused", "failed", "held")
 _BACK = re.compile(r"/operation(/[a-z]+(/[0-9a-f]{1,64})?)?")
 _ITEM = re.compile(r"(study|series|case|delivery|run|request|transfer|analysis)-[A-Za-z0-9-]{1,80}")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+PHOTOGRAPHS = ("received", "refused", "failed", "withdrawn")
+"""How an analysis may stand of which there is no study."""
+TROUBLES = ("reason", "too-late", "unknown-study", *(f"photograph-{state}" for state in PHOTOGRAPHS))
 _PAGES = ("", "held", "queue", "destinations", "models", "routes", "health")
 
 
@@ -139,11 +142,11 @@ class _Pages:
     # -- acting
 
     def find(self, request: Request, study: Annotated[str, Form(max_length=128)] = "") -> Response:
-        """The study that somebody names by UID, accession number or id: in a form, because an address is kept."""
+        """The study that somebody names by one of its numbers: in a form, because an address is kept."""
         found = self._desk.find(study.strip())
-        if found is None:
-            return self._back(HOME, trouble="unknown-study")
-        return RedirectResponse(f"{HOME}/studies/{found}", status_code=303)
+        if found.study:
+            return RedirectResponse(f"{HOME}/studies/{found.study}", status_code=303)
+        return self._back(HOME, trouble=f"photograph-{found.photograph}" if found.photograph else "unknown-study")
 
     def act(
         self,
@@ -202,7 +205,7 @@ class _Pages:
             refusal=Refusals(language_of(request)),
             pages=_PAGES,
             said=said if said in (*ACTS, "pause", "resume") else "",
-            trouble=trouble if trouble in ("reason", "too-late", "unknown-study") else "",
+            trouble=trouble if trouble in TROUBLES else "",
             back=request.url.path,
             may_act=request.state.identity.may("operation:act"),
             **values,

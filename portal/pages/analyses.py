@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from dicom_node.desks.analyses import Analyses, PatientSaid
-from dicom_node.desks.analysis_results import COMPLETED, REFUSED, STATES, WITHDRAWN
+from dicom_node.desks.analysis_results import COMPLETED, HEAT_MAP, PAGE, REFUSED, STATES, WITHDRAWN
 from dicom_node.record.analyses import Row
 from dicom_node.refusals import Refused
 from portal.gate import permission
@@ -93,6 +93,8 @@ class _Pages:
                 rows = self._desk.list_of(person, since=since, until=until, state=chosen, limit=LISTED)
             except Refused:  # a date that there is none of
                 rows = []
+            desk = self._services.reviews
+            answered = {} if desk is None else desk.recommended([row["id"] for row in rows])
             entries = []
             for row, result in zip(rows, self._desk.results(rows), strict=True):
                 patient = patient_of(row["patient"])
@@ -105,6 +107,7 @@ class _Pages:
                         "place": place_of(row, words),
                         "description": row["description"][:120],
                         "state": result.state,
+                        "action": "" if result.state == WITHDRAWN else answered.get(row["id"], ""),
                         "why": refusal_of(result.refusal, words)[0] if result.state == REFUSED else "",
                     }
                 )
@@ -189,18 +192,18 @@ class _Pages:
 
     async def heat_map(self, request: Request, id: str = _Id) -> Response:
         """The photograph with the model's heat map over it."""
-        return await self._file(request, id, "heat_map.png")
+        return await self._file(request, id, HEAT_MAP)
 
     async def pdf(self, request: Request, id: str = _Id) -> Response:
         """The page of the result."""
-        return await self._file(request, id, "report.pdf", f"analysis-{id[:8]}.pdf")
+        return await self._file(request, id, PAGE, f"analysis-{id[:8]}.pdf")
 
     async def _file(self, request: Request, id: str, name: str, as_name: str = "") -> Response:
         row = await self._row(request, id)
         found = await run_in_threadpool(self._desk.file, row, name)
         if found is None:
             raise HTTPException(404)
-        await run_in_threadpool(self._desk.reveal, person_of(request), row)
+        await run_in_threadpool(self._desk.reveal, person_of(request), row, name)
         headers = {"Content-Disposition": f'attachment; filename="{as_name}"'} if as_name else {}
         return Response(found[1], media_type=found[0], headers=headers)
 

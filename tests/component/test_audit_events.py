@@ -30,7 +30,7 @@ ACTIONS = (
     "sign-in", "sign-in-refused", "session-ended", "user-created", "password-changed", "key-revoked", "site-closed",
     "audit-exported", "search-DiagnosticReport", "read-Observation", "search-AuditEvent", "dicomweb-ImagingStudy",
     "analysis-made", "analysis-revealed", "analysis-result-seen", "prediction-asked", "archive.searched",
-    "analysis-results-listed",
+    "analysis-results-listed", "analysis-exported", "cases-exported", "export-prediction-file",
     "archive.study-fetched", "held.released", "review.written", "model.shadow-started", "patient-looked-up",
 )  # fmt: skip
 

@@ -66,6 +66,28 @@ def test_an_export_is_read_in_portions_and_whole(connection: Connection, monkeyp
     assert [row["id"] for row in audit_search.each(connection, Wanted())] == [1, 2, 3, 4]
 
 
+def test_who_looked_at_a_picture_is_found_by_the_number_on_its_page(connection: Connection) -> None:
+    mine, other = "b" * 32, "c" * 32
+    user = add_row(connection, tables.users)
+    for public_id, study in ((mine, "1.2.3"), (other, None)):
+        add_row(connection, tables.analyses, user_id=user, public_id=public_id, study_uid=study)
+    for action, study, ids in (
+        ("analysis-made", None, [mine]),
+        ("analysis-made", None, [other]),
+        ("analysis-results-listed", None, [other, mine]),
+        ("analysis-revealed", "1.2.3", [mine]),
+        ("dicomweb-ImagingStudy", "1.2.3", []),
+    ):
+        audit.append(connection, "user:two", action, study, ids=ids)
+    found = [row["action"] for row in audit_search.each(connection, Wanted(study=mine))]
+    assert found == [
+        "result-seen", "analysis-made", "analysis-results-listed", "analysis-revealed", "dicomweb-ImagingStudy",
+    ]  # fmt: skip
+    found = [row["action"] for row in audit_search.each(connection, Wanted(study=other))]
+    assert found == ["analysis-made", "analysis-results-listed"]
+    assert list(audit_search.each(connection, Wanted(study="d" * 32))) == []
+
+
 def test_one_may_filter_by_what_is_there(connection: Connection) -> None:
     actors, actions = audit_search.words(connection)
     assert actors == ["key:ehr", "user:one", "user:two"]

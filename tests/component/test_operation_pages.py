@@ -11,6 +11,8 @@ import pytest
 from dicom_node.cli.web import make_app
 from dicom_node.permissions import Role
 from dicom_node.record.tables import analyses, audit, deliveries
+from portal.operation.pages import STATES, TROUBLES
+from portal.pages.language import LANGUAGES, dictionary
 from tests.support import slices
 from tests.support.quick import FLAIR, Quick, Trouble, down
 from tests.support.rows import add_row
@@ -80,8 +82,8 @@ def test_every_page_is_made_in_both_languages_and_names_nobody(
         assert "<b>" not in answer.text and 'style="' not in answer.text and "<img" not in answer.text
     whole = words("".join(answer.text for answer in pages))
     told = {
-        "en": ("No rule wants any series", "has not taken it yet", "Modality equals MR", "publishes everywhere"),
-        "es": ("Ninguna regla quiere una serie", "todavía no lo ha aceptado", "publica en todas partes"),
+        "en": ("No rule asks for any series", "has not taken it yet", "Modality equals MR", "publishes everywhere"),
+        "es": ("Ninguna regla pide una serie", "todavía no lo ha aceptado", "publica en todas partes"),
     }
     for text in told[language]:
         assert text in whole, text
@@ -150,6 +152,41 @@ def test_a_study_is_found_by_its_numbers_and_shown_by_its_id(app: Any, node: Qui
     for wrong in (flair.study_uid, "0" * 32, "x"):
         assert somebody.get(f"/operation/studies/{wrong}").status_code == 404
     assert somebody.get("/operation/studies/" + "0" * 32).status_code == 404
+
+
+def test_what_became_of_a_photograph_is_found_by_the_number_on_its_doctors_page(
+    app: Any, node: Quick, tmp_path: Path
+) -> None:
+    flair = slices.series(tmp_path / "flair", 8, **FLAIR)
+    node.bring(flair)
+    somebody = operator(app, node)
+    states = {
+        "received": {"state": "received"},
+        "withdrawn": {"state": "withdrawn"},
+        "failed": {"state": "failed", "error": '{"reason": "the door was away"}'},
+        "refused": {"state": "failed", "error": '{"refusal": {"code": "not-an-image"}}'},
+    }
+    with node.database.write() as connection:
+        own = {"user_id": somebody.person.user_id, "site": "base", "patient": None}
+        add_row(connection, analyses, public_id=32 * "a", state="submitted", study_uid=flair.study_uid, **own)
+        for number, known in enumerate(states.values()):
+            add_row(connection, analyses, public_id=f"{number:032x}", **known, **own)
+    assert "Series" in words(somebody.follow(somebody.post("/operation/find", study=32 * "a")).text)
+    for number, state in enumerate(states):
+        answer = somebody.post("/operation/find", study=f"{number:032x}")
+        assert answer.headers["location"] == f"/operation?trouble=photograph-{state}"
+        assert "No such study" not in words(somebody.follow(answer).text)
+    for language in LANGUAGES:
+        assert {f"operation.trouble_{one}" for one in TROUBLES} <= set(dictionary(language))
+
+
+def test_a_filter_says_of_how_many_studies_it_speaks(app: Any, node: Quick, tmp_path: Path) -> None:
+    node.bring(slices.series(tmp_path / "flair", 8, **FLAIR))
+    somebody = operator(app, node)
+    assert "None of the newest 500 studies is in this state" in words(somebody.get("/operation?state=failed").text)
+    state = next(one for one in STATES if "studies/" in somebody.get(f"/operation?state={one}").text)
+    assert "One of the newest 500 studies" in words(somebody.get(f"/operation?state={state}").text)
+    assert "The newest study" in words(somebody.get("/operation").text)
 
 
 def test_a_photograph_that_never_reached_the_road_is_brought_again_by_its_button(app: Any, node: Quick) -> None:

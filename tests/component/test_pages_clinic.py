@@ -133,7 +133,7 @@ def test_a_password_is_changed_and_the_other_devices_are_signed_out(clinic: Clin
     for old, first, second, because in (
         (PASSWORD, new, new + "x", "are not the same"),
         (PASSWORD, "short", "short", "fewer than twelve"),
-        (PASSWORD, "passwordpassword", "passwordpassword", "guesser"),
+        (PASSWORD, "passwordpassword", "passwordpassword", "easy to guess"),
         ("wrong one entirely", new, new, "present password is wrong"),
     ):
         answer = ana.post("/account/password", {"old": old, "new": first, "again": second})

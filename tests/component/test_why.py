@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.desks.operation import Operation
+from dicom_node.desks.operation import Found, Operation
 from dicom_node.desks.veil import HIDDEN, Veil
 from dicom_node.desks.why import Why
 from dicom_node.durable import Put
@@ -143,7 +143,7 @@ def test_nobody_is_named_and_no_uid_is_shown(node: Quick, tmp_path: Path) -> Non
     for secret in ("JANE", "ROE", "4711", "19480817", files.study_uid, files.series_uid):
         assert secret not in shown, secret
     assert HIDDEN in found.series[0]["description"] and "flair" in found.series[0]["description"]
-    assert at.find(files.study_uid) == found.study["id"] and at.find("unheard-of") is None
+    assert at.find(files.study_uid).study == found.study["id"] and at.find("unheard-of") == Found()
     assert at.why(files.study_uid) is None, "an address names an id and never a UID"
 
 

@@ -18,6 +18,7 @@ import uvicorn
 from sqlalchemy import Connection, select, update
 
 from ai_engine.findings import Code, Findings, Measurement, ModelIdentity, Observation
+from ai_engine.packages.schema import parse_description
 from dicom_node import files
 from dicom_node.cli.web import make_app
 from dicom_node.desks.people import People
@@ -36,11 +37,13 @@ PASSWORD = "seven rivers under an old bridge"
 RUT = {"key": "rut", "title": "RUT", "system": "urn:oid:2.16.152", "issuer": "CL", "check": "rut"}
 PASSPORT = {"key": "passport", "title": "Pasaporte", "system": "urn:oid:2.16.840", "issuer": "PP", "check": ""}
 ANSWERED = "2026-11-22T19:20:30.000000+00:00"
+SHIPPED = Path(__file__).resolve().parents[2] / "models/skin-lesion/1.0.0/model.yaml"
 
 
 def said(malignant: float, melanoma: float) -> Findings:
     """What the shipped model says: two calibrated probabilities with their thresholds."""
-    model = ModelIdentity("skin-lesion", "1.0.0", "ab" * 32, "Skin", "torch", "openvino", "CPU", "f32")
+    words = parse_description(SHIPPED.read_bytes()).words
+    model = ModelIdentity("skin-lesion", "1.0.0", "ab" * 32, "Skin", "torch", "openvino", "CPU", "f32", words=words)
     notes = (
         "Trained and measured on pictures taken through a dermatoscope; photographs taken without one are refused.",
         "A low probability does not exclude malignancy: some malignant lesions are missed at every threshold.",
@@ -81,6 +84,11 @@ class Played:
         """What the audit log says was done, the oldest first."""
         with self.database.read() as connection:
             return list(connection.execute(select(tables.audit.c.action).order_by(tables.audit.c.id)).scalars())
+
+    def audited(self) -> list[Any]:
+        """The audit log, the oldest entry first."""
+        with self.database.read() as connection:
+            return list(connection.execute(select(tables.audit).order_by(tables.audit.c.id)).mappings())
 
     def ask(self, email: str, **known: Any) -> dict[str, Any]:
         """An analysis as if the person had asked; its row."""

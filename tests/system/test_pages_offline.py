@@ -149,6 +149,31 @@ def test_a_line_that_drops_in_the_middle_loses_nothing(site: Clinic, browser: Br
         assert (site.folder / row["photo_path"]).read_bytes() == large
 
 
+def test_one_that_the_node_makes_a_fault_of_stops_none_behind_it(site: Clinic, tapped: Window) -> None:
+    page, first, second = tapped.page, "the node stumbles over this", "and not over this"
+    fault = '{"type": "urn:ainode:problem:fault", "title": "The node made a fault", "status": 500}'
+
+    def stumble(route: Route) -> None:
+        if first in (route.request.post_data_buffer or b"").decode("latin-1"):
+            route.fulfill(status=500, content_type="application/problem+json", body=fault)
+        else:
+            route.continue_()
+
+    page.route(SEND_TO, stumble)
+    for words in (first, second):
+        page.evaluate(
+            """([words, picture]) => luna.queue.keep(document.body.dataset.user,
+            {description: words, impression: "unsure", consent: "care"},
+            new Blob([Uint8Array.from(picture)], {type: "image/jpeg"}))""",
+            [words, list(PHOTOGRAPH)],
+        )
+    assert page.evaluate("luna.queue.send()") == "fault"
+    assert len(rows_of(site, second)) == 1 and not rows_of(site, first) and waiting(page) == 1
+    page.unroute(SEND_TO)
+    assert page.evaluate("luna.queue.send()") == "done"
+    assert len(rows_of(site, first)) == 1 and waiting(page) == 0
+
+
 @pytest.mark.parametrize("where", [SEND_TO, "**/account/token"], ids=["the photograph", "the question who asks"])
 def test_somebody_elses_network_that_answers_everything_is_no_answer(site: Clinic, tapped: Window, where: str) -> None:
     page, words = tapped.page, f"a café's network: {where}"

@@ -51,7 +51,8 @@ luna.queue = {
   async keep(owner, fields, photo) {
     const id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
     const bytes = await photo.arrayBuffer();  // bytes and not the file, which may be gone from the gallery later
-    const entry = { id, owner, fields, made: new Date().toISOString(), type: photo.type, bytes, state: "waiting", reason: null };
+    const language = document.documentElement.lang;  // in which a refusal is to be said, whatever the browser's own is
+    const entry = { id, owner, fields, language, made: new Date().toISOString(), type: photo.type, bytes, state: "waiting", reason: null };
     await inStore("readwrite", (store) => store.put(entry));
     if (navigator.storage && navigator.storage.persist) navigator.storage.persist().catch(() => {});
     tell({ kind: "kept", id });
@@ -63,7 +64,8 @@ luna.queue = {
     tell({ kind: "gone", id });
   },
 
-  // Tries to send everything that waits.  Says "done", "busy" (somebody else is at it), "no-line" or "sign-in".
+  // Tries to send everything that waits.  Says "done", "busy" (somebody else is at it), "no-line", "sign-in", or "fault"
+  // when all has gone but what the node made a fault of.
   async send() {
     if (!navigator.locks) return sendAll();
     return navigator.locks.request("luna-uploads", { ifAvailable: true }, (lock) => lock ? sendAll() : "busy");
@@ -89,11 +91,13 @@ async function sendAll() {
   if (!waiting.length) return "done";
   const session = await sessionNow();
   if (typeof session === "string") return session;
+  let ended = "done";
   for (const entry of waiting.filter((one) => one.owner === session.user)) {
     const outcome = await sendOne(entry, session.csrf);
-    if (outcome !== "sent" && outcome !== "refused") return outcome;
+    if (outcome === "fault") ended = "fault";  // of this one alone: those behind it go all the same
+    else if (outcome !== "sent" && outcome !== "refused") return outcome;
   }
-  return "done";
+  return ended;
 }
 
 async function sessionNow() {
@@ -115,6 +119,7 @@ async function sendOne(entry, csrf) {
   for (const [name, value] of Object.entries(entry.fields)) if (value) form.append(name, value);
   form.append("image", new Blob([entry.bytes], { type: entry.type }), "photograph");
   const headers = { Accept: "application/json", "X-CSRF-Token": csrf, "Idempotency-Key": entry.id };
+  if (entry.language) headers["Accept-Language"] = entry.language;
   tell({ kind: "going", id: entry.id, percent: 0 });
   let answer;
   try {
@@ -137,6 +142,7 @@ async function sendOne(entry, csrf) {
     return "refused";
   }
   tell({ kind: "waits", id: entry.id });
+  if (isOurs && answer.status === 500) return "fault";
   return isOurs && [401, 403].includes(answer.status) ? "sign-in" : "no-line";
 }
 

@@ -22,6 +22,10 @@ document.body.addEventListener("htmx:beforeOnLoad", (event) => {
   }
 });
 
+// The place in a row of places that is wider than the phone.
+const place = document.querySelector(".subnav [aria-current]");
+if (place) place.scrollIntoView({ inline: "center", block: "nearest" });
+
 // A button that sends a form is pressed once; one that fetches a file leaves the page as it is.
 document.addEventListener("submit", (event) => {
   const form = event.target;
@@ -51,6 +55,7 @@ luna.send = async () => {
   const outcome = await sending;
   if (outcome === "no-line") again = setTimeout(luna.send, 30_000);
   else if (outcome === "busy") again = setTimeout(luna.send, 5_000);
+  else if (outcome === "fault") again = setTimeout(luna.send, 600_000);
   document.dispatchEvent(new CustomEvent("luna:line", { detail: outcome }));
 };
 // A page that was kept on the phone has no token of the session: it is fetched when there is a line.
