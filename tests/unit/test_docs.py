@@ -21,6 +21,7 @@ from dicom_node import settings as settings_module
 from dicom_node.cli import app
 from dicom_node.logs import FIELDS
 from dicom_node.settings import Settings
+from portal.pages.language import dictionary
 
 pytestmark = pytest.mark.unit
 
@@ -327,6 +328,42 @@ def test_every_field_that_is_logged_is_printed() -> None:
     for call, _, where in calls(is_log):
         fields_of_call = {keyword.arg for keyword in call.keywords} - {"exc_info", None}
         assert fields_of_call <= FIELDS, (where, fields_of_call - FIELDS)
+
+
+# -- in Spanish
+
+IN_SPANISH = {
+    "use-luna": "conocer-luna",
+    "photograph-a-lesion": "fotografiar-una-lesion",
+    "answer-and-administrate": "responder-y-administrar",
+}
+"""What doctors and administrators read to use the pages: the English page, the Spanish one."""
+
+
+def emphasised(page: Path) -> set[str]:
+    """What a page sets in italics: these pages do so with the words of buttons and places, and with nothing else."""
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    return {found for found in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", text)}
+
+
+@pytest.mark.parametrize(("english", "spanish"), IN_SPANISH.items(), ids=list(IN_SPANISH))
+def test_who_uses_the_pages_reads_the_same_in_both_languages(english: str, spanish: str) -> None:
+    ours, theirs = DOCS / "how-to" / f"{english}.md", DOCS / "es" / f"{spanish}.md"
+    assert f"](../es/{spanish}.md)" in ours.read_text(encoding="utf-8")
+    assert f"](../how-to/{english}.md)" in theirs.read_text(encoding="utf-8")
+    assert sorted(spoken(ours)) == sorted(spoken(theirs)), "the same commands"
+    heads = [re.findall(r"^(#+) ", page.read_text(encoding="utf-8"), re.MULTILINE) for page in (ours, theirs)]
+    assert heads[0] == heads[1], "the same chapters"
+    for page, language in ((ours, "en"), (theirs, "es")):
+        values = (one for one in dictionary(language).values())
+        told = " | ".join(text for one in values for text in ([one] if isinstance(one, str) else one.values()))
+        assert emphasised(page)
+        assert not {one for one in emphasised(page) if one.lower() not in told.lower()}, "no such words on a page"
+
+
+def test_every_spanish_page_is_known_and_the_readme_leads_there() -> None:
+    assert {page.stem for page in (DOCS / "es").glob("*.md")} == {"README", *IN_SPANISH.values()}
+    assert "](docs/es/README.md)" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 # -- the rest
