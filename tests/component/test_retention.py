@@ -256,6 +256,40 @@ OPEN: dict[str, Callable[[Quick], None]] = {
 }
 
 
+@pytest.mark.parametrize("what", ["a hold", "a new event"])
+def test_what_happens_between_looking_and_deleting_counts(
+    make: Make, flair: slices.SeriesFiles, later: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The list of what is due is old when its turn comes: the rule is asked again in the transaction that deletes."""
+    node = done(make(**ALL), flair)
+    later(31)
+    before, real = stored(node), stage.Retention.due
+
+    def due(self: stage.Retention, *asked: Any) -> Iterator[stage.Due]:
+        for one in real(self, *asked):
+            with node.database.write() as connection:
+                if what == "a hold":
+                    removals.hold(connection, flair.study_uid, "lawyer", "a case in court")
+                else:
+                    moment = {"last_activity_at": stage.now()}
+                    connection.execute(update(study_rows).where(study_rows.c.uid == flair.study_uid).values(**moment))
+            yield one
+
+    monkeypatch.setattr(stage.Retention, "due", due)
+    assert sweep(node).studies == 0 and stored(node) == before
+
+
+def test_a_removal_that_names_a_file_elsewhere_touches_nothing(make: Make, tmp_path: Path) -> None:
+    """Whatever stands in a row (I9)."""
+    node = make(**ALL)
+    stranger = tmp_path / "elsewhere.dcm"
+    stranger.write_bytes(b"kept")
+    for path in (os.path.relpath(stranger, node.settings.data.folder), str(stranger), "."):
+        with pytest.raises(ValueError, match="outside the data folder"):
+            stage.Retention(node.settings, node.database)._files(path)
+    assert stranger.read_bytes() == b"kept"
+
+
 @pytest.mark.parametrize("what", sorted(OPEN))
 def test_an_open_study_stays(make: Make, flair: slices.SeriesFiles, later: Any, what: str) -> None:
     node = done(make(images_days=30), flair)
