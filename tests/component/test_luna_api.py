@@ -256,6 +256,39 @@ def test_what_the_sites_server_says_of_a_patient_counts(luna: Luna, monkeypatch:
     assert told["patient"]["name"] == said.name, "so that whoever asked sees whom the server means"
 
 
+def test_whom_the_server_showed_to_one_person_it_did_not_show_to_another(
+    luna: Luna, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only who saw the server's answer has compared it with the person before her."""
+    monkeypatch.setattr(analysis_patients, "look_up", lambda *_: SERVER_SAYS["found"][0])
+    node = luna.node
+    desk = analysis_patients.Patients(node.settings, node.database)
+    signed = People(node.settings.people, node.database)
+    ana, ben = (signed.sign_in(Asked(address(name), PASSWORD), LUNA).person for name in ("ana", "ben"))
+    desk.look_up(ana, "north", "rut", "12.345.678-5")
+    with node.database.read() as connection:
+        site = sites.site_of(connection, "north")
+    assert site is not None
+    typed = analysis_patients.PatientSaid("12345678-5", "rut", name="Rojas^Ana", confirmed=True)
+    told = [desk.confirmed(who, site, typed) for who in (ana, ben)]
+    assert [(one["confirmed"], one["name"]) for one in told] == [("fhir", "Soto^Eva"), ("user", "Rojas^Ana")]
+
+
+def test_a_closed_site_takes_no_photograph(tmp_path: Path) -> None:
+    closing = luna_node(tmp_path)
+    try:
+        ana = closing.as_("ana")
+        assert ana.post("/api/imageProcess", json={"image": IMAGE}).status_code == 200
+        with closing.node.database.write() as connection:
+            sites.close_site(connection, "test", "north")
+        answer = ana.post("/api/imageProcess", json={"image": IMAGE, "description": "another"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "validation")
+        assert len(closing.rows(analyses)) == 1
+        assert len(ana.get("/api/me/getAnalysisList").json()) == 1, "what was asked there can still be read"
+    finally:
+        closing.node.close()
+
+
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "wrong check digit": ({"image": IMAGE, "patientId": "12.345.678-9"}, 400, "validation"),
     "unknown type": ({"image": IMAGE, "patientId": "1", "patientIdType": "passport"}, 400, "validation"),
