@@ -150,7 +150,8 @@ def own_pictures(pictures: Sequence[Path], count: int, random: np.random.Generat
         data = np.asarray(image.dataobj, dtype=np.float32)
         # a voxel of the picture, not of the nothing around it: the crop to what is not zero stays as it is
         inside = np.flatnonzero(data) if data.any() else np.arange(data.size)
-        data.flat[inside[random.integers(0, inside.size)]] += random.integers(1, 1_000_000) / 1000
+        little = (float(np.abs(data).max()) or 1.0) * random.integers(1_000, 1_000_000) / 1e7
+        data.flat[inside[random.integers(0, inside.size)]] += little
         header = image.header.copy()
         header.set_data_dtype(np.float32)
         header.set_slope_inter(1, 0)
