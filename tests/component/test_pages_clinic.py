@@ -348,6 +348,13 @@ def test_a_page_that_waits_is_told_nothing_until_there_is_news(clinic: Clinic, a
     assert "Completed" in ana.get(address).text
 
 
+def test_a_list_in_which_nothing_waits_asks_less_often(clinic: Clinic, ana: Browser) -> None:
+    row = asked_by(clinic)
+    assert 'hx-trigger="every 5s"' in ana.get("/analyses").text
+    clinic.answer(row, 0.2, 0.1)
+    assert 'hx-trigger="every 20s"' in ana.get("/analyses").text
+
+
 def test_the_list_is_filtered_by_day_and_state(clinic: Clinic, ana: Browser) -> None:
     for day, text in (("2026-03-01", "the first"), ("2026-03-02", "the second"), ("2026-03-03", "the third")):
         asked_by(clinic, created_at=f"{day}T15:00:00.000000+00:00", description=text)
