@@ -28,10 +28,9 @@ def read_rows(table: Path, needed: Collection[str]) -> list[dict[str, str]]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
-            rows = list(reader)
+            columns, rows = reader.fieldnames or (), list(reader)
     except (UnicodeDecodeError, csv.Error):
         raise WrongInput(f"{table.name}: expected a table of comma-separated values in UTF-8") from None
-    columns = reader.fieldnames or ()
     if not set(needed) <= set(columns):
         found = ", ".join(columns)[:200] or "none"
         raise WrongInput(f"{table.name}: expected the columns {', '.join(needed)}; found {found}")

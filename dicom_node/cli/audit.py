@@ -138,6 +138,8 @@ def listing(
     if as_json:
         emit([{key: value for key, value in row.items() if key != "study_uid"} for row in found])
         return
+    if not found:
+        out.print("none")
     for row in found:
         detail = ", ".join(f"{key}={value}" for key, value in row["detail"].items())
         study_id = f" study {row['study']}" if row["study"] else ""

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -226,7 +226,8 @@ def _orthanc(chosen: Settings) -> Iterator[Verdict]:
     trust = client_context(orthanc.ca_file, chosen.shown(orthanc))
     try:
         with httpx.Client(base_url=orthanc.url, auth=auth, timeout=5.0, trust_env=False, verify=trust) as client:
-            answer, plugins, changed = (client.get(p) for p in ("/system", "/plugins", "/modalities?expand"))
+            pages = ("/system", "/plugins", "/modalities?expand", "/tools/now")
+            answer, plugins, changed, clock = (client.get(page) for page in pages)
     except httpx.HTTPError as error:
         yield Verdict("orthanc", "bad", f"no answer at orthanc.url ({type(error).__name__})", "Is Orthanc running?")
         return
@@ -243,7 +244,7 @@ def _orthanc(chosen: Settings) -> Iterator[Verdict]:
     if not ours:
         yield Verdict("orthanc", "warning", f"it knows no modality {chosen.node.ae_title} at port {chosen.door.port}",
                       "Without it nothing is forwarded: see docs/how-to/point-orthanc-at-the-node.md.")  # fmt: skip
-    yield _clock(answer.headers.get("date"))
+    yield _clock(clock.text)
 
 
 def _names_us(modality: Any, chosen: Settings) -> bool:
@@ -254,10 +255,12 @@ def _names_us(modality: Any, chosen: Settings) -> bool:
     )
 
 
-def _clock(date: str | None) -> Verdict:
-    if date is None:
-        return Verdict("clock", "warning", "Orthanc sends no date to compare with", "Keep the clock by NTP.")
-    apart = abs(parsedate_to_datetime(date).timestamp() - time.time())
+def _clock(told: str) -> Verdict:
+    try:
+        there = datetime.strptime(told.strip(), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)  # as Orthanc writes it
+    except ValueError:
+        return Verdict("clock", "warning", "Orthanc tells no time to compare with", "Keep the clock by NTP.")
+    apart = abs(there.timestamp() - time.time())
     if apart > CLOCK_TOLERANCE_S:
         return Verdict("clock", "bad", f"{apart:.0f} s away from Orthanc's clock", "Keep both clocks by NTP.")
     return Verdict("clock", "ok", "agrees with Orthanc's clock")

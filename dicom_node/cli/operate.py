@@ -251,14 +251,23 @@ def put_jobs(chosen: Settings, jobs: Sequence[actions.Job]) -> None:
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A table of what is known of any row; where the terminal is too narrow for its words, one line for each value."""
     if as_json:
         emit(rows)
         return
     if not rows:
         out.print("none")
         return
-    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "study_uid"]
+    every = dict.fromkeys(key for row in rows for key in row if key != "study_uid")
+    columns = [key for key in every if any(row.get(key) not in (None, "") for row in rows)]
+    told = [["" if row.get(key) is None else str(row[key]) for key in columns] for row in rows]
     grid = Grid(whole(columns[0]), *columns[1:])
-    for row in rows:
-        grid.add_row(*("" if row.get(c) is None else escape(str(row.get(c))) for c in columns))
-    out.print(grid)
+    for values in told:
+        grid.add_row(*(escape(value) for value in values))
+    if out.measure(grid).minimum <= out.width:
+        out.print(grid)
+        return
+    for values in told:
+        for number, (key, value) in enumerate(zip(columns, values, strict=True)):
+            if value:
+                out.print(f"{'  ' if number else ''}{key}: {value}", markup=False, soft_wrap=True)
