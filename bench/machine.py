@@ -10,15 +10,15 @@ import platform
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from dicom_node.benchmark.sampling import Sampler
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("dicom-ai-node", "pynetdicom", "pydicom", "openvino", "torch", "nnunetv2", "highdicom", "dbos")
@@ -69,38 +69,12 @@ def _first_line(command: list[str]) -> str:
     return (said.stdout + said.stderr).strip().splitlines()[0].strip("$ ")[:100]
 
 
-@dataclass
-class Memory:
-    """Highest sum of proportional set sizes seen."""
-
-    peak_bytes: int = 0
-    processes: int = 0
-
-
 @contextlib.contextmanager
-def memory_of(pid: int, every_s: float = 0.25) -> Iterator[Memory]:
-    """Watch a process and its children; PSS counts a page shared by n processes as one n-th in each."""
-    seen, over = Memory(), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(every_s):
-            total, count = 0, 0
-            with contextlib.suppress(psutil.Error):
-                root = psutil.Process(pid)
-                for process in [root, *root.children(recursive=True)]:
-                    with contextlib.suppress(psutil.Error):
-                        total += process.memory_full_info().pss
-                        count += 1
-            if total > seen.peak_bytes:
-                seen.peak_bytes, seen.processes = total, count
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join(5)
+def memory_of(pid: int) -> Iterator[Sampler]:
+    """Watch a process and its children without holding them up: see `Sampler.proportional_peak_mb`."""
+    sampler = Sampler(pid, every_s=0.25)
+    with sampler.looking():
+        yield sampler
 
 
 def peak_rates() -> dict[str, float]:

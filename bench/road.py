@@ -114,7 +114,7 @@ def _measure(folder: Path, repeats: int) -> tuple[list[Measured], int]:
             for way, study in zip(ways, studies, strict=True):
                 peer = site.orthanc_peer if way == "Orthanc" else site.node_peer
                 measured.append(_one(site, study, way, peer))
-        return measured, memory.peak_bytes
+        return measured, int(memory.proportional_peak_mb * 1e6)
 
 
 def _one(site: Site, study: Any, way: str, peer: Peer) -> Measured:

@@ -246,7 +246,7 @@ def timed(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, f
     if process.returncode:
         raise SystemExit(f"{command[0]} ended with {process.returncode}:\n{said[-3000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": memory.peak_bytes / 1e6}
+    return {"wall_s": wall, "cpu_s": cpu, "peak_mb": memory.proportional_peak_mb}
 
 
 def ours(reference: str, models: Path, case: Mapping[str, Path], out: Path, *, mirroring: bool) -> list[str]:

@@ -128,8 +128,10 @@ def run(
     levels: dict[str, list[Level]] = {arm.name: [] for arm in arms}
     random = np.random.default_rng(seed)
     for arm in arms:
-        for content in own_pictures(pictures, warm_ups, random):
-            _ask(arm, content, 1, samplers[arm.name], timeout_s)
+        sampler = samplers[arm.name]
+        with sampler.looking() if sampler is not None else nullcontext():  # memory reaches its peak for the first time
+            for content in own_pictures(pictures, warm_ups, random):
+                _ask(arm, content, 1, sampler, timeout_s)
         say(f"{arm.name}: {warm_ups} warm-up requests done")
     for count in users:
         contents = own_pictures(pictures, runs, random)

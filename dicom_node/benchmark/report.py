@@ -20,11 +20,12 @@ Measured = Mapping[str, tuple[tuple[Level, ...], Sampler | None]]
 
 HEAD = (
     "users", "answered", "mean s ± sd", "95 % interval", "P50", "P90", "P95", "P99", "work s", "waited s", "network s",
-    "images/h", "CPU %", "GPU %", "memory MB",
+    "images/h", "CPU %", "GPU %", "RSS MB",
 )  # fmt: skip
 NOTE = (
     "Seconds are the client's, from sending to the whole answer; work and waiting are what the service says of itself, "
-    "network is the rest (means). CPU (100 is one core), GPU and memory are of the service's processes while it worked."
+    "network is the rest (means). CPU (100 is one core), GPU and resident sets are of the service's processes while it "
+    "worked; a page that processes share counts in the resident set of each."
 )
 
 
@@ -58,6 +59,7 @@ def _arm(levels: Sequence[Level], sampler: Sampler | None) -> dict[str, Any]:
         "levels": [_level(level, sampler) for level in levels],
         "memory_slope": asdict(memory_slope(memory)),
         "memory_peak_mb": max((sample.memory_mb for sample in sampler.samples), default=None) if sampler else None,
+        "proportional_peak_mb": sampler.proportional_peak_mb if sampler else None,
         "class_shares": _shares(answers),
         "samples": [asdict(sample) for sample in sampler.samples] if sampler else [],
         "runs": [asdict(answer) for answer in answers],
@@ -188,7 +190,8 @@ def _memory_words(arm: Mapping[str, Any]) -> str:
     if arm["memory_peak_mb"] is None:
         return "Memory was not watched."
     return (
-        f"Memory at most {arm['memory_peak_mb']:.0f} MB; {slope['mb_per_100_runs']:+.1f} MB per 100 runs "
+        f"Memory at most {arm['proportional_peak_mb']:.0f} MB (proportional sets, read when the resident ones grew), "
+        f"resident sets {arm['memory_peak_mb']:.0f} MB; {slope['mb_per_100_runs']:+.1f} MB per 100 runs "
         f"(95 % interval {slope['low']:+.1f} to {slope['high']:+.1f}): {slope['verdict']}."
     )
 
@@ -248,7 +251,7 @@ def _memory(found: Mapping[str, Any]) -> str:
                     label=name,
                 )
         axes.set_xlabel("seconds")
-        axes.set_ylabel("memory, MB")
+        axes.set_ylabel("resident sets, MB")
         axes.set_ylim(bottom=0)
 
     return _plot(draw)

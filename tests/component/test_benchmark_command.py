@@ -47,7 +47,8 @@ def test_both_sides_do_the_same_work_and_the_report_says_how_long_it_took(tmp_pa
         assert all(run["client_s"] > run["server_s"] for run in arm["runs"]), "what is left over is the network"
         assert all(level["network_s"]["mean"] > 0 and level["memory_mb"] > 100 for level in arm["levels"])
         assert arm["memory_slope"]["verdict"] in ("steady", "grows")
-        assert {one for sample in arm["samples"] for one in sample["run_ids"]} <= {run["run_id"] for run in arm["runs"]}
+        sampled = {one for sample in arm["samples"] for one in sample["run_ids"]}
+        assert sampled & {run["run_id"] for run in arm["runs"]} and arm["proportional_peak_mb"] > 100
     assert ours["class_shares"] == pytest.approx(theirs["class_shares"], abs=0.02), "nnU-Net adds up in half precision"
     assert set(ours["class_shares"]) == {"BG", "FLAIR"} and ours["class_shares"]["FLAIR"] > 0.1
     assert ours["parameters"] == theirs["parameters"] and ours["file_mb"] == theirs["file_mb"]
