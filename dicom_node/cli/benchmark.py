@@ -21,6 +21,10 @@ import typer
 from dicom_node.cli.common import JSON_OPTION, Exit, emit, err, make_folder, out, settings, stop
 
 SMALL_BYTES = 8 * 1000**3
+MORE_CORES = (
+    "the node was started on several cores, and OpenVINO binds the threads of a loaded model to its own at every case: "
+    "for figures of one core start it as `taskset -c 0 ai-node serve`"
+)
 
 
 def benchmark(
@@ -66,6 +70,8 @@ def benchmark(
     models: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
         if small and pid:
+            if len(os.sched_getaffinity(pid)) > 1:
+                err.print(MORE_CORES, markup=False, soft_wrap=True)
             _one_core(pid)
             _limit_all(pid)
         if against:
