@@ -260,7 +260,7 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     every = dict.fromkeys(key for row in rows for key in row if key != "study_uid")
     columns = [key for key in every if any(row.get(key) not in (None, "") for row in rows)]
-    told = [["" if row.get(key) is None else str(row[key]) for key in columns] for row in rows]
+    told = [[_words(row.get(key)) for key in columns] for row in rows]
     grid = Grid(whole(columns[0]), *columns[1:])
     for values in told:
         grid.add_row(*(escape(value) for value in values))
@@ -271,3 +271,10 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         for number, (key, value) in enumerate(zip(columns, values, strict=True)):
             if value:
                 out.print(f"{'  ' if number else ''}{key}: {value}", markup=False, soft_wrap=True)
+
+
+def _words(value: Any) -> str:
+    """A value of a row for people: of a refusal its code and what it says, with what was found."""
+    if isinstance(value, dict) and "code" in value:
+        return "; ".join(str(value[key]) for key in ("code", "message", "found") if value.get(key))
+    return "" if value is None else str(value)
