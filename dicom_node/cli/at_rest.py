@@ -37,11 +37,11 @@ def rotate() -> None:
     """
     chosen = settings()
     path, keys = _keys(chosen)
-    old = path.read_bytes()
+    before, old = keys.ids[0], path.read_bytes()
     files.write_durably(path, f"{new_key()}\n".encode() + old)
     fresh = Keys(path)
     reseal.note(chosen.data.folder, reseal.needed(chosen.data.folder) | set(fresh.ids[:1]))
-    out.print(f"{fresh.ids[0]} seals now, {keys.ids[0]} opens; keep a copy of {path} elsewhere", markup=False)
+    out.print(f"{fresh.ids[0]} seals now, {before} opens; keep a copy of {path} elsewhere", markup=False)
     out.print("so that the old key can go: ai-node at-rest apply")
 
 

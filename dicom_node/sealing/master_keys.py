@@ -123,7 +123,10 @@ def _read_ring(path: Path) -> _Ring:
         lines = path.read_text(encoding="ascii").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         found = error.strerror if isinstance(error, OSError) else "other characters than ASCII"
-        raise AtRestRefused(f"{path}: {found}. `ai-node at-rest init` makes a key file.") from None
+        raise AtRestRefused(
+            f"{path}: {found}. Bring the key file back from its copy: what it sealed cannot be read without it. Only "
+            "where nothing is sealed yet, `ai-node at-rest init` makes one."
+        ) from None
     keys: dict[bytes, AESGCM] = {}
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
