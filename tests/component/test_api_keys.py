@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from dicom_node.record import Database, audit, keys, tables
+from dicom_node.record import Database, audit, keys, predictions, tables
+from tests.support.rows import add_row
 
 pytestmark = pytest.mark.component
 
@@ -69,3 +70,20 @@ def test_use_is_noted_but_not_with_every_request(database: Database) -> None:
     keys.verify(database, token)
     assert first is not None
     assert keys.rows(database)[0].last_used_at == first
+
+
+def test_requests_are_found_by_whoever_asked_alone(database: Database) -> None:
+    """By id, by batch, by Idempotency-Key and in the list: the owner stands in every query (S12)."""
+    with database.write() as connection:
+        for owner in ("first", "second"):
+            names = {"public_id": owner[0] * 32, "batch": "b" * 32, "idempotency_key": "again", "options": {}}
+            add_row(connection, tables.predictions, owner=owner, created_at="2026-01-01", **names)
+        for owner, other in (("first", "second"), ("second", "first")):
+            found = (
+                predictions.owned_batch(connection, owner, "b" * 32),
+                predictions.with_idempotency_key(connection, owner, "again"),
+                predictions.newest_of(connection, owner, 10),
+            )
+            assert [[row["owner"] for row in rows] for rows in found] == [[owner]] * 3
+            assert predictions.owned(connection, owner, owner[0] * 32) is not None
+            assert predictions.owned(connection, owner, other[0] * 32) is None

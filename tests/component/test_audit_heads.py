@@ -15,7 +15,7 @@ from sqlalchemy import delete, update
 from typer.testing import CliRunner
 
 from dicom_node.auditing import KEY_FILE, AuditKeys, AuditKeysRefused, AuditOut, Head, compare, read_heads
-from dicom_node.auditing.heads import of_record, parse
+from dicom_node.auditing.heads import of_record, parse, sign
 from dicom_node.auditing.signing import AuditKey
 from dicom_node.cli import app
 from dicom_node.cli.readiness import Readiness
@@ -111,6 +111,8 @@ def test_a_head_that_is_not_ours_or_was_changed_shows(site: tuple[Settings, Data
             (replace(head, made_at="2020-01-01T00:00:00.000000+00:00"), "signature"),
             (replace(head, signature="!"), "signature"),
             (replace(head, log="another"), "signature"),
+            # an installation that was copied, key file and all, says nothing about this log
+            (sign(keys, "another", (head.entries, head.sha256), head.made_at), "signature"),
             (stranger, "key"),
         ):
             (told,) = compare(connection, log, keys, [one])
