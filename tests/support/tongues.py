@@ -44,7 +44,7 @@ def _vocabulary(language: str) -> frozenset[str]:
 
 def _words(text: str) -> Iterator[str]:
     """Words of sentences; not those of commands, keys and file names, which are the same in every language."""
-    plain = re.sub(r"`[^`]*`|\{\w*\}|\b\w+[._/]\w[\w./]*", " ", text)
+    plain = re.sub(r"`[^`]*`|\{\w*\}|\b\w+(?:[._/@-]\w+)+", " ", text)
     return (word.lower() for word in _WORD.findall(plain))
 
 
@@ -61,9 +61,7 @@ class _Reader(HTMLParser):
         given = dict(attrs)
         is_silent = self._is_silent or tag in _SILENT or given.get("lang", self._language) != self._language
         if not is_silent or tag == "svg":
-            self.texts += [
-                value for name, value in attrs if value and (name in _READ or (name[:5] == "data-" and " " in value))
-            ]
+            self.texts += [value for name, value in attrs if value and (name in _READ or _is_for_a_script(name, value))]
         if tag not in _VOID:
             self._open.append((tag, is_silent))
 
@@ -78,6 +76,11 @@ class _Reader(HTMLParser):
     @property
     def _is_silent(self) -> bool:
         return bool(self._open) and self._open[-1][1]
+
+
+def _is_for_a_script(name: str, value: str) -> bool:
+    """Words that a script will show; no token and no JSON."""
+    return name.startswith("data-") and " " in value and value[0] not in "{["
 
 
 def strangers(html: str, language: str, own: Iterable[str] = ()) -> list[str]:
