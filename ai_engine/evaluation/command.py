@@ -118,9 +118,10 @@ def run_evaluation(request: EvaluationRequest, say: Say) -> dict[str, Any]:
         threads=request.threads,
         precision=request.precision,  # type: ignore[arg-type]
     )
+    cases = choose_cases(request.data, request.side)
     engine = Engine(load_package(request.package), settings)
     refused: dict[str, str] = {}
-    done = evaluate(engine, choose_cases(request.data, request.side), say, refused=refused)
+    done = evaluate(engine, cases, say, refused=refused)
     if not done:
         raise WrongInput(f"the package refused all {len(refused)} cases")
     for source, mean in means(done).items():

@@ -62,11 +62,11 @@ def evaluate(
             step=step,
             mirroring=False if no_mirroring else None,
         )
-        engine = Engine(package, run_as)
         try:
+            opened = open_dataset(dataset, _names(labels))  # before the model is loaded: it may not be one
             study = evaluate_dataset(
-                engine,
-                open_dataset(dataset, _names(labels)),
+                Engine(package, run_as),
+                opened,
                 lambda line: err.print(line, markup=False, soft_wrap=True),
                 pictures=out_folder / "cases",
                 spacing_mm=spacing_of(spacing_mm),
