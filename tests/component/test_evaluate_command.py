@@ -56,6 +56,7 @@ def test_figures_are_written_where_people_and_programs_look(tmp_path: Path, tree
     assert told["class_shares"] == {"flair_abnormality": {"predicted": 1.0, "true": 1.0}}
     page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") == 5, "two plots, three cases"
+    assert page.count("<table>") == page.count('<div class="scroll">\n<table>') == 3, "no table is wider than a phone"
     assert "both empty" in page and 'role="alert"' not in page
     assert BEGIN in (package / "CARD.md").read_text(encoding="utf-8")
     sealed = load_package(package)
