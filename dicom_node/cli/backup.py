@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 
 from dicom_node.cli.common import JSON_OPTION, Exit, chosen_config, emit, err, make_folder, out, stop
 from dicom_node.cli.operate import actor, record
-from dicom_node.record import Database, Schema, audit
+from dicom_node.record import Database, audit
 from dicom_node.settings import Settings
 
 RECORDS = "records.sqlite"
@@ -81,14 +81,18 @@ def _check_target(database: Database, source: Path, target: Path) -> None:
         stop(Exit.USAGE, f"{target}: expected a folder outside the data folder {source}, on another disk if it can be")
     if not target.is_dir() or not any(target.iterdir()):
         return
-    other = Database(f"sqlite:///{there / RECORDS}")
-    try:
-        is_node = other.schema() is not Schema.NONE
-        is_ours = is_node and other.site_fact("node_instance") == database.site_fact("node_instance")
-    finally:
-        other.close()
-    if not is_ours:
+    if _whose(there / RECORDS) != database.site_fact("node_instance"):
         stop(Exit.USAGE, f"{target}: expected an empty folder, or a back-up of this node; found other files")
+
+
+def _whose(records: Path) -> str | None:
+    """Which node's records these are; they are read and not touched."""
+    try:
+        with closing(sqlite3.connect(f"{records.as_uri()}?mode=ro", uri=True)) as copy:
+            found = copy.execute("SELECT value FROM site WHERE key = 'node_instance'").fetchone()
+    except sqlite3.Error:
+        return None
+    return None if found is None else str(found[0])
 
 
 def _stored(folder: Path) -> Iterator[str]:
