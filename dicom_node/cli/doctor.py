@@ -18,6 +18,7 @@ from dicom_node.cli.common import JSON_OPTION, Exit, emit, out, settings, stop
 from dicom_node.cli.destinations import Verdict, check_destinations
 from dicom_node.cli.operate import NO_RECORDS, OTHER_VERSION
 from dicom_node.cli.ports import places
+from dicom_node.cli.troubles import told
 from dicom_node.settings import LOOPBACK, Settings, SettingsRefused, read_secret
 from dicom_node.tls import TlsRefused, client_context
 
@@ -67,7 +68,7 @@ def _safely(check: Callable[[Settings], Iterator[Verdict]], chosen: Settings) ->
     except SettingsRefused as refused:
         return [Verdict(check.__name__.strip("_"), "bad", str(refused))]
     except Exception as fault:  # one check that cannot be made does not take the others with it
-        found = f"the check could not be made ({type(fault).__name__})"
+        found = told(fault)[1] or f"the check could not be made ({type(fault).__name__})"
         return [
             Verdict(check.__name__.strip("_"), "bad", found, "Look at what it asks: permissions, the answer's form.")
         ]

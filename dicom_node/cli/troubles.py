@@ -35,15 +35,15 @@ _DATABASE: dict[str, tuple[Exit, str]] = {
 
 def end(fault: Exception) -> int:
     """Say on standard error why the command ends; its exit code."""
-    code, words = _told(fault)
+    code, words = told(fault)
     if not words and structlog.is_configured():
         structlog.get_logger().critical("process.fault", exc_info=fault)  # a process of the node: into its log, too
     err.print(words or _place_of(fault), markup=False, soft_wrap=True)
     return int(code)
 
 
-def _told(fault: Exception) -> tuple[Exit, str]:
-    """Exit code and words; no words for what nobody has thought of."""
+def told(fault: Exception) -> tuple[Exit, str]:
+    """Exit code and words of what was raised; no words for what nobody has thought of."""
     if isinstance(fault, Refused):
         return Exit.REFUSED, words_of(fault)
     if isinstance(fault, EngineFault):  # its text may hold paths and values; its code says what it was
