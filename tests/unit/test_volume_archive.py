@@ -58,6 +58,13 @@ def test_a_plain_archive_is_taken(tmp_path: Path) -> None:
     assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["00000", "00001"]
 
 
+def test_what_unpacks_to_far_more_than_it_is_is_a_bomb_whole_or_in_parts(tmp_path: Path) -> None:
+    """By its ratio, however far below every other bound it stays."""
+    assert _told(_zip(a=bytes(20_000_000)), tmp_path) == "archive-bomb"
+    assert _told(_zip(**{f"n{n}": bytes(2_000_000) for n in range(10)}), tmp_path) == "archive-bomb"
+    assert _told(_zip(a=bytes(20_000_000), b=random.Random(1).randbytes(200_000)), tmp_path) == ""
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
 def test_a_method_whose_pieces_unpack_without_a_bound_is_not_read(tmp_path: Path, method: int) -> None:
     assert _told(_zip(method, a=bytes(20_000_000)), tmp_path) == "archive-unsafe-entry"
