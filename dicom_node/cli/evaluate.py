@@ -82,6 +82,7 @@ def evaluate(
         text = (folder / "CARD.md").read_text(encoding="utf-8") if (folder / "CARD.md").exists() else ""
         (folder / "CARD.md").write_text(put_into_card(text, section), encoding="utf-8")
         err.print(f"the card is written; the package's digest is now {seal_package(folder)}", markup=False)
+        err.print("a version that is in force must be put in force again: ai-node models switch", markup=False)
     emit(told) if as_json else out.print(section, markup=False, soft_wrap=True)
     if study.collapsed:
         stop(Exit.FAULT, "collapsed: nearly all that the model predicts is one class, while the truth has several")
