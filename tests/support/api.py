@@ -26,6 +26,9 @@ from dicom_node.volume import write_nifti
 from tests.support import slices
 from tests.support.node import Node
 
+SLICE_S, REST_S = 600.0, 0.01
+"""Of the engine's own clock; of the world's, after which what was postponed is looked at again."""
+
 
 class ApiNode(Node):
     """A node that is asked over HTTP."""
@@ -57,7 +60,10 @@ class ApiNode(Node):
         while not self._stopped:
             with self._some:
                 self._some.wait_for(lambda: self.engine.live() or self._stopped, timeout=5.0)
-            self.engine.run()
+            # In slices: what a person has paused comes back for ever, and must not keep us from being closed.
+            self.engine.run(until_s=self.engine.now_s + SLICE_S)
+            with self._some:
+                self._some.wait(REST_S)
 
     def close(self) -> None:
         self._stopped = True

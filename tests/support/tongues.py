@@ -21,7 +21,7 @@ _SILENT = frozenset({"script", "style", "code", "svg"})
 """What they hold is no sentence: scripts, identifiers, drawings."""
 _VOID = frozenset({"meta", "link", "input", "img", "br", "hr", "path", "rect", "circle"})
 _READ = frozenset({"title", "alt", "aria-label", "placeholder", "label"})
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORD = re.compile(r"\b[^\W\d_]{2,}\b")
 _NAMES = frozenset({"ai-node", "out of resources"})
 """Commands, and words that stand in another system."""
 
@@ -44,7 +44,7 @@ def _vocabulary(language: str) -> frozenset[str]:
 
 def _words(text: str) -> Iterator[str]:
     """Words of sentences; not those of commands, keys and file names, which are the same in every language."""
-    plain = re.sub(r"`[^`]*`|\{\w*\}|\b\w+(?:[._/@-]\w+)+", " ", text)
+    plain = re.sub(r"`[^`]*`|\{\w*\}|\b\w+(?:[._/@:-]\w+)+", " ", text)
     return (word.lower() for word in _WORD.findall(plain))
 
 
