@@ -10,7 +10,10 @@ from playwright.sync_api import Page
 
 from dicom_node.desks.analysis_results import STATES
 from dicom_node.desks.people import SignInRefused
+from dicom_node.refusals import RefusalCode
+from dicom_node.refusals_es import told
 from portal.api.callers import Slower
+from portal.pages.language import dictionary
 from tests.support.photos import as_file, lesion
 from tests.support.walking import Walker, walk
 from tests.support.whole import FOUND, HOSTILE, SEVERAL, UNKNOWN
@@ -32,6 +35,9 @@ CAMERA = """class BarcodeDetector {
 def the_door(who: Walker) -> Iterator[str]:
     page = who.go(f"/sign-in?language={who.language}")
     yield "sign in"
+    page.click("#sign-in button[type=submit]")
+    said = page.evaluate("document.getElementById('email').validationMessage")
+    assert said == dictionary(who.language)["shell.field_missing"], "what is wrong is said in the page's language"
     page.fill("#email", f"nobody-{who.look}@posta.example")
     page.fill("#password", "wrong")
     who.send("#sign-in button[type=submit]")
@@ -178,8 +184,8 @@ def ready_to_send(who: Walker) -> Page:
 @walk("clinician", "/analyse", "/analyses", "/sign-in")
 def sending(who: Walker) -> Iterator[str]:
     page = ready_to_send(who)
-    problem: dict[str, Any] = {"type": "urn:ainode:problem:image-decode-failed", "title": "The picture is damaged.",
-                               "detail": "Take it again."}  # fmt: skip
+    title, advice = told(RefusalCode.IMAGE_DECODE_FAILED, who.language)
+    problem = {"type": "urn:ainode:problem:image-decode-failed", "title": title, "detail": advice}
     held: list[Any] = []
     page.route(SEND_TO, lambda route: held.append(route))
     page.click("#analyse button[type=submit]")
@@ -189,6 +195,7 @@ def sending(who: Walker) -> Iterator[str]:
     yield "sending"
     while not held:
         page.wait_for_timeout(20)
+    assert held[0].request.headers["accept-language"] == who.language, "a refusal is said in the page's language"
     held[0].fulfill(status=422, json=problem)
     page.wait_for_selector("#refused-said:not([hidden])")
     yield "sending, refused"
