@@ -193,7 +193,7 @@ def test_a_study_of_the_node_is_opened_by_its_site(node: ApiNode, address: str, 
         connection.execute(studies.insert().values(**values))
     hers = doctor(node, address, Role.SPECIALIST, sites=("coast",))
     opened = hers.get(f"/view/{'c' * 16}")
-    assert opened.headers["location"].endswith(held["ID-4712"])
+    assert opened.headers["location"].endswith(f"{held['ID-4712']}&lng=en-US")
     assert hers.get(f"/dicom-web/studies/{held['ID-4712']}/series").status_code == 200
     for other in (doctor(node, address, Role.SPECIALIST), doctor(node, address, sites=("coast",))):
         assert other.get(f"/view/{'c' * 16}").status_code == 404
