@@ -189,10 +189,11 @@ class Administration:
 
     def audit_page(self, actor: str, wanted: Wanted, before: int | None = None) -> AuditPage:
         """A page of the log; that somebody read it is an entry too, which the next page shows."""
-        with self._database.write() as connection:
+        with self._database.read() as connection:  # a long search holds up nobody who stores an image
             rows = audit_search.page(connection, wanted, before, PAGE + 1)
-            audit.append(connection, actor, "audit-read", filter=_given(wanted))
             names = {user.public_id: user.name for user in people.all_users(connection)}
+        with self._database.write() as connection:
+            audit.append(connection, actor, "audit-read", filter=_given(wanted))
         shown = rows[:PAGE]
         return AuditPage(shown, names, int(shown[-1]["id"]) if len(rows) > PAGE else None)
 

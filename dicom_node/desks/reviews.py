@@ -185,8 +185,9 @@ class Reviews:
 
     def table(self, who: Reviewer) -> str:
         """Analyses of her sites without an outcome, as a table to fill in.  Audited."""
-        with self._database.write() as connection:
+        with self._database.read() as connection:
             rows = list(outcomes.without(connection, who.sites, outcome_table.MOST_ROWS))
+        with self._database.write() as connection:
             audit.append(connection, who.actor, "cases-exported", None, rows=len(rows))
         return outcome_table.table_of(rows)
 

@@ -22,7 +22,7 @@ LANGUAGES = (ENGLISH, "es")
 _PLACE = "{}"
 _AND_THEN = "; "
 _WORDS: Mapping[str, tuple[str, str]] = {"es": ("o", "y")}
-_DECIMAL = re.compile(r"(?<![\w.])(-?\d+)\.(\d+)(?![\w.])")
+_DECIMAL = re.compile(r"(?<![\w.])(?<![A-Za-z]-)(-?\d+)\.(\d+)(?![\w.])")
 _TERM = re.compile(r"(?=.*[A-Z0-9_@.])[\w.@+/°%?-]*[\w?%],?")
 """A word that no language changes: a keyword, an acronym, a number, a role with a figure, a file."""
 

@@ -91,6 +91,8 @@ def test_values_stand_in_their_places() -> None:
         "t1c, flair or t1": "t1c, flair o t1",
         "MR or CT": "MR o CT",
         "PatientID": "PatientID",
+        "Apache-2.0": "Apache-2.0",
+        "0.5-2.5": "0,5-2,5",
         "": "",
         "something that nobody has ever said": "something that nobody has ever said",
         "flair: series 12, after contrast (confidence 0.90: SeriesDescription names FLAIR; words and acquisition times "
