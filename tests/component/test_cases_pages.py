@@ -257,8 +257,8 @@ def test_a_table_is_taken_whole_or_not_at_all(post: Clinic) -> None:
     assert "2 lines are wrong" in told and "4 No such analysis at your sites" in told and "5 No such" in told
     assert count(post) == 0
     assert sent(somebody, head + good, guarded=False).status_code == 403
-    assert "2 lines read, 2 outcomes new" in words(sent(somebody, head + good).text)
-    assert "2 lines read, 0 outcomes new" in words(sent(somebody, head + good).text) and count(post) == 2
+    assert "Lines read: 2. New outcomes: 2;" in words(sent(somebody, head + good).text)
+    assert "Lines read: 2. New outcomes: 0;" in words(sent(somebody, head + good).text) and count(post) == 2
     assert "must name the columns" in words(sent(somebody, "a,b\n").text)
     empty = somebody.get("/cases/outcomes.csv")
     assert empty.headers["content-disposition"].startswith("attachment")

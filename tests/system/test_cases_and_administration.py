@@ -110,7 +110,7 @@ def test_a_table_is_sent_from_a_phone_and_wrong_lines_are_named(browser: Browser
         page.set_input_files("#table", table)
         page.click("form[hx-post] button")
         page.wait_for_selector("#answer .notice.ok")
-        assert "1 resultados nuevos" in page.inner_text("#answer")
+        assert "Histologías nuevas: 1;" in page.inner_text("#answer")
     with post.database.read() as connection:
         written = connection.execute(select(tables.outcomes.c.diagnosis, tables.outcomes.c.source)).all()
     assert ("naevus", "csv") in [tuple(one) for one in written]
