@@ -250,15 +250,16 @@ def main() -> int:
 def _fork(order: bytes, descriptors: Sequence[int]) -> tuple[int, int]:
     """Fork; the child's process id, and where its status is to be told."""
     reading, writing, status = descriptors
+    parent = os.getpid()  # asked of the child, it would be somebody else's where this process is gone by then
     pid = os.fork()
     if pid == 0:
-        _be_child(order, reading, writing)
+        _be_child(order, reading, writing, parent)
     os.close(reading)
     os.close(writing)
     return pid, status
 
 
-def _be_child(order: bytes, reading: int, writing: int) -> NoReturn:
+def _be_child(order: bytes, reading: int, writing: int, parent: int) -> NoReturn:
     code = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -269,7 +270,7 @@ def _be_child(order: bytes, reading: int, writing: int) -> NoReturn:
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         module, arguments, folder = json.loads(order)
         os.chdir(folder)
-        sys.argv = [module, *arguments, str(os.getppid())]
+        sys.argv = [module, *arguments, str(parent)]
         code = int(importlib.import_module(module).main())
     finally:
         os._exit(code)  # nothing of the nursery is tidied up here, and nothing of it is heard of

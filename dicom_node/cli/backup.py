@@ -17,7 +17,6 @@ from pathlib import Path
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
-from sqlalchemy.engine import make_url
 
 from dicom_node.cli.common import JSON_OPTION, Exit, chosen_config, emit, err, make_folder, out, stop
 from dicom_node.cli.operate import actor, record
@@ -43,7 +42,7 @@ def backup(
     """
     with record() as (chosen, database):
         source = chosen.data.folder.resolve()
-        if not database.is_sqlite:
+        if database.file is None:
             stop(Exit.CONFIGURATION, "data.records_url: the records are on a server: its own back-up has to take them")
         _check_target(database, source, target)
         with database.write() as connection:
@@ -59,7 +58,7 @@ def backup(
                     kept.add(name)
                     progress.advance(task)
                 if not is_second:
-                    _bring_records(Path(str(make_url(database.url).database)), target / RECORDS)
+                    _bring_records(database.file, target / RECORDS)
         gone = [name for name in _stored(target) if name not in kept]
         for name in gone:
             (target / name).unlink()

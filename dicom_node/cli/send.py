@@ -69,8 +69,6 @@ def _send_files(folder: Path, to: str, calling: str, *, as_json: bool) -> None:
     except ValueError as error:
         stop(Exit.USAGE, f"--to: {error}")
     files, others = find_files(folder)
-    if not files:
-        stop(Exit.REFUSED, f"{folder}: expected DICOM files, found none ({others} other files): nothing was sent")
     with (
         answering(as_json=as_json),
         Progress(

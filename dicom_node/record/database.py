@@ -69,13 +69,18 @@ class Database:
     ----------
     url
         SQLAlchemy URL, ``sqlite:////absolute/path`` or ``postgresql+psycopg://…``.
+
+    Attributes
+    ----------
+    file
+        SQLite's file; None for a server.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self._file = Path(parsed.database) if self.is_sqlite and parsed.database else None
+        self.file = Path(parsed.database) if self.is_sqlite and parsed.database else None
         if self.is_sqlite:
             # autocommit at the driver: SQLAlchemy's BEGIN is written by the listeners below, so that BEGIN IMMEDIATE
             # is possible (pysqlite would otherwise open a deferred transaction behind our back)
@@ -105,8 +110,8 @@ class Database:
         DatabaseRefused
             If the schema is newer than this program.
         """
-        if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.schema() is Schema.NEWER:
             raise DatabaseRefused(
                 "the records were written by a newer version of the node: install that version or restore a back-up"
@@ -121,7 +126,7 @@ class Database:
 
     def schema(self) -> Schema:
         """Which schema is there; asking makes neither a file nor a folder."""
-        if self._file is not None and not self._file.exists():
+        if self.file is not None and not self.file.exists():
             return Schema.NONE
         with self.engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()

@@ -127,8 +127,9 @@ def test_again_takes_what_is_new_and_loses_what_was_deleted(quick: Quick, tmp_pa
     target = tmp_path / "backup"
     first = told(quick, target)
     assert told(quick, target)["copied"] == 0
+    one_of_the_first = next(quick.settings.vault_folder.glob("*.dcm"))
     quick.bring(study(tmp_path, 2))
-    next(quick.settings.vault_folder.glob("*.dcm")).unlink()
+    one_of_the_first.unlink()
     second = told(quick, target)
     assert second["deleted"] == 1 and 0 < second["copied"] < first["copied"] + 6
     (target / ".records.sqlite.part").write_bytes(b"of a run that was killed")

@@ -99,4 +99,4 @@ def test_no_artefact_is_read_past_the_question_whether_it_was_deleted() -> None:
         if "*removals.place(" not in call
     }
     # a picture of a comparison, whose path is taken out of the row when it is deleted
-    assert found == {'cli/registry.py: folder, path, path.replace("/", "")'}
+    assert found == {'cli/comparison.py: folder, path, path.replace("/", "")'}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ai_engine.faults import WrongInput
 from ai_engine.training.cases import TrainingDataError
 from ai_engine.training.skin_augment import SkinAugmentation, augmented
 from ai_engine.training.skin_cases import SIDE, UNNAMED, SkinCase, load_pictures, skin_cases
@@ -59,7 +60,7 @@ def test_the_challenges_own_table_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image_name,diagnosis\nA,nevus\n", "'target' is missing"),
+        ("image_name,diagnosis\nA,nevus\n", "expected the columns image_name, target; found image_name, diagnosis"),
         ("image_name,target\nA,1\nA,0\n", "more than one row"),
         ("image_name,target\nA,maybe\n", "0 or 1"),
         ("image_name,target\n../A,1\n", "plain name"),
@@ -69,7 +70,7 @@ def test_the_challenges_own_table_is_read(tmp_path: Path) -> None:
 def test_a_wrong_table_is_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
     table = tmp_path / "labels.csv"
     table.write_text(content, encoding="utf-8")
-    with pytest.raises(TrainingDataError, match=message):
+    with pytest.raises(WrongInput, match=message):
         skin_cases(table)
 
 

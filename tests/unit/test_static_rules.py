@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("dicom_node", "ai_engine", "fhir_bridge", "portal")
-HARMLESS = {"Connection", "RowMapping", "Row", "SQLAlchemyError", "OperationalError", "IntegrityError"}
+HARMLESS = {"Connection", "RowMapping", "Row", "SQLAlchemyError", "DBAPIError", "OperationalError", "IntegrityError"}
 """Types and exceptions: with these nothing can be asked."""
 RAW = {"text", "literal_column", "exec_driver_sql", "executescript"}
 RAW_IN = {
